@@ -1,0 +1,149 @@
+"""What is quantized, and how: one :class:`QuantSpec` a tensor, one :class:`QConfig` a network.
+
+``w4a8`` is the field's shorthand: weights with 4 bits, activations (the numbers that flow between layers) with 8.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from torch import nn
+
+from qlab.granularity import Granularity, PerChannel, PerTensor
+
+
+@dataclass(frozen=True)
+class QuantSpec:
+    """How one tensor is quantized: the grid's width, its form, who shares a scale, and who chooses the range.
+
+    ``observer`` is a name from :mod:`qlab.observers` ("minmax", "moving_average", "percentile", "mse", "entropy")
+    or any callable that makes an observer from a spec.
+
+    >>> QuantSpec(bits=4, signed=True, symmetric=True, granularity=PerChannel(0))
+    QuantSpec(bits=4, signed=True, symmetric=True, granularity=PerChannel(axis=0), observer='minmax', narrow_range=False)
+    """
+
+    bits: int = 8
+    signed: bool = False
+    symmetric: bool = False
+    granularity: Granularity = PerTensor()
+    observer: str | Callable = "minmax"
+    narrow_range: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not 1 <= self.bits <= 16:
+            raise ValueError(f"bits={self.bits!r}: expected a whole number from 1 to 16")
+
+
+Override = "QConfig | None"  # None: leave it in float
+
+
+@dataclass(frozen=True)
+class QConfig:
+    """How a network is quantized: its weights, its activations, and the exceptions.
+
+    - ``weight``: the spec of every weight. ``activation``: the spec of every input of a convolution or linear layer;
+      None leaves activations in float (weight-only, W4A32).
+    - ``carrier``: the spec of the tensors that are only carried (added, pooled, concatenated, given out). Sums of few
+      bits lose more than they save, so it stays at 8 bits; with 8-bit activations the two are one and the same.
+    - ``first_last``: the bits of the first and the last layer when the others have fewer (usual since DoReFa, Zhou et
+      al. 2016); None treats them like the others.
+    - ``overrides``: {layer name or module type: another QConfig, or None to leave the layer in float}. A name beats a
+      type; the name of a block ("layer1") holds for all that is inside it.
+
+    >>> QConfig.w4a8().weight.bits, QConfig.w4a8().activation.bits
+    (4, 8)
+    >>> QConfig.w8a8(overrides={"fc": None}).layer("fc", nn.Linear(4, 2)) is None
+    True
+    """
+
+    weight: QuantSpec = QuantSpec(8, signed=True, symmetric=True, granularity=PerChannel(0), narrow_range=True)
+    activation: QuantSpec | None = QuantSpec(8)
+    carrier: QuantSpec = QuantSpec(8)
+    first_last: int | None = 8
+    overrides: Mapping[str | type, QConfig | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for key, value in self.overrides.items():
+            if not isinstance(key, (str, type)):
+                raise ValueError(f"overrides key {key!r}: expected a layer's name or a module type such as nn.Linear")
+            if value is not None and not isinstance(value, QConfig):
+                raise ValueError(
+                    f"overrides[{key!r}] = {value!r}: expected a QConfig, or None to leave the layer in float"
+                )
+
+    @classmethod
+    def preset(cls, name: str, *, observer: str | Callable = "minmax", reduce_range: bool = False, **changes) -> QConfig:
+        """The configuration that a shorthand such as "w8a8" or "w4a32" names; a32 leaves activations in float.
+
+        ``observer`` chooses the range of the activations. ``reduce_range`` gives 8-bit activations 7 bits, which
+        keeps a processor without VNNI from saturating the sum of two products in 16 bits. ``changes`` are fields of
+        QConfig.
+
+        >>> QConfig.preset("w3a3").weight.granularity
+        PerChannel(axis=0)
+        """
+        match = re.fullmatch(r"w(\d+)a(\d+)", name)
+        if match is None:
+            raise ValueError(f"preset {name!r}: expected w<bits>a<bits>, such as 'w8a8' or 'w4a32'")
+        weight_bits, activation_bits = int(match[1]), int(match[2])
+        carrier = QuantSpec(7 if reduce_range else 8, observer=observer)
+        activation = None
+        if activation_bits != 32:
+            activation = replace(carrier, bits=min(activation_bits, carrier.bits) if reduce_range else activation_bits)
+        weight = replace(cls.weight, bits=weight_bits, narrow_range=weight_bits > 1)
+        return cls(**{"weight": weight, "activation": activation, "carrier": carrier, **changes})
+
+    @classmethod
+    def w8a8(cls, **changes) -> QConfig:
+        """8-bit weights and activations: what int8 processors run."""
+        return cls.preset("w8a8", **changes)
+
+    @classmethod
+    def w6a6(cls, **changes) -> QConfig:
+        """6-bit weights and activations."""
+        return cls.preset("w6a6", **changes)
+
+    @classmethod
+    def w4a8(cls, **changes) -> QConfig:
+        """4-bit weights, 8-bit activations."""
+        return cls.preset("w4a8", **changes)
+
+    @classmethod
+    def w4a4(cls, **changes) -> QConfig:
+        """4-bit weights and activations."""
+        return cls.preset("w4a4", **changes)
+
+    @classmethod
+    def w3a3(cls, **changes) -> QConfig:
+        """3-bit weights and activations."""
+        return cls.preset("w3a3", **changes)
+
+    @classmethod
+    def w2a2(cls, **changes) -> QConfig:
+        """2-bit weights and activations."""
+        return cls.preset("w2a2", **changes)
+
+    def layer(self, name: str, module: nn.Module, *, edge: bool = False) -> QConfig | None:
+        """The configuration of one layer: the override that fits it best, else this one; None means float.
+
+        ``edge`` says that the layer is the network's first or last: it gets at least ``first_last`` bits, unless an
+        override names it.
+        """
+        path = name.split(".")
+        keys: list[str | type] = [".".join(path[:end]) for end in range(len(path), 0, -1)]
+        keys += [key for key in self.overrides if isinstance(key, type) and isinstance(module, key)]
+        for key in keys:
+            if key in self.overrides:
+                return self.overrides[key]
+        return self.at_least(self.first_last) if edge and self.first_last else self
+
+    def at_least(self, bits: int) -> QConfig:
+        """The same configuration with no spec below ``bits``."""
+
+        def widen(spec: QuantSpec | None) -> QuantSpec | None:
+            return spec if spec is None or spec.bits >= bits else replace(spec, bits=bits)
+
+        return replace(self, weight=widen(self.weight), activation=widen(self.activation))
