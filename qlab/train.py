@@ -1,0 +1,202 @@
+"""One training loop, for float networks and for quantization-aware training alike; and the accuracy of a network.
+
+Stochastic gradient descent with Nesterov momentum and one cycle of the learning rate (Smith 2018), label smoothing
+(Szegedy et al. 2016), shifted and mirrored pictures. The first part of the epochs sees the pictures shrunk to 24x24,
+which halves the arithmetic and costs next to no accuracy (progressive resizing; Tan and Le 2021, section 4).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from qlab.data.dataset import Dataset
+
+SHRUNK = 24  # pixels
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train. ``shrink`` is the share of the epochs on shrunken pictures; ``rate`` the peak learning rate."""
+
+    epochs: int = 40
+    batch: int = 128
+    rate: float = 0.3
+    momentum: float = 0.9
+    weight_decay: float = 2e-4
+    label_smoothing: float = 0.05
+    shrink: float = 0.6
+    seed: int = 0
+
+    def rate_at(self, progress: float) -> float:
+        """The learning rate when ``progress`` (0 to 1) of the training is done: up for a quarter, then down to 0."""
+        warm = 0.25
+        if progress < warm:
+            return self.rate * (0.04 + 0.96 * progress / warm)
+        return self.rate * 0.5 * (1 + math.cos(math.pi * (progress - warm) / (1 - warm)))
+
+
+def evaluate(network: nn.Module, data: Dataset, *, batch: int = 256, progress: bool = True) -> float:
+    """Top-1 accuracy in percent of ``network`` on every picture of ``data``; float, prepared or int8.
+
+    Raises ValueError when an output is NaN: an arg max would hide it. A bar shows when it takes over 2 seconds.
+    """
+    training = network.training
+    network.eval()
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    correct = 0
+    bar = tqdm(total=len(data), desc=f"{data.split} images", unit="img", leave=False, delay=2, disable=not progress)
+    with torch.inference_mode(), bar:
+        for x, y in data.batches(batch):
+            logits = network(x.to(device))
+            if logits.isnan().any():
+                raise ValueError("the network gave NaN: look for a layer whose weights or ranges are not finite")
+            correct += int((logits.argmax(1).cpu() == y).sum())
+            bar.update(len(y))
+    network.train(training)
+    return 100 * correct / len(data)
+
+
+def fit(
+    network: nn.Module,
+    train: Dataset,
+    validation: Dataset,
+    plan: Plan,
+    *,
+    folder: Path | None = None,
+    device: str = "cpu",
+    progress: bool = True,
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+) -> list[dict]:
+    """Train ``network`` in place; returns a list with one row an epoch: loss, validation accuracy, seconds.
+
+    With a ``folder``, every epoch is saved there, a broken run goes on where it stopped, and the weights with the best
+    validation accuracy are kept as best.safetensors. ``loss(x, logits, y)`` replaces the smoothed cross-entropy.
+    """
+    network.to(device, memory_format=torch.channels_last)
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(
+        parameters, plan.rate, plan.momentum, weight_decay=plan.weight_decay, nesterov=plan.momentum > 0
+    )
+    torch.manual_seed(plan.seed)
+    history = _resume(folder, plan, network, optimizer, device)
+    for epoch in range(len(history), plan.epochs):
+        start = time.perf_counter()
+        mean_loss = _epoch(network, train, plan, epoch, optimizer, device, progress, loss)
+        row = {"epoch": epoch + 1, "loss": round(mean_loss, 4)}
+        row["validation"] = evaluate(network, validation, progress=False)
+        row["seconds"] = round(time.perf_counter() - start, 1)
+        history.append(row)
+        if folder is not None:
+            best = max(r["validation"] for r in history)
+            if row["validation"] == best:
+                write(folder / "best.safetensors", network.state_dict())
+            _checkpoint(folder, plan, network, optimizer, history)
+    network.eval()
+    return history
+
+
+def _epoch(network, train, plan, epoch, optimizer, device, progress, loss) -> float:
+    """One pass over the training pictures; the mean loss."""
+    network.train()
+    steps = math.ceil(len(train) / plan.batch)
+    shrunk = epoch < plan.shrink * plan.epochs
+    total = 0.0
+    batches = train.batches(plan.batch, shuffle=True, seed=plan.seed * 100_003 + epoch, augment=True)
+    bar = tqdm(batches, f"epoch {epoch + 1}/{plan.epochs}", steps, False, unit="step", delay=2, disable=not progress)
+    for step, (x, y) in enumerate(bar):
+        for group in optimizer.param_groups:
+            group["lr"] = plan.rate_at((epoch + step / steps) / plan.epochs)
+        x, y = x.to(device), y.to(device)
+        if shrunk:
+            x = F.interpolate(x, size=(SHRUNK, SHRUNK), mode="bilinear", antialias=True)
+        logits = network(x)
+        value = loss(x, logits, y) if loss else F.cross_entropy(logits, y, label_smoothing=plan.label_smoothing)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        total += float(value.detach())
+        if not math.isfinite(total):
+            raise ValueError(f"the loss became {total} in epoch {epoch + 1}, step {step + 1}: lower the learning rate")
+    return total / steps
+
+
+def write(path: Path, tensors: dict[str, Tensor], header: dict | None = None) -> None:
+    """Save tensors as safetensors, all or nothing: a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    save_file(plain, part, {"qlab": json.dumps(header or {})})
+    part.replace(path)
+
+
+def _checkpoint(folder: Path, plan: Plan, network: nn.Module, optimizer, history: list[dict]) -> None:
+    """Everything that the next epoch needs: weights, momentum, the plan and what has happened."""
+    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors[f"momentum.{index}"] = state["momentum_buffer"]
+    write(folder / "last.safetensors", tensors, {"plan": asdict(plan), "history": history})
+
+
+def _resume(folder: Path | None, plan: Plan, network: nn.Module, optimizer, device: str) -> list[dict]:
+    """Load the last checkpoint of the same plan, if there is one; the history so far."""
+    path = folder / "last.safetensors" if folder is not None else None
+    if path is None or not path.exists():
+        return []
+    with safe_open(path, "pt", device=device) as file:
+        header = json.loads(file.metadata()["qlab"])
+        if header["plan"] != asdict(plan):
+            raise ValueError(f"{path} was trained with {header['plan']}, not with {asdict(plan)}: choose another folder")
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    network.load_state_dict({n[8:]: t for n, t in tensors.items() if n.startswith("network.")})
+    momentum = {int(n[9:]): {"momentum_buffer": t} for n, t in tensors.items() if n.startswith("momentum.")}
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": momentum})
+    return header["history"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `qlab train`."""
+    parser.add_argument("name", help="resnet20, mobilenet_v2 or vgg")
+    parser.add_argument("--data", default="cifar10", help="cifar10 or shapes10")
+    parser.add_argument("--init", type=Path, help="weights to start from (.safetensors)")
+    parser.add_argument("--out", type=Path, help="where the run is kept (default: runs/<name>-<data>)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, help="processor threads (default: torch's choice)")
+    for name, default in asdict(Plan()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default, help=f"default {default}")
+
+
+def run(args: argparse.Namespace) -> int:
+    """`qlab train`: train one network, resuming what an earlier call left, and say how good it is."""
+    from safetensors.torch import load_file
+
+    from qlab import data, models
+
+    plan = Plan(**{name: getattr(args, name) for name in asdict(Plan())})
+    folder = args.out or Path("runs") / f"{args.name}-{args.data}"
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(plan.seed)
+    network = models.ARCHITECTURES[args.name]()
+    if args.init:
+        network.load_state_dict(load_file(args.init))
+    splits = {split: getattr(data, args.data)(split) for split in ("train", "validation", "test")}
+    print(f"{args.name} on {splits['train'].source}: {len(splits['train'])} pictures, {plan.epochs} epochs", flush=True)
+    history = fit(network, splits["train"], splits["validation"], plan, folder=folder, device=args.device)
+    for row in history:
+        print(json.dumps(row))
+    network.load_state_dict(load_file(folder / "best.safetensors"))
+    print(f"test accuracy {evaluate(network, splits['test']):.2f} % ({splits['test'].source})")
+    return 0
