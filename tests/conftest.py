@@ -1,0 +1,37 @@
+"""What every test file shares: one thread, one seed, no display, and nothing written into the user's own folders."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+
+# Before torch, matplotlib and Jupyter are imported: they look at the environment once.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")
+_scratch = tempfile.TemporaryDirectory(prefix="qlab-tests-")
+for _name in ("JUPYTER_CONFIG_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR"):
+    os.environ.setdefault(_name, os.path.join(_scratch.name, _name.lower()))
+
+import hypothesis  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+# A busy machine is no failure. In CI the same examples every time: a red run has to mean that the change is at fault.
+hypothesis.settings.register_profile("qlab", deadline=None, derandomize="CI" in os.environ, print_blob=True)
+hypothesis.settings.load_profile("qlab")
+
+
+@pytest.fixture(autouse=True)
+def _same_seed_for_every_test() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The path of a Chromium; the test is skipped where there is none."""
+    for name in ("chromium", "chromium-browser", "google-chrome", "chrome"):
+        if path := shutil.which(name):
+            return path
+    pytest.skip("no Chromium on the PATH (Debian: apt install chromium)")

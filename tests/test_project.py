@@ -1,0 +1,155 @@
+"""The files that say what is installed agree with each other, and what the README tells a student to type is there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+import qlab
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+CONDA_NAMES = {"torch": "pytorch-cpu", "matplotlib": "matplotlib-base"}  # where conda-forge calls it otherwise
+BINDER_PYTHON = "3.12"
+REPO2DOCKER_JUPYTERLAB = "4.4.9"  # what Binder's base image brings
+
+
+def pins() -> list[Requirement]:
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+def pinned(name: str, python: str) -> Version:
+    """The version of a package that a clone installs on Linux with this Python."""
+    environment = {"python_version": python, "python_full_version": f"{python}.1", "sys_platform": "linux"}
+    found = [p for p in pins() if p.name == name and (p.marker is None or p.marker.evaluate(environment))]
+    assert len(found) == 1, f"constraints.txt gives {[str(p) for p in found]} for {name} on Python {python}: run `make constraints`"
+    return Version(str(found[0].specifier).removeprefix("=="))
+
+
+def dependencies(*extras: str) -> list[Requirement]:
+    lists = [PROJECT["dependencies"], *(PROJECT["optional-dependencies"][extra] for extra in extras)]
+    return [Requirement(line) for lines in lists for line in lines]
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13", "3.14"])
+def test_every_direct_dependency_is_pinned_inside_its_range(python):
+    environment = {"python_version": python, "sys_platform": "linux"}
+    for need in dependencies("test", "bench"):
+        if need.marker is None or need.marker.evaluate(environment):
+            assert need.specifier.contains(pinned(need.name, python)), f"{need}: constraints.txt has another version"
+
+
+def test_constraints_hold_versions_only():
+    for pin in pins():
+        assert re.fullmatch(r"==[\w.]+", str(pin.specifier)), f"{pin}: expected one exact version"
+        assert pin.url is None
+        # An NVIDIA package's version belongs to one build of torch, which says so itself; another build needs another one.
+        assert not pin.name.startswith(("nvidia-", "cuda-", "triton"))
+
+
+def test_pinned_torch_admits_the_cpu_build():
+    """PyTorch's own index calls it 2.15.0+cpu; without a local label in the pin, that version satisfies it."""
+    for pin in pins():
+        if pin.name in ("torch", "torchvision"):
+            assert pin.specifier.contains(str(pin.specifier).removeprefix("==") + "+cpu")
+
+
+def conda_range(need: Requirement) -> str:
+    """pyproject's lower bound up to the minor version that constraints.txt pins: the newest that the tests have seen."""
+    lowest = next(part.version for part in need.specifier if part.operator == ">=")
+    newest = pinned(need.name, BINDER_PYTHON)
+    return f"{CONDA_NAMES.get(need.name, need.name)}>={lowest},<{newest.major}.{newest.minor + 1}"
+
+
+def test_environment_yml_asks_for_what_pyproject_asks_for():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))
+    expected = [f"python={BINDER_PYTHON}", "pip", *map(conda_range, dependencies())]
+    assert environment["dependencies"] == expected
+    assert environment["channels"] == ["conda-forge"]
+
+
+def test_binder_reads_the_same_environment():
+    copy = ROOT / "binder" / "environment.yml"
+    assert not copy.is_symlink(), "a symlink breaks in a clone on Windows"
+    assert copy.read_bytes() == (ROOT / "environment.yml").read_bytes(), "cp environment.yml binder/"
+
+
+def test_binder_does_not_keep_its_own_older_jupyterlab():
+    jupyterlab = next(need for need in dependencies() if need.name == "jupyterlab")
+    assert not jupyterlab.specifier.contains(REPO2DOCKER_JUPYTERLAB)
+
+
+def test_repo2docker_takes_the_environment_and_installs_qlab():
+    pytest.importorskip("repo2docker")
+    command = [sys.executable, "-m", "repo2docker", "--no-build", "--debug", "."]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    dockerfile = done.stdout + done.stderr
+    assert "binder/environment.yml" in dockerfile
+    assert "binder/postBuild" in dockerfile
+
+
+def test_every_file_beside_the_code_is_package_data():
+    """Weights that are not named in pyproject.toml are missing from an installed qlab, not from a clone."""
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    data = config["tool"]["setuptools"]["package-data"]
+    shipped = {path for package, patterns in data.items() for pattern in patterns
+               for path in (ROOT / package.replace(".", "/")).glob(pattern)}
+    tracked = subprocess.run(["git", "ls-files", "qlab"], cwd=ROOT, capture_output=True, text=True)
+    if tracked.returncode:
+        pytest.skip("not a git clone")
+    others = [path for path in tracked.stdout.split() if not path.endswith(".py")]
+    assert [path for path in others if ROOT / path not in shipped] == []
+
+
+def test_the_oldest_python_and_torch_are_the_promised_ones():
+    assert PROJECT["requires-python"] == ">=3.10"
+    torch = next(need for need in dependencies() if need.name == "torch")
+    assert torch.specifier.contains("2.11") and not torch.specifier.contains("2.10")
+
+
+def test_importing_qlab_imports_nothing_heavy():
+    """A CPU torch beside a CUDA torchvision cannot be imported; and no lesson needs onnx to start."""
+    code = "import qlab, sys; print([m for m in ('torchvision', 'matplotlib', 'ipywidgets', 'onnx') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", sorted(qlab.__all__))
+def test_every_public_name_is_there(name):
+    assert getattr(qlab, name) is not None
+
+
+def readme() -> str:
+    return (ROOT / "README.md").read_text("utf-8")
+
+
+def test_every_file_that_the_readme_names_is_there():
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", readme())
+    assert links, "the README links to the tour of the code"
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_every_make_command_in_the_readme_is_a_rule():
+    rules = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    commands = set(re.findall(r"\bmake ([a-z]+)\b", "\n".join(re.findall(r"`[^`\n]+`|```.*?```", readme(), re.DOTALL))))
+    assert {"lab", "test"} <= commands
+    assert commands <= rules
+
+
+def test_ci_calls_the_readmes_test_command():
+    script = (ROOT / ".ci" / "run").read_text("utf-8")
+    assert script.rstrip().splitlines()[-1] == "make test", "its closing line is what CI reads, so nothing may follow it"
