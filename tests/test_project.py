@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -153,3 +154,67 @@ def test_every_make_command_in_the_readme_is_a_rule():
 def test_ci_calls_the_readmes_test_command():
     script = (ROOT / ".ci" / "run").read_text("utf-8")
     assert script.rstrip().splitlines()[-1] == "make test", "its closing line is what CI reads, so nothing may follow it"
+
+
+@pytest.fixture
+def installer(tmp_path, monkeypatch):
+    """tools/install.py, with a scratch folder in place of .venv."""
+    spec = importlib.util.spec_from_file_location("install", ROOT / "tools" / "install.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "NOTE", tmp_path / "torch-source")
+    monkeypatch.delenv("UV_TORCH_BACKEND", raising=False)
+    return module
+
+
+def fake_uv(folder: Path, body: str) -> str:
+    """A program that stands in for uv: a shell script with this body."""
+    path = folder / "uv"
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for uv is a shell script")
+
+
+@posix
+@pytest.mark.parametrize("version, said", [("2.15.0+cpu", "CPU, about 200 MB"), ("2.15.0+cu132", "CUDA, about 3 GB")])
+def test_the_installer_takes_the_build_that_fits_where_pytorchs_index_answers(installer, tmp_path, capsys, version, said):
+    assert installer.torch_source(fake_uv(tmp_path, f"cat >/dev/null; echo torch=={version}")) == "auto"
+    if sys.platform == "linux":
+        assert said in capsys.readouterr().out
+
+
+@posix
+def test_the_installer_takes_pypis_build_where_pytorchs_index_gives_nothing(installer, tmp_path, capsys):
+    uv = fake_uv(tmp_path, "cat >/dev/null; echo 'error: x' >&2; echo '  cause: no such host' >&2; exit 2")
+    assert installer.torch_source(uv) == "pypi"
+    assert "gave nothing (no such host)" in capsys.readouterr().out
+
+
+@posix
+def test_the_installer_does_not_wait_for_an_index_that_never_answers(installer, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(installer, "PROBE_SECONDS", 0.2)
+    assert installer.torch_source(fake_uv(tmp_path, "exec sleep 30")) == "pypi"
+    assert "no answer within 0.2 s" in capsys.readouterr().out
+
+
+def test_a_second_install_takes_torch_from_where_the_first_one_did(installer):
+    """Otherwise torchvision could come from another place than torch, and not load."""
+    installer.NOTE.write_text("pypi\n")
+    assert installer.torch_source("no-such-uv") == "pypi"
+
+
+def test_the_installer_says_which_command_failed(installer):
+    with pytest.raises(SystemExit, match=r"this command failed with exit code 3.*\n.*raise SystemExit"):
+        installer.run(sys.executable, "-c", "raise SystemExit(3)")
+
+
+def test_the_installer_refuses_an_extra_that_is_not_there(installer):
+    with pytest.raises(SystemExit, match="unknown extra 'tset'; expected any of: test, bench"):
+        installer.main(["tset"])
+
+
+def test_the_installer_knows_every_extra(installer):
+    assert set(installer.EXTRAS) == set(PROJECT["optional-dependencies"])
