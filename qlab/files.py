@@ -1,0 +1,48 @@
+"""Files that are whole or not there: safetensors written atomically, and checked by their sha256 when read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def write_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict | None = None) -> Path:
+    """Save tensors and a JSON header as safetensors, all or nothing: a reader never sees half a file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(plain, part, {"qlab": json.dumps(header or {}, separators=(",", ":"))})
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def read_tensors(path: str | Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict]:
+    """The tensors and the header that :func:`write_tensors` saved. Raises ValueError when it is no such file."""
+    try:
+        with safe_open(path, "pt", device=device) as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or no safetensors file ({error}): fetch or save it again") from error
+    if "qlab" not in metadata:
+        raise ValueError(f"{path} was not written by qlab (no 'qlab' entry in its header): expected a file of qlab.save")
+    return tensors, json.loads(metadata["qlab"])
+
+
+def sha256(path: str | Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""A network as a graph: trace, fold, prepare, convert; one pass a file."""

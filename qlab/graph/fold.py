@@ -1,0 +1,60 @@
+"""BatchNorm folding: at inference a BatchNorm is a scale and a shift a channel, which the layer before it can absorb.
+
+Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"
+(CVPR 2018), section 3.2.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx, nn
+
+from qlab.graph.trace import kind_of
+
+
+def fold_batchnorm(network: fx.GraphModule) -> fx.GraphModule:
+    """Fold each BatchNorm that follows a convolution or linear layer into that layer's weights, in place.
+
+    A BatchNorm stays where it is when its input has another reader too, or does not come from such a layer.
+    """
+    for node in list(network.graph.nodes):
+        if node.op != "call_module" or not isinstance(network.get_submodule(node.target), nn.modules.batchnorm._BatchNorm):
+            continue
+        before = node.args[0]
+        if kind_of(before) not in ("conv", "linear") or len(before.users) > 1 or _called_twice(before):
+            continue
+        fold_layer(network.get_submodule(before.target), network.get_submodule(node.target))
+        node.replace_all_uses_with(before)
+        network.graph.erase_node(node)
+    network.delete_all_unused_submodules()
+    network.recompile()
+    return network
+
+
+@torch.no_grad()
+def fold_layer(layer: nn.Conv2d | nn.Linear, norm: nn.Module) -> None:
+    """w <- w * g,  b <- (b - mean) * g + beta  with  g = gamma / sqrt(variance + eps), one a channel; in place.
+
+    >>> conv, norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4).eval()
+    >>> x = torch.randn(1, 3, 8, 8)
+    >>> expected = norm(conv(x))
+    >>> fold_layer(conv, norm)
+    >>> torch.allclose(conv(x), expected, atol=1e-5)
+    True
+    """
+    if norm.running_var is None:
+        raise ValueError("this BatchNorm keeps no running statistics (track_running_stats=False): it cannot be folded")
+    gain = (norm.running_var + norm.eps).rsqrt()
+    if norm.weight is not None:
+        gain = gain * norm.weight
+    bias: Tensor = -norm.running_mean if layer.bias is None else layer.bias - norm.running_mean
+    bias = bias * gain
+    if norm.bias is not None:
+        bias = bias + norm.bias
+    layer.weight.mul_(gain.reshape(-1, *[1] * (layer.weight.ndim - 1)))
+    layer.bias = nn.Parameter(bias)
+
+
+def _called_twice(node: fx.Node) -> bool:
+    """Does another node use the same layer? Then folding would change that one too."""
+    return sum(other.op == "call_module" and other.target == node.target for other in node.graph.nodes) > 1

@@ -1,0 +1,53 @@
+"""Files that are whole or not there."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from qlab.files import read_tensors, sha256, write_tensors
+
+
+def test_tensors_and_header_come_back(tmp_path):
+    tensors = {"a": torch.arange(6).reshape(2, 3).T, "b": torch.tensor(1.5)}
+    path = write_tensors(tmp_path / "new" / "x.safetensors", tensors, {"says": ["anything", 1.5]})
+    back, header = read_tensors(path)
+    assert header == {"says": ["anything", 1.5]}
+    assert all(torch.equal(back[name], tensors[name]) for name in tensors)
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
+    path = write_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(3)})
+    before = path.read_bytes()
+
+    def full(tensors, part, metadata):
+        part.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("qlab.files.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_tensors(path, {"a": torch.ones(3)})
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_truncated_file_is_called_damaged(tmp_path):
+    path = write_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(300)})
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(ValueError, match="is damaged or no safetensors file.*again"):
+        read_tensors(path)
+
+
+def test_a_foreign_file_is_called_foreign(tmp_path):
+    save_file({"a": torch.zeros(3)}, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match="was not written by qlab"):
+        read_tensors(tmp_path / "x.safetensors")
+
+
+def test_sha256_is_sha256(tmp_path):
+    path = tmp_path / "big"
+    path.write_bytes(bytes(range(256)) * 10_000)
+    assert sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
