@@ -9,8 +9,9 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from torch import nn
+from torch import Tensor, nn
 
+from qlab.affine import QParams
 from qlab.granularity import Granularity, PerChannel, PerTensor
 
 
@@ -36,8 +37,11 @@ class QuantSpec:
         if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not 1 <= self.bits <= 16:
             raise ValueError(f"bits={self.bits!r}: expected a whole number from 1 to 16")
 
-
-Override = "QConfig | None"  # None: leave it in float
+    def qparams(self, scale: Tensor, zero_point: Tensor) -> QParams:
+        """The grid of this form with the given scale and zero point."""
+        axis = getattr(self.granularity, "axis", None)
+        size = getattr(self.granularity, "size", None)
+        return QParams(scale, zero_point, self.bits, self.signed, axis, size, self.narrow_range)
 
 
 @dataclass(frozen=True)

@@ -10,19 +10,19 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from qlab.data.dataset import Dataset
+from qlab.files import read_tensors, write_tensors
 
 SHRUNK = 24  # pixels
 
@@ -79,11 +79,13 @@ def fit(
     device: str = "cpu",
     progress: bool = True,
     loss: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+    about: dict | None = None,
 ) -> list[dict]:
     """Train ``network`` in place; returns a list with one row an epoch: loss, validation accuracy, seconds.
 
     With a ``folder``, every epoch is saved there, a broken run goes on where it stopped, and the weights with the best
-    validation accuracy are kept as best.safetensors. ``loss(x, logits, y)`` replaces the smoothed cross-entropy.
+    validation accuracy are kept as best.safetensors. ``loss(x, logits, y)`` replaces the smoothed cross-entropy;
+    ``about`` is kept with the checkpoint (command, data copy).
     """
     network.to(device, memory_format=torch.channels_last)
     parameters = [p for p in network.parameters() if p.requires_grad]
@@ -102,8 +104,8 @@ def fit(
         if folder is not None:
             best = max(r["validation"] for r in history)
             if row["validation"] == best:
-                write(folder / "best.safetensors", network.state_dict())
-            _checkpoint(folder, plan, network, optimizer, history)
+                write_tensors(folder / "best.safetensors", network.state_dict())
+            _checkpoint(folder, network, optimizer, {"plan": asdict(plan), "history": history, "about": about})
     network.eval()
     return history
 
@@ -133,21 +135,12 @@ def _epoch(network, train, plan, epoch, optimizer, device, progress, loss) -> fl
     return total / steps
 
 
-def write(path: Path, tensors: dict[str, Tensor], header: dict | None = None) -> None:
-    """Save tensors as safetensors, all or nothing: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    save_file(plain, part, {"qlab": json.dumps(header or {})})
-    part.replace(path)
-
-
-def _checkpoint(folder: Path, plan: Plan, network: nn.Module, optimizer, history: list[dict]) -> None:
-    """Everything that the next epoch needs: weights, momentum, the plan and what has happened."""
+def _checkpoint(folder: Path, network: nn.Module, optimizer, header: dict) -> None:
+    """Everything that the next epoch needs: weights, momentum, and in the header the plan and what has happened."""
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors[f"momentum.{index}"] = state["momentum_buffer"]
-    write(folder / "last.safetensors", tensors, {"plan": asdict(plan), "history": history})
+    write_tensors(folder / "last.safetensors", tensors, header)
 
 
 def _resume(folder: Path | None, plan: Plan, network: nn.Module, optimizer, device: str) -> list[dict]:
@@ -155,11 +148,9 @@ def _resume(folder: Path | None, plan: Plan, network: nn.Module, optimizer, devi
     path = folder / "last.safetensors" if folder is not None else None
     if path is None or not path.exists():
         return []
-    with safe_open(path, "pt", device=device) as file:
-        header = json.loads(file.metadata()["qlab"])
-        if header["plan"] != asdict(plan):
-            raise ValueError(f"{path} was trained with {header['plan']}, not with {asdict(plan)}: choose another folder")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    tensors, header = read_tensors(path, device)
+    if header["plan"] != asdict(plan):
+        raise ValueError(f"{path} was trained with {header['plan']}, not with {asdict(plan)}: choose another folder")
     network.load_state_dict({n[8:]: t for n, t in tensors.items() if n.startswith("network.")})
     momentum = {int(n[9:]): {"momentum_buffer": t} for n, t in tensors.items() if n.startswith("momentum.")}
     optimizer.load_state_dict({**optimizer.state_dict(), "state": momentum})
@@ -180,8 +171,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """`qlab train`: train one network, resuming what an earlier call left, and say how good it is."""
-    from safetensors.torch import load_file
-
     from qlab import data, models
 
     plan = Plan(**{name: getattr(args, name) for name in asdict(Plan())})
@@ -191,12 +180,15 @@ def run(args: argparse.Namespace) -> int:
     torch.manual_seed(plan.seed)
     network = models.ARCHITECTURES[args.name]()
     if args.init:
-        network.load_state_dict(load_file(args.init))
+        network.load_state_dict(read_tensors(args.init)[0])
     splits = {split: getattr(data, args.data)(split) for split in ("train", "validation", "test")}
     print(f"{args.name} on {splits['train'].source}: {len(splits['train'])} pictures, {plan.epochs} epochs", flush=True)
-    history = fit(network, splits["train"], splits["validation"], plan, folder=folder, device=args.device)
+    about = {"command": " ".join(["qlab", *sys.argv[1:]]), "source": splits["train"].source}
+    history = fit(
+        network, splits["train"], splits["validation"], plan, folder=folder, device=args.device, about=about
+    )
     for row in history:
         print(json.dumps(row))
-    network.load_state_dict(load_file(folder / "best.safetensors"))
+    network.load_state_dict(read_tensors(folder / "best.safetensors")[0])
     print(f"test accuracy {evaluate(network, splits['test']):.2f} % ({splits['test'].source})")
     return 0

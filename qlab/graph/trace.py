@@ -105,11 +105,7 @@ def kind_of(node: fx.Node) -> str:
 
 def name_of(node: fx.Node) -> str:
     """The layer's path in the model; an operation without a module of its own is named inside its block."""
-    if node.op == "call_module":
-        return node.target
-    stack = node.meta.get("nn_module_stack") or {}
-    block = next((path for path, _ in reversed(list(stack.values())) if path), "")
-    return f"{block}.{node.name}" if block else node.name
+    return node.target if node.op == "call_module" else node.meta.get("name", node.name)
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...] | None:
@@ -143,22 +139,40 @@ def _standardize(network: fx.GraphModule) -> None:
         if node.op == "call_module" and isinstance(network.get_submodule(node.target), (nn.Dropout, nn.Identity)):
             node.replace_all_uses_with(node.args[0])
             network.graph.erase_node(node)
+    _name_functions(network)
     network.graph.eliminate_dead_code()
     network.delete_all_unused_submodules()
     network.recompile()
 
 
+def _name_functions(network: fx.GraphModule) -> None:
+    """Name what is not a module by its block: layer1.0.add, and layer1.0.add_2 when the block adds twice."""
+    seen: dict[str, int] = {}
+    for node in network.graph.nodes:
+        if node.op in ("call_function", "call_method"):
+            name = _in_block(node, getattr(node.target, "__name__", node.target))
+            seen[name] = seen.get(name, 0) + 1
+            node.meta["name"] = name if seen[name] == 1 else f"{name}_{seen[name]}"
+
+
+def _in_block(node: fx.Node, name: str) -> str:
+    """``name`` behind the path of the block in which the node stands."""
+    stack = node.meta.get("nn_module_stack") or {}
+    block = next((path for path, _ in reversed(list(stack.values())) if path), "")
+    return f"{block}.{name}" if block else name
+
+
 def _as_module(network: fx.GraphModule, node: fx.Node, module: nn.Module) -> None:
     """Turn ``node`` into a call of ``module``, named inside the block that it stands in."""
     source = node.args[0] if node.args else node.kwargs["input"]
-    name = name_of(node)
+    name = _in_block(node, node.name)
     network.add_submodule(name, module)
     node.op, node.target, node.args, node.kwargs = "call_module", name, (source,), {}
 
 
 def _keeps_batch(node: fx.Node) -> bool:
     """Is this x.view(x.size(0), -1) in one of its spellings?"""
-    sizes = node.args[1] if isinstance(node.args[1], tuple) else node.args[1:]
+    sizes = node.args[1] if isinstance(node.args[1], (tuple, list)) else node.args[1:]
     if len(sizes) != 2 or sizes[1] != -1 or not isinstance(sizes[0], fx.Node):
         return False
     first = sizes[0]

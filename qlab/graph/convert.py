@@ -1,0 +1,207 @@
+"""From fake-quantized floats to integers: each fused group of a prepared network becomes one integer step.
+
+Source: Jacob et al. (CVPR 2018), section 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import fx, nn
+
+from qlab.affine import QParams, quantize
+from qlab.graph.prepare import WEIGHTED, FakeQuantizer, Prepared
+from qlab.graph.trace import name_of
+from qlab.int8 import modules as int8
+from qlab.int8.modules import Int8Network, Program, Step
+
+
+def convert(prepared: Prepared, engine: str = "auto") -> Int8Network:
+    """The integer network that a calibrated or trained ``prepared`` network stands for, on ``engine``.
+
+    ``engine`` is "auto" or a name from ``qlab.int8.engines.available()``. Raises RuntimeError when the network was not
+    calibrated, ValueError when a layer asks for what no 8-bit kernel does (9 bits and more, scales by group).
+    """
+    if not isinstance(prepared, Prepared):
+        raise TypeError(f"convert takes what qlab.prepare gave, not a {type(prepared).__name__}")
+    return Int8Network(*_Builder(prepared).build(), prepared.report(), engine)
+
+
+@dataclass
+class _Value:
+    """What one node of the graph gives: as floats, as integers on a grid, or a layer that waits for its grid."""
+
+    floats: int | None = None
+    integers: int | None = None
+    waiting: tuple[int8.Int8Layer, tuple[int, ...]] | None = None
+
+
+@dataclass
+class _Builder:
+    """Walks the graph once, in order, and writes down the steps."""
+
+    prepared: Prepared
+    layers: list[int8.Int8Layer] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    grids: list[QParams | None] = field(default_factory=lambda: [None])
+    inner: set[int] = field(default_factory=set)
+    values: dict[fx.Node, _Value] = field(default_factory=dict)
+
+    def build(self) -> tuple[list[int8.Int8Layer], Program]:
+        network = self.prepared.network
+        for node in network.graph.nodes:
+            if node.op == "placeholder":
+                self.values[node] = _Value(floats=0)
+            elif node.op == "output":
+                self._floats(node.args[0])
+            else:
+                self.values[node] = self._visit(node, network)
+        program = Program(tuple(self.steps), tuple(self.grids), frozenset(self.inner), self.prepared.input_shape)
+        return self.layers, program
+
+    def _visit(self, node: fx.Node, network: fx.GraphModule) -> _Value:
+        module = network.get_submodule(node.target) if node.op == "call_module" else None
+        decision = self.prepared.decisions.get(node.name)
+        if isinstance(module, FakeQuantizer):
+            return self._round(node, module)
+        if decision is None or not decision.quantized:
+            return self._float(node, module)
+        kind = decision.kind
+        if kind in ("relu", "relu6"):
+            return self._relu(node)
+        inputs = tuple(self._integers(source) for source in node.all_input_nodes)
+        if kind in WEIGHTED:
+            return _Value(waiting=(_weighted(name_of(node), module, kind, relu=False), inputs))
+        if kind == "add":
+            inputs = tuple(self._integers(source) for source in node.args)  # x + x reads one value twice
+            return _Value(waiting=(int8.Int8Add(name_of(node), relu=False), inputs))
+        if kind == "cat":
+            parts, dim = node.args[0], node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
+            inputs = tuple(self._integers(source) for source in parts)
+            return _Value(waiting=(int8.Int8Cat(name_of(node), dim=dim), inputs))
+        layer = _pool(name_of(node), module, kind)
+        if kind in ("max_pool", "flatten"):
+            return _Value(integers=self._step(layer, inputs, self.grids[inputs[0]]))
+        return _Value(waiting=(layer, inputs))
+
+    def _round(self, node: fx.Node, quantizer: FakeQuantizer) -> _Value:
+        """A fake-quantizer: the layer that waited for its grid becomes a step, floats become integers."""
+        source, grid = self.values[node.args[0]], quantizer.qparams
+        if grid.bits > 8 or grid.signed:
+            raise ValueError(
+                f"{node.target} has {grid.bits} bits{', signed' if grid.signed else ''}: the integer kernels take "
+                "activations of at most 8 bits, unsigned. Fewer bits, or stay with the prepared network."
+            )
+        if source.waiting is not None:
+            layer, inputs = source.waiting
+            value = self._step(layer, inputs, grid)
+        elif source.integers is not None:
+            name = f"{name_of(node.args[0])}.requantize"
+            value = self._step(int8.Requantize(name, relu=False), (source.integers,), grid)
+        else:
+            value = self._step(int8.Quantize(f"{name_of(node.args[0])}.quantize"), (source.floats,), grid)
+        if quantizer.inner:
+            self.inner.add(value)
+        return _Value(integers=value)
+
+    def _relu(self, node: fx.Node) -> _Value:
+        """A relu is a clamp of codes: part of the layer before it, or a step of its own."""
+        source = self.values[node.args[0]]
+        if source.waiting is not None:
+            source.waiting[0].options["relu"] = True
+            return source
+        layer = int8.Requantize(name_of(node), relu=True)
+        return _Value(waiting=(layer, (self._integers(node.args[0]),)))
+
+    def _float(self, node: fx.Node, module: nn.Module | None) -> _Value:
+        """A node that stays in float, or whose weights alone are integers."""
+        if node.op == "get_attr":
+            raise ValueError(
+                f"the network reads the tensor {node.target!r} outside of any layer: put that line into a module of "
+                "its own and pass its type as prepare(..., leaves=(ThatModule,))"
+            )
+        inputs = tuple(self._floats(source) for source in node.all_input_nodes)
+        if hasattr(module, "weight_quantizer"):
+            layer = _weighted(name_of(node), module, "weight_only")
+        else:
+            layer = int8.Float(name_of(node), _Call.of(node, module))
+        return _Value(floats=self._step(layer, inputs, None))
+
+    def _step(self, layer: int8.Int8Layer, inputs: tuple[int, ...], grid: QParams | None) -> int:
+        self.layers.append(layer)
+        self.grids.append(grid)
+        self.steps.append(Step(len(self.layers) - 1, inputs, len(self.grids) - 1))
+        return len(self.grids) - 1
+
+    def _integers(self, node: fx.Node) -> int:
+        value = self.values[node].integers
+        assert value is not None, f"{node} has no grid: prepare put no fake-quantizer behind it"
+        return value
+
+    def _floats(self, node: fx.Node) -> int:
+        value = self.values[node]
+        if value.floats is None:
+            value.floats = self._step(int8.Dequantize(f"{name_of(node)}.dequantize"), (self._integers(node),), None)
+        return value.floats
+
+
+class _Call(nn.Module):
+    """A function or method call of the float network, with its other arguments filled in."""
+
+    def __init__(self, node: fx.Node) -> None:
+        super().__init__()
+        self.target, self.op = node.target, node.op
+        order = {source: index for index, source in enumerate(node.all_input_nodes)}
+        self.args, self.kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: _Slot(order[source]))
+
+    @staticmethod
+    def of(node: fx.Node, module: nn.Module | None) -> nn.Module:
+        return module if module is not None else _Call(node)
+
+    def forward(self, *inputs):
+        def fill(value):
+            return inputs[value.index] if isinstance(value, _Slot) else value
+
+        args = torch.utils._pytree.tree_map(fill, self.args)
+        kwargs = torch.utils._pytree.tree_map(fill, self.kwargs)
+        if self.op == "call_method":
+            return getattr(args[0], self.target)(*args[1:], **kwargs)
+        return self.target(*args, **kwargs)
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """Where input number ``index`` goes among the arguments of a call."""
+
+    index: int
+
+
+def _weighted(name: str, layer: nn.Conv2d | nn.Linear, op: str, **options) -> int8.Weighted:
+    """The integer layer of a convolution or linear layer: its weights as codes."""
+    spec, qparams = layer.weight_quantizer.spec, layer.weight_quantizer.qparams
+    if spec.bits > 8 or not spec.signed or qparams.group_size is not None or qparams.axis not in (None, 0):
+        raise ValueError(
+            f"{name}: weights of {spec.bits} bits, signed={spec.signed}, {spec.granularity} have no integer kernel. "
+            "Expected at most 8 bits, signed, PerTensor() or PerChannel(0)."
+        )
+    if isinstance(layer, nn.Conv2d):
+        names = ("stride", "padding", "dilation", "groups")
+        options = {**{name: getattr(layer, name) for name in names}, **options}
+    codes = quantize(layer.weight.detach(), qparams).to(torch.int8)
+    cls = {"conv": int8.Int8Conv2d, "linear": int8.Int8Linear, "weight_only": int8.WeightOnly}[op]
+    bias = None if layer.bias is None else layer.bias.detach().clone()
+    return cls(name, codes, qparams.scale.clone(), bias, spec.bits, **options)
+
+
+def _pool(name: str, module: nn.Module, kind: str) -> int8.Int8Layer:
+    """The integer form of a pooling or flattening layer."""
+    cls, names = {
+        "max_pool": (int8.Int8MaxPool2d, ("kernel_size", "stride", "padding", "dilation", "ceil_mode")),
+        "avg_pool": (int8.Int8AvgPool2d, ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")),
+        "global_pool": (int8.Int8GlobalAvgPool2d, ("output_size",)),
+        "flatten": (int8.Int8Flatten, ("start_dim", "end_dim")),
+    }[kind]
+    return cls(name, **{option: getattr(module, option) for option in names})
+
+

@@ -1,0 +1,286 @@
+"""The layers of an integer network, and the network itself: one flat list of steps.
+
+A layer here holds what every engine needs and no engine owns: integer weights, their scales, a bias. An engine packs
+that into a *kernel*, a function from integers to integers, and the network strings the kernels together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qlab.affine import QParams, dequantize
+from qlab.graph.report import Report
+from qlab.int8 import engines
+
+
+class Int8Layer(nn.Module):
+    """One step of an integer network. ``name`` is the layer's in the float network, ``options`` its settings."""
+
+    op = ""
+
+    def __init__(self, name: str, **options) -> None:
+        super().__init__()
+        self.name = name
+        self.options = options
+
+    def kernel(self, engine: engines.Engine, inputs: Sequence[QParams], output: QParams | None) -> Callable:
+        """The function that computes this step on ``engine``, for these grids."""
+        method = getattr(engine, self.op)
+        return method(*inputs, output, **self.options)
+
+    def extra_repr(self) -> str:
+        return ", ".join([self.name, *(f"{key}={value}" for key, value in self.options.items())])
+
+
+class Weighted(Int8Layer):
+    """A step with weights: int8 codes (outputs, ...), one scale an output channel or one for all, a float bias."""
+
+    def __init__(self, name: str, weight: Tensor, scale: Tensor, bias: Tensor | None, bits: int, **options) -> None:
+        super().__init__(name, **options)
+        self.bits = bits
+        self.register_buffer("weight", weight)
+        self.register_buffer("scale", scale)
+        self.register_buffer("bias", bias)
+
+    @property
+    def weight_qparams(self) -> QParams:
+        """The grid of the weights."""
+        zero_point = torch.zeros_like(self.scale, dtype=torch.int32)
+        return QParams(self.scale, zero_point, self.bits, signed=True, axis=0 if self.scale.ndim else None)
+
+    def kernel(self, engine, inputs, output):
+        method = getattr(engine, self.op)
+        return method(self.weight, self.bias, self.weight_qparams, *inputs, output, **self.options)
+
+
+class Int8Conv2d(Weighted):
+    """Convolution, with the relu that follows it."""
+
+    op = "conv2d"
+
+    def added_kernel(self, engine, inputs: Sequence[QParams], output: QParams, relu: bool) -> Callable:
+        """The kernel of convolution + addition (+ relu) in one, for an engine that fuses them."""
+        options = {**self.options, "relu": relu}
+        return engine.conv2d_add(self.weight, self.bias, self.weight_qparams, *inputs, output, **options)
+
+
+class Int8Linear(Weighted):
+    """Linear layer, with the relu that follows it."""
+
+    op = "linear"
+
+
+class Int8Add(Int8Layer):
+    """The sum of two tensors on two grids, on a third one."""
+
+    op = "add"
+
+
+class Int8Cat(Int8Layer):
+    """Concatenation, each input moved to the grid of the whole."""
+
+    op = "cat"
+
+    def kernel(self, engine, inputs, output):
+        kernel = engine.cat(list(inputs), output, **self.options)
+        return lambda *parts: kernel(list(parts))
+
+
+class Int8MaxPool2d(Int8Layer):
+    """Max-pooling: the largest code is the code of the largest value, so the grid stays."""
+
+    op = "max_pool2d"
+
+    def kernel(self, engine, inputs, output):
+        return engine.max_pool2d(inputs[0], **self.options)
+
+
+class Int8AvgPool2d(Int8Layer):
+    """Average pooling over windows."""
+
+    op = "avg_pool2d"
+
+
+class Int8GlobalAvgPool2d(Int8Layer):
+    """The average over the whole picture, one number a channel."""
+
+    op = "adaptive_avg_pool2d"
+
+
+class Int8Flatten(Int8Layer):
+    """Another view of the same integers."""
+
+    op = "flatten"
+
+    def kernel(self, engine, inputs, output):
+        return engine.flatten(**self.options)
+
+
+class Requantize(Int8Layer):
+    """The same values on another grid."""
+
+    op = "requantize"
+
+
+class Quantize(Int8Layer):
+    """Floats become integers: at the network's input, and behind a layer that stayed in float."""
+
+    op = "quantize"
+
+    def kernel(self, engine, inputs, output):
+        return engine.quantize(output)
+
+
+class Dequantize(Int8Layer):
+    """Integers become floats: at the network's output, and in front of a layer that stayed in float."""
+
+    op = "dequantize"
+
+    def kernel(self, engine, inputs, output):
+        return engine.dequantize(inputs[0])
+
+
+class WeightOnly(Weighted):
+    """A layer whose weights are kept as integers, but which computes in float (its activations are not quantized)."""
+
+    op = "weight_only"
+
+    def kernel(self, engine, inputs, output):
+        weight = dequantize(self.weight, self.weight_qparams)
+        if weight.ndim == 4:
+            weight = weight.contiguous(memory_format=torch.channels_last)
+            return lambda x: F.conv2d(x, weight, self.bias, **self.options)
+        return lambda x: F.linear(x, weight, self.bias)
+
+
+class Float(Int8Layer):
+    """A layer that stayed in float, as it was."""
+
+    op = "float"
+
+    def __init__(self, name: str, module: nn.Module) -> None:
+        super().__init__(name)
+        self.module = module
+
+    def kernel(self, engine, inputs, output):
+        return self.module
+
+
+LAYERS = {cls.op: cls for cls in (
+    Int8Conv2d, Int8Linear, Int8Add, Int8Cat, Int8MaxPool2d, Int8AvgPool2d, Int8GlobalAvgPool2d, Int8Flatten,
+    Requantize, Quantize, Dequantize, WeightOnly, Float,
+)}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Step:
+    """Layer number ``layer`` reads the values ``inputs`` and gives value ``output``."""
+
+    layer: int
+    inputs: tuple[int, ...]
+    output: int
+
+
+@dataclass(frozen=True)
+class Program:
+    """What an integer network computes, apart from any engine. Value 0 is the input, the last step gives the output.
+
+    ``grids[v]`` is the grid of value v, None when it is float. ``inner`` are values inside convolution + addition, to
+    which an engine that fuses the two never rounds.
+    """
+
+    steps: tuple[Step, ...]
+    grids: tuple[QParams | None, ...]
+    inner: frozenset[int]
+    input_shape: tuple[int, ...]
+
+
+class Int8Network(nn.Module):
+    """A network that computes on integers. Call it like the float one: pictures in, float32 scores out.
+
+    ``engine`` names whose kernels it runs on and ``reason`` why these; ``on(engine)`` gives the same network on
+    another; ``size_bytes`` counts weights, scales and biases; ``source`` is the flat program that runs.
+    """
+
+    def __init__(self, layers: Sequence[Int8Layer], program: Program, report: Report, engine: str = "auto") -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.program = program
+        self._report = report
+        chosen, self.reason = engines.choose() if engine == "auto" else (engine, "asked for")
+        self._engine = engines.get(chosen)
+        self.source, self._run = self._compile()
+        self.eval()
+
+    @property
+    def engine(self) -> str:
+        """The name of the engine."""
+        return self._engine.name
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of weights, scales and biases."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.state_dict().values())
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype is not torch.float32 or x.shape[1:2] != self.program.input_shape[:1]:
+            raise ValueError(
+                f"the input is {x.dtype} {tuple(x.shape)}: this network takes float32 "
+                f"(N, {', '.join(map(str, self.program.input_shape))}), normalized as in training"
+            )
+        return self._run(x)
+
+    def on(self, engine: str) -> Int8Network:
+        """The same integers on another engine."""
+        return Int8Network(list(self.layers), self.program, self._report, engine)
+
+    def report(self) -> Report:
+        """Every layer: its bits, and why it is in float if it is; the headline names the engine."""
+        return Report(f"{self._report.headline}; engine {self.engine} ({self.reason})", self._report.rows)
+
+    def _compile(self) -> tuple[str, Callable[[Tensor], Tensor]]:
+        """The steps as the source of one Python function, and that function."""
+        grids, made_by = self.program.grids, {step.output: step for step in self.program.steps}
+        fused = self.program.inner if self._engine.fuses_add else frozenset()
+        names: dict[str, Callable] = {}
+        calls: list[tuple[str, tuple[int, ...], int]] = []
+        for number, step in enumerate(self.program.steps):
+            if step.output in fused:
+                continue
+            layer, inputs, kind = self.layers[step.layer], step.inputs, self.layers[step.layer].op
+            inner = next((v for v in inputs if v in fused), None)
+            if inner is None:
+                kernel = layer.kernel(self._engine, [grids[v] for v in inputs], grids[step.output])
+            else:
+                convolution = made_by[inner]
+                other = inputs[1] if inputs[0] == inner else inputs[0]
+                inputs, kind = (*convolution.inputs, other), "conv2d_add"
+                kernel = self.layers[convolution.layer].added_kernel(
+                    self._engine, [grids[v] for v in inputs], grids[step.output], layer.options["relu"]
+                )
+            names[f"{kind}_{number}"] = kernel
+            calls.append((f"{kind}_{number}", inputs, step.output))
+        return _link(calls, names)
+
+
+def _link(calls: list[tuple[str, tuple[int, ...], int]], names: dict[str, Callable]) -> tuple[str, Callable]:
+    """Write the calls as one function that lets go of each value after its last reader."""
+    last = {value: index for index, (_, inputs, _) in enumerate(calls) for value in inputs}
+    lines = ["def program(v0):"]
+    for index, (name, inputs, output) in enumerate(calls):
+        lines.append(f"    v{output} = {name}({', '.join(f'v{v}' for v in inputs)})")
+        dead = [f"v{v}" for v in dict.fromkeys(inputs) if last[v] == index]
+        if dead:
+            lines.append(f"    del {', '.join(dead)}")
+    lines.append(f"    return v{calls[-1][2]}")
+    source = "\n".join(lines)
+    space = dict(names)
+    exec(source, space)  # every name in it was made above, from numbers
+    return source, space["program"]
+
+

@@ -1,0 +1,81 @@
+"""Post-training quantization: a trained network, a few hundred pictures without labels, and no training.
+
+Source: Nagel et al., "A White Paper on Neural Network Quantization" (2021), section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from qlab.graph.convert import convert
+from qlab.graph.prepare import Prepared, prepare
+from qlab.int8.modules import Int8Network
+from qlab.qconfig import QConfig
+
+Batches = Iterable[Tensor | tuple[Tensor, Tensor]]
+
+
+@torch.inference_mode()
+def calibrate(prepared: Prepared, batches: Batches, *, progress: bool = True) -> Prepared:
+    """Show ``batches`` to a prepared network, so that its observers see the ranges; each range becomes a grid.
+
+    ``batches`` yield inputs x, or pairs (x, label) whose label is not looked at. The network runs in float. A second
+    calibration starts afresh. Returns ``prepared``. Raises ValueError when there is no batch, or one is not finite.
+    """
+    weights = {layer.weight_quantizer: layer.weight for _, layer in prepared.weighted()}
+    edges = [quantizer for _, quantizer in prepared.quantizers() if quantizer not in weights]
+    count = 0
+    with _observing(prepared, weights, edges):
+        for batch in tqdm(batches, "calibrating", unit="batch", leave=False, delay=2, disable=not progress):
+            x = batch[0] if isinstance(batch, (tuple, list)) else batch
+            prepared(x)
+            count += len(x)
+    if count == 0:
+        raise ValueError("calibrate got no batch: give it at least one, for instance data.sample(512).batches(64)")
+    for quantizer, weight in weights.items():
+        quantizer.observer(weight)
+    for quantizer in (*weights, *edges):
+        quantizer.settle()
+    return prepared
+
+
+@contextmanager
+def _observing(prepared: Prepared, weights, edges):
+    """The network in eval mode and in float, its edges watched; afterwards as before, whatever happened."""
+    training = prepared.training
+    prepared.eval()
+    for quantizer in (*weights, *edges):
+        quantizer.observe()
+    for quantizer in weights:
+        quantizer.mode = "off"  # a weight does not change from batch to batch: it is looked at once, at the end
+    try:
+        yield
+    finally:
+        prepared.train(training)
+        for quantizer in (*weights, *edges):
+            quantizer.mode = "quantize"
+
+
+def ptq(model: nn.Module, batches: Batches, qconfig: QConfig | None = None, engine: str = "auto") -> Int8Network:
+    """Prepare, calibrate, convert: from a trained float network to an integer one in one call.
+
+    ``batches`` are calibration inputs, with or without labels; ``qconfig`` None means w8a8; ``engine`` as in
+    :func:`qlab.convert`. ``model`` is not changed.
+    """
+    batches = iter(batches)
+    first = next(batches, None)
+    if first is None:
+        raise ValueError("ptq got no batch: give it at least one, for instance data.sample(512).batches(64)")
+    x = first[0] if isinstance(first, (tuple, list)) else first
+    prepared = prepare(model, qconfig, x[:1])
+    return convert(calibrate(prepared, _chain(first, batches)), engine)
+
+
+def _chain(first, rest):
+    yield first
+    yield from rest

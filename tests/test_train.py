@@ -1,0 +1,176 @@
+"""One training loop: it learns, it resumes, it says when it fails; and accuracy counts what it says it counts."""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from qlab import train
+from qlab.data.dataset import Dataset
+from qlab.files import read_tensors
+
+
+def stripes(count: int, split: str = "train") -> Dataset:
+    """Two classes that a tiny network can tell apart: the left or the right half is bright."""
+    generator = torch.Generator().manual_seed(len(split))
+    images = torch.randint(0, 60, (count, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(count) % 2
+    images[labels == 0, :, :, :16] += 150
+    images[labels == 1, :, :16, :] += 150
+    return Dataset(images, labels, ("left", "top"), "stripes", split, (0.4,) * 3, (0.3,) * 3)
+
+
+def tiny() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, stride=2), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64, 2),
+    )  # fmt: skip
+
+
+PLAN = train.Plan(epochs=4, batch=16, rate=0.05)
+
+
+def test_training_learns_what_can_be_learnt():
+    network = tiny()
+    before = train.evaluate(network, stripes(64, "test"))
+    history = train.fit(network, stripes(160), stripes(32, "validation"), PLAN, progress=False)
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4]
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert train.evaluate(network, stripes(64, "test")) > max(before, 90)
+    assert not network.training
+
+
+def test_a_broken_run_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
+    whole = tiny()
+    train.fit(whole, stripes(64), stripes(32, "validation"), PLAN, progress=False)
+    real, calls = train._epoch, []
+
+    def breaks(*arguments):
+        calls.append(arguments[3])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(train, "_epoch", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        train.fit(tiny(), stripes(64), stripes(32, "validation"), PLAN, folder=tmp_path, progress=False)
+    resumed = tiny()
+    history = train.fit(resumed, stripes(64), stripes(32, "validation"), PLAN, folder=tmp_path, progress=False)
+    assert calls == [0, 1, 2, 2, 3] and len(history) == 4
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], tensor, msg=name)
+
+
+def test_the_best_weights_on_validation_are_kept(tmp_path):
+    validation = stripes(32, "validation")
+    network = tiny()
+    about = {"command": "none"}
+    history = train.fit(network, stripes(96), validation, PLAN, folder=tmp_path, progress=False, about=about)
+    best = tiny()
+    best.load_state_dict(read_tensors(tmp_path / "best.safetensors")[0])
+    assert train.evaluate(best, validation) == max(row["validation"] for row in history)
+    assert read_tensors(tmp_path / "last.safetensors")[1]["about"] == about
+
+
+def test_a_folder_of_another_plan_is_not_continued(tmp_path):
+    train.fit(tiny(), stripes(32), stripes(32), train.Plan(epochs=1), folder=tmp_path, progress=False)
+    with pytest.raises(ValueError, match="was trained with .*'epochs': 1.*choose another folder"):
+        train.fit(tiny(), stripes(32), stripes(32), train.Plan(epochs=2), folder=tmp_path, progress=False)
+
+
+def test_a_loss_of_ones_own_is_used():
+    network = nn.Sequential(nn.Flatten(), nn.LazyLinear(2))
+    network(torch.zeros(1, 3, 32, 32))
+    seen = []
+
+    def loss(x, logits, y):
+        seen.append(x.shape)
+        return F.cross_entropy(logits, 1 - y)
+
+    plan = train.Plan(epochs=2, batch=16, rate=0.01, shrink=0.0)
+    train.fit(network, stripes(64), stripes(32), plan, progress=False, loss=loss)
+    assert len(seen) == 8 and train.evaluate(network, stripes(64, "test")) < 10, "it was taught the wrong answers"
+
+
+def test_the_first_epochs_see_small_pictures():
+    sizes = []
+
+    class Watches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = tiny()
+
+        def forward(self, x):
+            sizes.append((self.training, x.shape[-1]))
+            return self.network(x)
+
+    train.fit(Watches(), stripes(16), stripes(16), train.Plan(epochs=4, batch=16, shrink=0.5), progress=False)
+    assert [size for training, size in sizes if training] == [24, 24, 32, 32]
+    assert {size for training, size in sizes if not training} == {32}
+
+
+def test_the_learning_rate_rises_for_a_quarter_and_falls_to_nothing():
+    plan = train.Plan(rate=0.8)
+    rates = [plan.rate_at(step / 100) for step in range(101)]
+    assert rates.index(max(rates)) == 25 and math.isclose(max(rates), 0.8)
+    assert rates[:26] == sorted(rates[:26]) and rates[25:] == sorted(rates[25:], reverse=True)
+    assert rates[100] < 1e-9
+
+
+def test_a_diverging_loss_stops_the_training():
+    plan = train.Plan(epochs=1, batch=16, rate=1e30)
+    with pytest.raises(ValueError, match="the loss became .* in epoch 1, step .*lower the learning rate"):
+        train.fit(tiny(), stripes(96), stripes(16), plan, progress=False)
+
+
+class Says(nn.Module):
+    """A network with the given answer to everything."""
+
+    def __init__(self, logits: list[float]) -> None:
+        super().__init__()
+        self.logits = torch.tensor(logits)
+
+    def forward(self, x):
+        return self.logits.expand(len(x), -1)
+
+
+def test_accuracy_is_the_percentage_of_right_answers():
+    data = stripes(10).subset(torch.tensor([0, 1, 2, 4, 6]))
+    assert train.evaluate(Says([1.0, 0.0]), data) == 80.0
+    assert train.evaluate(Says([0.0, 1.0]), data, batch=2) == 20.0
+
+
+def test_accuracy_leaves_the_network_in_the_mode_it_was_in():
+    for mode in (True, False):
+        network = tiny().train(mode)
+        train.evaluate(network, stripes(4))
+        assert network.training is mode
+
+
+def test_nan_is_not_an_answer():
+    with pytest.raises(ValueError, match="the network gave NaN.*not finite"):
+        train.evaluate(Says([math.nan, 1.0]), stripes(4))
+
+
+def test_the_command_trains_resumes_and_says_how_good_it_is(tmp_path, monkeypatch, capsys):
+    from qlab import data, models
+
+    monkeypatch.setattr(data, "stripes", lambda split: stripes(32, split), raising=False)
+    monkeypatch.setitem(models.ARCHITECTURES, "tiny", tiny)
+    monkeypatch.chdir(tmp_path)
+    parser = argparse.ArgumentParser()
+    train.add_arguments(parser)
+    words = ["tiny", "--data", "stripes", "--epochs", "1", "--device", "cpu", "--threads", "1", "--batch", "16"]
+    assert train.run(parser.parse_args(words)) == 0
+    first = capsys.readouterr().out
+    assert "tiny on stripes: 32 pictures, 1 epochs" in first and "test accuracy" in first and "(stripes)" in first
+    best = tmp_path / "runs" / "tiny-stripes" / "best.safetensors"
+    again = ["tiny", "--data", "stripes", "--epochs", "1", "--device", "cpu", "--init", str(best), "--out", "second"]
+    assert train.run(parser.parse_args(again)) == 0
+    assert (tmp_path / "second" / "last.safetensors").exists()

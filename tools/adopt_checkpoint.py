@@ -1,0 +1,53 @@
+"""Put the best weights of a training run into the package: `python tools/adopt_checkpoint.py runs/resnet20-cifar10`.
+
+Measures them on the validation and the test split of the data at hand, and writes the manifest's entry.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+from pathlib import Path
+
+from qlab import data, evaluate, models
+from qlab.files import read_tensors, sha256
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="the run's folder, named <network>-<data>")
+    run = parser.parse_args().run
+    name, _, data_name = run.name.partition("-")
+    header = read_tensors(run / "last.safetensors")[1]
+    models.FOLDER.mkdir(exist_ok=True)
+    file = models.FOLDER / f"{run.name}.safetensors"
+    shutil.copyfile(run / "best.safetensors", file)
+    network = models.ARCHITECTURES[name]()
+    network.load_state_dict(read_tensors(file)[0])
+    splits = {split: getattr(data, data_name)(split) for split in ("validation", "test")}
+    plan, history = header["plan"], header["history"]
+    best = max(history, key=lambda row: row["validation"])
+    entry = {
+        "file": file.name,
+        "sha256": sha256(file),
+        "command": header["about"]["command"],
+        "trained_on": header["about"]["source"],
+        "epochs": f"{best['epoch']} of {plan['epochs']}",
+        "seed": plan["seed"],
+        "validation": round(best["validation"], 2),
+        "test": round(evaluate(network, splits["test"]), 2),
+        "test_data": splits["test"].source,
+    }
+    path = models.FOLDER / "manifest.json"
+    entries = json.loads(path.read_text()) if path.exists() else {}
+    entries[run.name] = entry
+    part = path.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps(dict(sorted(entries.items())), indent=2) + "\n")
+    part.replace(path)
+    print(json.dumps(entry, indent=2))
+
+
+if __name__ == "__main__":
+    main()
