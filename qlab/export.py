@@ -7,6 +7,7 @@ its values and its report. Nothing in it is code: loading a file from a stranger
 from __future__ import annotations
 
 import inspect
+import operator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from torch import nn
 from qlab.affine import QParams
 from qlab.files import read_tensors, write_tensors
 from qlab.graph.report import Report, Row
-from qlab.int8.modules import LAYERS, Float, Int8Layer, Int8Network, Program, Step, Weighted
+from qlab.int8.modules import LAYERS, Call, Float, Input, Int8Layer, Int8Network, Program, Step, Weighted
 
 FORMAT = 1
+# The functions that a file may name for a step in float. A file must not be able to call anything else.
+FUNCTIONS = {"add": operator.add, "sub": operator.sub, "mul": operator.mul, "cat": torch.cat}
 
 
 def save(network: Int8Network, path: str | Path) -> Path:
@@ -67,20 +70,41 @@ def _describe(layer: Int8Layer) -> list:
     if isinstance(layer, Weighted):
         options["bits"] = layer.bits
     if isinstance(layer, Float):
-        options = {"class": type(layer.module).__name__, "arguments": _arguments(layer)}
+        options = _describe_float(layer.name, layer.module)
     return [layer.op, layer.name, options]
 
 
-def _arguments(layer: Float) -> dict:
-    """What to call a torch.nn class with to get a module like this one: its constructor's parameters, read back."""
-    module = layer.module
-    if getattr(nn, type(module).__name__, None) is not type(module):
+def _describe_float(name: str, module: nn.Module) -> dict:
+    """Which class or function to call, and with what: enough to make the layer again."""
+    cls = type(module)
+    if cls is Call and module.target in FUNCTIONS.values() and not module.kwargs:
+        function = next(key for key, value in FUNCTIONS.items() if value is module.target)
+        return {"function": function, "arguments": [_flat(argument) for argument in module.args]}
+    if getattr(nn, cls.__name__, None) is not cls:
+        what = module.extra_repr() if cls is Call else cls.__name__
         raise ValueError(
-            f"{layer.name} stays in float and is a {type(module).__name__}, which is not one of torch.nn's layers: it "
-            "cannot be saved. Keep the float network and convert it again, or write that step with torch.nn layers."
+            f"{name} stays in float and is {what!r}, which is neither one of torch.nn's layers nor one of the functions "
+            f"{', '.join(FUNCTIONS)}: it cannot be saved. Write that step with torch.nn layers, or keep the float "
+            "network and convert it again."
         )
-    names = [name for name in inspect.signature(type(module).__init__).parameters if hasattr(module, name)]
-    return {name: value is not None if name == "bias" else value for name in names if _is_plain(value := getattr(module, name)) or name == "bias"}
+    names = [p for p in inspect.signature(cls.__init__).parameters if hasattr(module, p) and p != "bias"]
+    arguments = {p: value for p in names if _is_plain(value := getattr(module, p))}
+    if hasattr(module, "bias"):
+        arguments["bias"] = module.bias is not None
+    return {"class": cls.__name__, "arguments": arguments}
+
+
+def _flat(argument):
+    """An argument of a Call as JSON: {"input": 0} stands for the first input."""
+    if isinstance(argument, (tuple, list)):
+        return [_flat(part) for part in argument]
+    return {"input": argument.place} if isinstance(argument, Input) else argument
+
+
+def _unflat(argument):
+    if isinstance(argument, list):
+        return [_unflat(part) for part in argument]
+    return Input(argument["input"]) if isinstance(argument, dict) else argument
 
 
 def _is_plain(value) -> bool:
@@ -92,13 +116,15 @@ def _is_plain(value) -> bool:
 
 def _restore(number: int, tensors: dict, op: str, name: str, options: dict) -> Int8Layer:
     """The layer that ``_describe`` described; ``tensors`` are the whole file's, by name."""
-    options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     prefix = f"{number}."
     own = {key[len(prefix) :]: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
     if op == Float.op:
-        module = getattr(nn, options["class"])(**options["arguments"]).eval()
+        if "function" in options:
+            return Float(name, Call(FUNCTIONS[options["function"]], _unflat(options["arguments"]), {}))
+        module = getattr(nn, options["class"])(**options["arguments"]).eval().requires_grad_(False)
         module.load_state_dict({key[len("module.") :]: tensor for key, tensor in own.items()})
         return Float(name, module)
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     if issubclass(LAYERS[op], Weighted):
         return LAYERS[op](name, own["weight"], own["scale"], own.get("bias"), **options)
     return LAYERS[op](name, **options)

@@ -5,6 +5,7 @@ Source: Jacob et al. (CVPR 2018), section 2.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 
 import torch
@@ -35,6 +36,7 @@ class _Value:
     floats: int | None = None
     integers: int | None = None
     waiting: tuple[int8.Int8Layer, tuple[int, ...]] | None = None
+    highest: float | None = None  # where a relu6 cuts off
 
 
 @dataclass
@@ -69,7 +71,7 @@ class _Builder:
             return self._float(node, module)
         kind = decision.kind
         if kind in ("relu", "relu6"):
-            return self._relu(node)
+            return self._relu(node, kind)
         inputs = tuple(self._integers(source) for source in node.all_input_nodes)
         if kind in WEIGHTED:
             return _Value(waiting=(_weighted(name_of(node), module, kind, relu=False), inputs))
@@ -94,6 +96,7 @@ class _Builder:
                 "activations of at most 8 bits, unsigned. Fewer bits, or stay with the prepared network."
             )
         if source.waiting is not None:
+            _check_top(node, grid, source.highest)
             layer, inputs = source.waiting
             value = self._step(layer, inputs, grid)
         elif source.integers is not None:
@@ -105,14 +108,15 @@ class _Builder:
             self.inner.add(value)
         return _Value(integers=value)
 
-    def _relu(self, node: fx.Node) -> _Value:
+    def _relu(self, node: fx.Node, kind: str) -> _Value:
         """A relu is a clamp of codes: part of the layer before it, or a step of its own."""
-        source = self.values[node.args[0]]
-        if source.waiting is not None:
-            source.waiting[0].options["relu"] = True
-            return source
-        layer = int8.Requantize(name_of(node), relu=True)
-        return _Value(waiting=(layer, (self._integers(node.args[0]),)))
+        value = self.values[node.args[0]]
+        if value.waiting is None:
+            layer = int8.Requantize(name_of(node), relu=True)
+            value = _Value(waiting=(layer, (self._integers(node.args[0]),)))
+        value.waiting[0].options["relu"] = True
+        value.highest = 6.0 if kind == "relu6" else None
+        return value
 
     def _float(self, node: fx.Node, module: nn.Module | None) -> _Value:
         """A node that stays in float, or whose weights alone are integers."""
@@ -125,7 +129,8 @@ class _Builder:
         if hasattr(module, "weight_quantizer"):
             layer = _weighted(name_of(node), module, "weight_only")
         else:
-            layer = int8.Float(name_of(node), _Call.of(node, module))
+            module = _call(node) if module is None else copy.deepcopy(module).eval().requires_grad_(False)
+            layer = int8.Float(name_of(node), module)
         return _Value(floats=self._step(layer, inputs, None))
 
     def _step(self, layer: int8.Int8Layer, inputs: tuple[int, ...], grid: QParams | None) -> int:
@@ -146,35 +151,14 @@ class _Builder:
         return value.floats
 
 
-class _Call(nn.Module):
-    """A function or method call of the float network, with its other arguments filled in."""
-
-    def __init__(self, node: fx.Node) -> None:
-        super().__init__()
-        self.target, self.op = node.target, node.op
-        order = {source: index for index, source in enumerate(node.all_input_nodes)}
-        self.args, self.kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: _Slot(order[source]))
-
-    @staticmethod
-    def of(node: fx.Node, module: nn.Module | None) -> nn.Module:
-        return module if module is not None else _Call(node)
-
-    def forward(self, *inputs):
-        def fill(value):
-            return inputs[value.index] if isinstance(value, _Slot) else value
-
-        args = torch.utils._pytree.tree_map(fill, self.args)
-        kwargs = torch.utils._pytree.tree_map(fill, self.kwargs)
-        if self.op == "call_method":
-            return getattr(args[0], self.target)(*args[1:], **kwargs)
-        return self.target(*args, **kwargs)
-
-
-@dataclass(frozen=True)
-class _Slot:
-    """Where input number ``index`` goes among the arguments of a call."""
-
-    index: int
+def _check_top(node: fx.Node, grid: QParams, highest: float | None) -> None:
+    """The top of the grid does the upper half of a relu6, so it must not lie above it."""
+    top = float((grid.qmax - grid.zero_point) * grid.scale)
+    if highest is not None and top > highest + 0.5 * float(grid.scale):
+        raise ValueError(
+            f"{node.target} reaches up to {top:.4g}, above the {highest:g} at which its relu6 cuts off: calibrate again, "
+            "or use ReLU in that place"
+        )
 
 
 def _weighted(name: str, layer: nn.Conv2d | nn.Linear, op: str, **options) -> int8.Weighted:
@@ -192,6 +176,13 @@ def _weighted(name: str, layer: nn.Conv2d | nn.Linear, op: str, **options) -> in
     cls = {"conv": int8.Int8Conv2d, "linear": int8.Int8Linear, "weight_only": int8.WeightOnly}[op]
     bias = None if layer.bias is None else layer.bias.detach().clone()
     return cls(name, codes, qparams.scale.clone(), bias, spec.bits, **options)
+
+
+def _call(node: fx.Node) -> int8.Call:
+    """A function or method call of the float network, its tensors replaced by their places among the inputs."""
+    places = {source: int8.Input(place) for place, source in enumerate(node.all_input_nodes)}
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), places.get)
+    return int8.Call(node.target, args, kwargs)
 
 
 def _pool(name: str, module: nn.Module, kind: str) -> int8.Int8Layer:

@@ -350,9 +350,11 @@ def _quantizer_behind(network: fx.GraphModule, node: fx.Node, name: str, quantiz
 
 
 def _inside_addition(node: fx.Node, decisions: dict[str, Decision]) -> bool:
-    """Is this a convolution that only an addition reads, so that an engine may fuse the two? One of the two inputs at most."""
+    """Is this a convolution that only an addition reads, so that an engine may fuse the two? One input at most."""
     reader = next(iter(node.users), None)
-    if kind_of(node) != "conv" or len(node.users) != 1 or kind_of(reader) != "add" or not _is_quantized(reader, decisions):
+    if kind_of(node) != "conv" or len(node.users) != 1 or kind_of(reader) != "add":
+        return False
+    if not (_is_quantized(node, decisions) and _is_quantized(reader, decisions)):
         return False
     first = reader.args[0]
     rival = first if first.op == "call_module" and "quantizers." in first.target else None

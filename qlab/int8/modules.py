@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_map
 
 from qlab.affine import QParams, dequantize
 from qlab.graph.report import Report
@@ -63,9 +64,9 @@ class Int8Conv2d(Weighted):
 
     op = "conv2d"
 
-    def added_kernel(self, engine, inputs: Sequence[QParams], output: QParams, relu: bool) -> Callable:
-        """The kernel of convolution + addition (+ relu) in one, for an engine that fuses them."""
-        options = {**self.options, "relu": relu}
+    def added_kernel(self, engine, inputs: Sequence[QParams], output: QParams, relu: bool, last: bool) -> Callable:
+        """The kernel of convolution + addition (+ relu) in one; ``last``: nobody reads the added value afterwards."""
+        options = {**self.options, "relu": relu, "overwrite_other": last}
         return engine.conv2d_add(self.weight, self.bias, self.weight_qparams, *inputs, output, **options)
 
 
@@ -171,6 +172,30 @@ class Float(Int8Layer):
         return self.module
 
 
+@dataclass(frozen=True)
+class Input:
+    """Stands for input number ``place`` among the arguments of a :class:`Call`."""
+
+    place: int
+
+
+class Call(nn.Module):
+    """A call of a function, or of a tensor's method given by name, with its other arguments filled in."""
+
+    def __init__(self, target: Callable | str, args: Sequence, kwargs: dict) -> None:
+        super().__init__()
+        self.target, self.args, self.kwargs = target, args, kwargs
+
+    def forward(self, *inputs: Tensor):
+        args, kwargs = tree_map(lambda a: inputs[a.place] if isinstance(a, Input) else a, (self.args, self.kwargs))
+        if isinstance(self.target, str):
+            return getattr(args[0], self.target)(*args[1:], **kwargs)
+        return self.target(*args, **kwargs)
+
+    def extra_repr(self) -> str:
+        return getattr(self.target, "__name__", str(self.target))
+
+
 LAYERS = {cls.op: cls for cls in (
     Int8Conv2d, Int8Linear, Int8Add, Int8Cat, Int8MaxPool2d, Int8AvgPool2d, Int8GlobalAvgPool2d, Int8Flatten,
     Requantize, Quantize, Dequantize, WeightOnly, Float,
@@ -233,7 +258,8 @@ class Int8Network(nn.Module):
                 f"the input is {x.dtype} {tuple(x.shape)}: this network takes float32 "
                 f"(N, {', '.join(map(str, self.program.input_shape))}), normalized as in training"
             )
-        return self._run(x)
+        with self._engine.running():
+            return self._run(x)
 
     def on(self, engine: str) -> Int8Network:
         """The same integers on another engine."""
@@ -245,27 +271,32 @@ class Int8Network(nn.Module):
 
     def _compile(self) -> tuple[str, Callable[[Tensor], Tensor]]:
         """The steps as the source of one Python function, and that function."""
-        grids, made_by = self.program.grids, {step.output: step for step in self.program.steps}
-        fused = self.program.inner if self._engine.fuses_add else frozenset()
+        steps, fused = self.program.steps, self.program.inner if self._engine.fuses_add else frozenset()
+        made_by = {step.output: step for step in steps}
+        last_reader = {value: number for number, step in enumerate(steps) for value in step.inputs}
         names: dict[str, Callable] = {}
         calls: list[tuple[str, tuple[int, ...], int]] = []
-        for number, step in enumerate(self.program.steps):
+        for number, step in enumerate(steps):
             if step.output in fused:
                 continue
-            layer, inputs, kind = self.layers[step.layer], step.inputs, self.layers[step.layer].op
-            inner = next((v for v in inputs if v in fused), None)
+            layer, inputs, name = self.layers[step.layer], step.inputs, f"{self.layers[step.layer].op}_{number}"
+            inner = next((value for value in inputs if value in fused), None)
             if inner is None:
-                kernel = layer.kernel(self._engine, [grids[v] for v in inputs], grids[step.output])
+                kernel = layer.kernel(self._engine, *self._grids(inputs, step.output))
             else:
-                convolution = made_by[inner]
                 other = inputs[1] if inputs[0] == inner else inputs[0]
-                inputs, kind = (*convolution.inputs, other), "conv2d_add"
-                kernel = self.layers[convolution.layer].added_kernel(
-                    self._engine, [grids[v] for v in inputs], grids[step.output], layer.options["relu"]
+                inputs, name = (*made_by[inner].inputs, other), f"conv2d_{name}"
+                convolution = self.layers[made_by[inner].layer]
+                last = last_reader[other] == number and other not in made_by[inner].inputs
+                kernel = convolution.added_kernel(
+                    self._engine, *self._grids(inputs, step.output), layer.options["relu"], last
                 )
-            names[f"{kind}_{number}"] = kernel
-            calls.append((f"{kind}_{number}", inputs, step.output))
+            names[name] = kernel
+            calls.append((name, inputs, step.output))
         return _link(calls, names)
+
+    def _grids(self, inputs: tuple[int, ...], output: int) -> tuple[list[QParams | None], QParams | None]:
+        return [self.program.grids[value] for value in inputs], self.program.grids[output]
 
 
 def _link(calls: list[tuple[str, tuple[int, ...], int]], names: dict[str, Callable]) -> tuple[str, Callable]:
