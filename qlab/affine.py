@@ -190,7 +190,7 @@ def quantize(x: torch.Tensor, qp: QParams) -> torch.Tensor:
 
     Like torch's operators it multiplies by ``1 / scale``; ONNX divides by ``scale``. The two differ, by one code,
     only for a value within rounding error of the middle between two codes, and never when scale is a power of two.
-    float64 is computed in float64, every other type in float32.
+    Codes of float64 are computed in float64, those of any other type in float32.
 
     >>> quantize(torch.tensor([-1.0, 0.0, 0.5, 1.5, 9.0]), QParams(1.0, 2, bits=3))
     tensor([1, 2, 2, 4, 7], dtype=torch.uint8)
@@ -208,10 +208,10 @@ def quantize(x: torch.Tensor, qp: QParams) -> torch.Tensor:
     return codes.to(torch.int32).to(_code_dtype(qp)).reshape(x.shape)  # torch is slow from float to uint8 directly
 
 
-def dequantize(codes: torch.Tensor, qp: QParams, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Codes -> the real numbers that they stand for: ``(code - zero_point) * scale``.
+def dequantize(codes: torch.Tensor, qp: QParams) -> torch.Tensor:
+    """Codes -> the real numbers that they stand for, in float32: ``(code - zero_point) * scale``.
 
-    codes is any integer tensor, of the shape that was quantized; the result has that shape and ``dtype``.
+    codes is any integer tensor, of the shape that was quantized; the result has that shape.
 
     >>> dequantize(torch.tensor([0, 2, 7]), QParams(0.5, 2, bits=3))
     tensor([-1.0000,  0.0000,  2.5000])
@@ -220,13 +220,12 @@ def dequantize(codes: torch.Tensor, qp: QParams, dtype: torch.dtype = torch.floa
     """
     if codes.is_floating_point() or codes.is_complex() or codes.dtype is torch.bool:
         raise ValueError(f"dequantize got {codes.dtype}: expected integer codes, such as quantize returns")
-    work = torch.float64 if dtype is torch.float64 else torch.float32
-    view, scale, zero_point = _align(codes.to(work), qp)
-    return view.sub(zero_point).mul_(scale).to(dtype).reshape(codes.shape)
+    view, scale, zero_point = _align(codes.float(), qp)
+    return view.sub(zero_point).mul_(scale).reshape(codes.shape)
 
 
 def fake_quantize(x: torch.Tensor, qp: QParams) -> torch.Tensor:
-    """``dequantize(quantize(x))`` in x's own type, with a straight-through gradient: what training sees of a grid.
+    """``dequantize(quantize(x))`` in x's own type and with a straight-through gradient: a grid as training sees it.
 
     Rounding has the gradient 0 almost everywhere, from which nothing can be learned. So the gradient passes as if
     there had been no rounding, but is 0 where x was clipped. It flows to x alone (learned scales: ``qlab.qat``).
@@ -257,7 +256,8 @@ class _StraightThrough(torch.autograd.Function):
         inverse = scale.reciprocal()
         ctx.save_for_backward(x, inverse, zero_point)
         ctx.limits = qmin, qmax
-        return _codes(x, inverse, zero_point, qmin, qmax).sub_(zero_point).mul_(scale)
+        codes = _codes(x, inverse, zero_point, qmin, qmax)
+        return codes.sub_(zero_point).to(torch.float32).mul_(scale).to(x.dtype)
 
     @staticmethod
     def backward(ctx, gradient):

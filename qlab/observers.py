@@ -24,6 +24,7 @@ from qlab.qconfig import QuantSpec
 
 BINS = 2048  # on either side of 0; as many as TensorRT's calibrator has
 BINS_PER_CHANNEL = 512  # a channel has fewer values, and there are many channels
+TRACE = 1e-4  # of one value: as much as MXNet's and ONNX Runtime's calibrators smooth a distribution
 SMALLEST_WIDTH = torch.finfo(torch.float32).tiny
 
 
@@ -306,7 +307,7 @@ class MSE(HistogramObserver):
     """The range whose grid makes the expected squared error of the values seen smallest: clipping against rounding.
 
     Each end is tried at 33 shares of the extreme value, from all of it to 1/256, then at 17 around the best: first
-    both ends together, then, for values on both sides of 0 on an affine grid, one end at a time.
+    both ends together, then, for values on both sides of 0 on an affine grid, one end at a time, twice in turn.
 
     >>> heavy_tailed = torch.distributions.StudentT(3.0).sample((10000,))
     >>> wide, narrow = MinMax(QuantSpec(bits=4)), MSE(QuantSpec(bits=4))
@@ -320,7 +321,7 @@ class MSE(HistogramObserver):
         both, low, high = torch.tensor([[1, 1], [1, 0], [0, 1]], dtype=torch.bool, device=extremes.device)[..., None]
         kept = torch.ones_like(extremes)  # the share of each end, shape (2, rows)
         one_sided = bool((extremes == 0).any(0).all())
-        for moved in (both,) if one_sided or self.spec.symmetric else (both, high, low):
+        for moved in (both,) if one_sided or self.spec.symmetric else (both, high, low, high, low):
             center = torch.ones_like(kept)
             for shares in (COARSE, FINE):
                 tried = (center[..., None] * 2.0 ** shares.to(kept)).clamp(max=1)  # (2, rows, shares)
@@ -414,19 +415,20 @@ def _kl(counts: torch.Tensor, borders: torch.Tensor) -> torch.Tensor:
     def running(per_bin: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.pad(per_bin.cumsum(0), (1, 0))
 
-    first, stop = borders[:, 0], borders[:, -1]
     up_to, terms = running(counts), running(torch.xlogy(counts, counts))
     levels, filled = up_to[borders].diff(dim=1), running((counts > 0).double())[borders].diff(dim=1)
+    first, stop = borders[:, :1], borders[:, -1:]
     clipped = levels.clone()  # the first distribution: with what lies beyond the ends piled up in the last bins
     surprise = terms[stop] - terms[first]
-    for end, level, beyond in ((first, 0, up_to[first]), (stop - 1, -1, up_to[-1] - up_to[stop])):
-        inside = counts[end]
-        clipped[:, level] += beyond
-        filled[:, level] += (inside == 0) & (beyond > 0)
+    for end, beyond in ((first, up_to[first]), (stop - 1, up_to[-1] - up_to[stop])):
+        level, inside = (borders <= end).sum(1, keepdim=True) - 1, counts[end]
+        clipped.scatter_add_(1, level, beyond)
+        filled.scatter_add_(1, level, ((inside == 0) & (beyond > 0)).double())
         surprise += torch.xlogy(inside + beyond, inside + beyond) - torch.xlogy(inside, inside)
     total, kept = clipped.sum(1).clamp(min=1), levels.sum(1).clamp(min=1)
-    spread = torch.xlogy(clipped, levels / filled.clamp(min=1)).sum(1)
-    return (surprise - spread) / total - total.log() + kept.log()
+    # a level that holds nothing but what was clipped would make the divergence infinite: give it a trace
+    spread = torch.xlogy(clipped, levels.clamp(min=TRACE) / filled.clamp(min=1)).sum(1)
+    return (surprise.squeeze(1) - spread) / total - total.log() + kept.log()
 
 
 OBSERVERS = {

@@ -1,0 +1,435 @@
+"""Observers: a histogram that does not care for order, and ranges that are what their names say."""
+
+from __future__ import annotations
+
+import copy
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qlab.affine import choose_qparams, fake_quantize
+from qlab.granularity import PerChannel, PerGroup
+from qlab.observers import (
+    MSE,
+    OBSERVERS,
+    Entropy,
+    Histogram,
+    MinMax,
+    MovingAverageMinMax,
+    Observer,
+    Percentile,
+    build,
+)
+from qlab.qconfig import QuantSpec
+
+NAMES = list(OBSERVERS)
+WEIGHT = QuantSpec(8, signed=True, symmetric=True, granularity=PerChannel(0), narrow_range=True)
+numbers = st.floats(width=32, allow_nan=False, allow_infinity=False)
+batches_of_numbers = st.lists(st.lists(numbers, min_size=1, max_size=6), min_size=1, max_size=6)
+
+
+def spec(name="minmax", **changes):
+    return QuantSpec(**{"observer": name, **changes})
+
+
+def after(observer, *batches):
+    """The observer, having seen the batches."""
+    for batch in batches:
+        observer(batch)
+    return observer
+
+
+def squared_error(x, qp):
+    return float((fake_quantize(x, qp) - x).double().square().sum())
+
+
+def data(kind, count=20_000):
+    """Seeded data of the shapes that networks have."""
+    x = torch.randn(count)
+    return {
+        "normal": x,
+        "relu": x.relu(),
+        "heavy": torch.distributions.StudentT(2.5).sample((count,)),
+        "outlier": torch.cat([x, torch.tensor([60.0])]),
+        "lopsided": (x + 1.5).clamp(min=-0.3),
+        "negative": -x.abs(),
+    }[kind]
+
+
+KINDS = ["normal", "relu", "heavy", "outlier", "lopsided", "negative"]
+
+
+class TestHistogram:
+    @settings(max_examples=300)
+    @given(batches_of_numbers, st.randoms(use_true_random=False))
+    def test_batches_in_any_order_give_the_histogram_of_one_pass(self, batches, random):
+        whole, parts, merged = (Histogram(1, 8) for _ in range(3))
+        whole.add(torch.tensor([[value for batch in batches for value in batch]]))
+        random.shuffle(batches)
+        for batch in batches:
+            one = Histogram(1, 8)
+            one.add(torch.tensor([batch]))
+            parts.add(torch.tensor([batch]))
+            merged.merge(one)
+        for histogram in (parts, merged):
+            assert torch.equal(histogram.counts, whole.counts) and torch.equal(histogram.width, whole.width)
+
+    @settings(max_examples=300)
+    @given(st.lists(numbers, min_size=1, max_size=20))
+    def test_a_bin_holds_the_values_that_truncate_to_its_number(self, values):
+        histogram = Histogram(1, 16)
+        histogram.add(torch.tensor([values]))
+        width = histogram.width.item()
+        assert math.frexp(width)[0] == 0.5
+        expected = np.bincount([math.trunc(value / width) + 15 for value in values], minlength=31)
+        assert histogram.counts[0].tolist() == expected.tolist()
+
+    @settings(max_examples=200)
+    @given(st.lists(numbers, min_size=1, max_size=9))
+    def test_the_bins_are_as_narrow_as_they_can_be(self, values):
+        histogram = Histogram(1, 16)
+        histogram.add(torch.tensor([values]))
+        width, largest = histogram.width.double().item(), max(abs(value) for value in values)
+        assert largest < 16 * width
+        assert largest >= 8 * width or width == torch.finfo(torch.float32).tiny
+
+    @settings(max_examples=100)
+    @given(st.integers(0, 2**32), st.integers(1, 5))
+    def test_rows_are_histograms_of_their_own(self, seed, rows):
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(rows, 30, generator=generator) * torch.randn(rows, 1, generator=generator).mul(20).exp2()
+        together = Histogram(rows, 32)
+        together.add(x[:, :10])
+        together.add(x[:, 10:])
+        for row in range(rows):
+            alone = Histogram(1, 32)
+            alone.add(x[row : row + 1])
+            assert torch.equal(together.counts[row], alone.counts[0]) and together.width[row] == alone.width
+
+    def test_edges_lie_on_multiples_of_the_width_and_bin_0_on_both_sides(self):
+        histogram = Histogram(2, 3)
+        histogram.add(torch.tensor([[2.5], [-5.0]]))
+        assert histogram.edges.tolist() == [[-3, -2, -1, 1, 2, 3], [-6, -4, -2, 2, 4, 6]]
+
+    def test_more_values_than_are_counted_at_a_time(self):
+        histogram, x = Histogram(1, 4), torch.arange(2**20 + 7).remainder(4).float()
+        histogram.add(x[None])
+        assert histogram.counts[0, 3:].tolist() == torch.bincount(x.int()).tolist()
+
+
+class TestEveryObserver:
+    @pytest.mark.parametrize("name", NAMES)
+    def test_seeing_nothing_is_no_range(self, name):
+        for observer in (build(spec(name)), after(build(spec(name)), torch.empty(0, 3))):
+            assert observer.seen == 0
+            with pytest.raises(ValueError, match=rf"{type(observer).__name__} has seen no data: .* Calibrate first"):
+                observer.qparams()
+
+    @pytest.mark.parametrize("name", NAMES)
+    @pytest.mark.parametrize("value", [0.0, 1.7, -1.7, 1e-20, 1e20])
+    @pytest.mark.parametrize("symmetric", [False, True])
+    def test_a_constant_has_a_grid_that_holds_it(self, name, value, symmetric):
+        qp = after(build(spec(name, signed=True, symmetric=symmetric)), torch.full((40,), value)).qparams()
+        assert fake_quantize(torch.tensor(value), qp).item() == pytest.approx(value, rel=0.01, abs=qp.scale.item() / 2)
+
+    @pytest.mark.parametrize("name", NAMES)
+    @pytest.mark.parametrize("bits", [1, 2, 4, 8, 12, 16])
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_the_range_lies_within_the_data_and_their_grid_is_valid(self, name, bits, kind):
+        x = data(kind, 500)
+        observer = after(build(spec(name, bits=bits)), x)
+        lo, hi = observer.range()
+        assert min(float(x.min()), 0) - 1e-6 <= lo <= hi <= max(float(x.max()), 0) + 1e-6
+        qp = observer.qparams()
+        assert qp.scale.shape == () and qp.bits == bits
+        if kind == "relu":
+            assert qp.zero_point == 0
+        if kind == "negative":
+            assert qp.zero_point == qp.qmax
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_per_channel_is_each_channel_alone(self, name):
+        x = torch.randn(5, 3, 40) * torch.tensor([0.01, 1.0, 300.0])[:, None]
+        qp = after(build(spec(name, granularity=PerChannel(-2))), x[:2], x[2:]).qparams()
+        assert qp.axis == -2 and qp.scale.shape == (3,)
+        if name == "moving_average":
+            return
+        for channel in range(3):
+            twice = x[:, channel].reshape(1, -1).expand(2, -1)  # one row alone would get finer bins
+            alone = after(build(spec(name, granularity=PerChannel(0))), twice).qparams()
+            assert alone.scale[0] == qp.scale[channel] and alone.zero_point[0] == qp.zero_point[channel]
+
+    @pytest.mark.parametrize("name", [name for name in NAMES if name != "moving_average"])
+    def test_order_and_size_of_the_batches_do_not_matter(self, name):
+        x = data("heavy", 999)
+        one = after(build(spec(name)), x)
+        many = after(build(spec(name)), *x.flip(0).split(100))
+        assert many.seen == one.seen == 999 and many.qparams() == one.qparams()
+
+    @pytest.mark.parametrize("name", [name for name in NAMES if name != "moving_average"])
+    @pytest.mark.parametrize("granularity", [PerChannel(0), QuantSpec().granularity])
+    def test_merging_two_observers_is_seeing_both_halves(self, name, granularity):
+        x = torch.randn(4, 100).exp()
+        form = spec(name, granularity=granularity)
+        left, right, empty = after(build(form), x[:, :30]), after(build(form), x[:, 30:]), build(form)
+        for part in (left, right, build(form)):
+            empty.merge(part)
+        assert empty.seen == 400 and empty.qparams() == after(build(form), x).qparams()
+        assert left.seen == 120 and left.qparams() == after(build(form), x[:, :30]).qparams()  # is not touched
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_reset_forgets_everything(self, name):
+        observer = after(build(spec(name)), torch.full((3, 2), 1000.0))
+        observer.reset()
+        assert observer.seen == 0
+        x = torch.randn(5)
+        assert after(observer, x).qparams() == after(build(spec(name)), x).qparams()
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_a_copy_goes_its_own_way(self, name):
+        observer = after(build(spec(name)), torch.ones(3))
+        before = observer.qparams()
+        after(copy.deepcopy(observer), torch.full((30,), 9.0))
+        assert observer.qparams() == before
+
+    @pytest.mark.parametrize("name", NAMES)
+    @pytest.mark.parametrize("make", [
+        lambda x: x.contiguous(memory_format=torch.channels_last), lambda x: x.transpose(0, 3), lambda x: x[:, :, ::2],
+        lambda x: x.double(), lambda x: x.half().float(), lambda x: x.requires_grad_(),
+    ])
+    def test_strides_and_types_do_not_matter(self, name, make):
+        x = make(torch.randn(3, 4, 5, 6))
+        qp = after(build(spec(name)), x).qparams()
+        assert qp == after(build(spec(name)), x.detach().float().contiguous()).qparams()
+        assert not qp.scale.requires_grad
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_halves_are_seen_as_they_are(self, dtype):
+        x = torch.randn(500).to(dtype)
+        for name in NAMES:
+            assert after(build(spec(name)), x).qparams() == after(build(spec(name)), x.float()).qparams()
+
+    def test_a_single_number_is_a_batch(self):
+        assert after(MinMax(spec()), torch.tensor(2.55)).qparams().scale.item() == pytest.approx(0.01)
+
+    @pytest.mark.parametrize("name", NAMES)
+    @pytest.mark.parametrize(("bad", "words"), [
+        ([math.nan, 1.0], "1 NaN and 0 infinite values of 2; expected finite"),
+        ([math.inf, -math.inf, 0.0], "0 NaN and 2 infinite values of 3; expected finite"),
+    ])
+    def test_nan_and_infinity_are_named_and_not_taken_in(self, name, bad, words):
+        observer = after(build(spec(name)), torch.ones(4))
+        before = observer.qparams()
+        with pytest.raises(ValueError, match=f"{type(observer).__name__}: the data hold {words}"):
+            observer(torch.tensor(bad))
+        assert observer.seen == 4 and observer.qparams() == before
+
+
+class TestMinMax:
+    @settings(max_examples=100)
+    @given(batches_of_numbers)
+    def test_the_range_is_that_of_everything_seen(self, batches):
+        lo, hi = after(MinMax(spec()), *(torch.tensor(batch) for batch in batches)).range()
+        every = [value for batch in batches for value in batch]
+        assert (lo.item(), hi.item()) == (min(every), max(every))
+
+    def test_per_group(self):
+        x = torch.randn(3, 8, 2)
+        qp = after(MinMax(spec(granularity=PerGroup(4), bits=4)), x).qparams()
+        groups = x.reshape(3, 4, 4)
+        assert qp == choose_qparams(groups.amin(2), groups.amax(2), bits=4, group_size=4)
+        assert qp.scale.shape == (3, 4)
+
+    def test_weights_are_never_clipped(self):
+        x = torch.randn(6, 20)
+        qp = after(MinMax(WEIGHT), x).qparams()
+        assert ((fake_quantize(x, qp) - x).abs().amax(1) <= qp.scale * 0.5001).all()
+
+
+class TestMovingAverage:
+    def test_the_average_follows_its_recurrence(self):
+        observer, lo, hi = MovingAverageMinMax(spec(), momentum=0.25), None, None
+        for batch in torch.randn(6, 50):
+            observer(batch)
+            lo = float(batch.min()) if lo is None else lo + 0.25 * (float(batch.min()) - lo)
+            hi = float(batch.max()) if hi is None else hi + 0.25 * (float(batch.max()) - hi)
+        assert [end.item() for end in observer.range()] == pytest.approx([lo, hi], rel=1e-5)
+
+    def test_one_wild_batch_hardly_moves_it(self):
+        observer = after(MovingAverageMinMax(spec()), *torch.rand(20, 100), torch.tensor([100.0]))
+        assert observer.range()[1] < 2.1
+
+    def test_merging_weighs_by_what_each_has_seen(self):
+        left = after(MovingAverageMinMax(spec()), torch.tensor([0.0, 0.0, 4.0]))
+        left.merge(after(MovingAverageMinMax(spec()), torch.tensor([8.0])))
+        assert [end.item() for end in left.range()] == [2.0, 5.0]
+
+    @pytest.mark.parametrize("momentum", [0, 1.5, -0.1, math.nan])
+    def test_a_momentum_is_a_share(self, momentum):
+        with pytest.raises(ValueError, match=f"momentum={momentum}: expected a share"):
+            MovingAverageMinMax(spec(), momentum=momentum)
+
+
+class TestPercentile:
+    @settings(max_examples=150)
+    @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60), st.sampled_from([60.0, 90.0, 99.0, 99.99]))
+    def test_it_is_the_percentile_to_within_a_bin(self, values, percentile):
+        x = torch.tensor(values)
+        observer = after(Percentile(spec(), percentile), x)
+        width = observer.histogram.width.double()
+        for end, share in zip(observer.range(), (1 - percentile / 100, percentile / 100)):
+            below, above = (torch.quantile(x.double(), share, interpolation=side) for side in ("lower", "higher"))
+            assert below - width <= end <= above + width
+
+    def test_100_is_min_max(self):
+        x = data("heavy", 1000)
+        assert after(Percentile(spec(), 100), x).qparams() == after(MinMax(spec()), x).qparams()
+
+    def test_one_outlier_in_ten_thousand_is_left_out(self):
+        assert after(Percentile(spec()), data("outlier")).range()[1] < 5
+
+    @pytest.mark.parametrize("percentile", [50, 0, 100.1, math.nan])
+    def test_a_percentile_is_between_50_and_100(self, percentile):
+        with pytest.raises(ValueError, match=f"percentile={percentile}: expected a number above 50"):
+            Percentile(spec(), percentile)
+
+
+class TestMSE:
+    @pytest.mark.parametrize("bits", [2, 3, 4, 8])
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("symmetric", [False, True])
+    def test_no_shrunken_range_has_a_smaller_error(self, bits, kind, symmetric):
+        """Measured on the values themselves, within 2 %: the histogram knows them only to a bin."""
+        x = data(kind)
+        form = spec("mse", bits=bits, signed=symmetric, symmetric=symmetric)
+        found = squared_error(x, after(MSE(form), x).qparams())
+        shares = torch.linspace(0.01, 1, 60).tolist()
+        lo, hi = min(float(x.min()), 0), max(float(x.max()), 0)
+        tried = [(share * lo, share * hi) for share in shares]
+        if not symmetric:
+            tried += [(share * lo, other * hi) for share in shares[::4] for other in shares[::4]]
+        best = min(squared_error(x, choose_qparams(*ends, bits, symmetric, symmetric)) for ends in tried)
+        assert found <= best * 1.02
+
+    @pytest.mark.parametrize("bits", [2, 4, 8, 16])
+    @pytest.mark.parametrize("symmetric", [False, True])
+    def test_the_expected_error_is_the_real_one_of_values_even_within_bins(self, bits, symmetric):
+        """Every bin filled evenly: then the closed form must equal the mean over the values."""
+        x = torch.linspace(-3, 5, 800_001, dtype=torch.float64)
+        x = x[x.abs() > 0.01]
+        observer = after(MSE(spec("mse", bits=bits, signed=True, symmetric=symmetric)), x.float())
+        for share in (0.1, 0.4, 1.0):
+            lo, hi = torch.tensor([[-3.0 * share]]), torch.tensor([[5.0 * share]])
+            expected = observer._squared_error(lo.double(), hi.double()).item()
+            qp = choose_qparams(lo.item(), hi.item(), bits, True, symmetric)
+            assert expected == pytest.approx(squared_error(x, qp), rel=0.02)
+
+    def test_known_clipping_of_a_gaussian_at_4_bits(self):
+        """The best uniform grid of 16 levels for N(0, 1) has steps of 0.3352: Max, "Quantizing for minimum
+        distortion" (1960), table 2."""
+        qp = after(MSE(spec("mse", bits=4)), torch.randn(400_000)).qparams()
+        assert qp.scale.item() == pytest.approx(0.3352, rel=0.02)
+
+    def test_exact_zeros_cost_nothing(self):
+        """A million zeros of ReLU must not change the range that the other values ask for."""
+        x = data("relu")
+        few, many = after(MSE(spec("mse", bits=4)), x), after(MSE(spec("mse", bits=4)), x, torch.zeros(1_000_000))
+        assert few.qparams() == many.qparams()
+
+
+class TestEntropy:
+    @pytest.mark.parametrize("kind", ["normal", "relu", "heavy", "outlier", "lopsided"])
+    @pytest.mark.parametrize(("bits", "signed"), [(8, False), (8, True), (4, False)])
+    def test_it_is_the_divergence_written_out(self, kind, bits, signed):
+        """The running sums against the pseudocode of Migacz (2017), slide 39, one bin at a time."""
+        observer = after(Entropy(spec("entropy", bits=bits, signed=signed, symmetric=signed)), data(kind))
+        qmin, qmax = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+        tried = torch.tensor([qmax - qmin, 400, 700, 1023], dtype=torch.float64)
+        ours = observer._divergence(0, tried, qmin, qmax).tolist()
+        for bins, divergence in zip(tried.int().tolist(), ours):
+            assert divergence == pytest.approx(_migacz(observer, bins), rel=1e-9, abs=1e-12)
+
+    def test_outliers_are_clipped(self):
+        lo, hi = after(Entropy(spec("entropy")), data("outlier")).range()
+        assert hi < 20 and lo > -6
+
+    def test_with_more_levels_than_bins_nothing_is_clipped(self):
+        x = data("outlier")
+        assert after(Entropy(spec("entropy", bits=16)), x).qparams() == after(MinMax(spec(bits=16)), x).qparams()
+
+
+def _migacz(observer, bins):
+    """KL divergence of one threshold, the slow way."""
+    counts, width = observer.histogram.counts[0].tolist(), float(observer.histogram.width)
+    zero = len(counts) // 2
+    counts[zero] = 0
+    ends = [max(float(observer.lo), -bins * width), min(float(observer.hi), bins * width)]
+    form = observer.spec
+    qp = choose_qparams(*ends, form.bits, form.signed, form.symmetric)
+    inside = range(-bins + 1, bins)
+    reference = {k: counts[zero + k] for k in inside}
+    reference[-bins + 1] += sum(counts[: zero - bins + 1])
+    reference[bins - 1] += sum(counts[zero + bins :])
+    level = {}
+    for k in inside:
+        middle = (k + (k > 0) / 2 - (k < 0) / 2) * width
+        code = math.floor(middle / float(qp.scale) + 0.5) + int(qp.zero_point)
+        level[k] = min(max(code, qp.qmin), qp.qmax)
+    mass, filled = {}, {}
+    for k in inside:
+        mass[level[k]] = mass.get(level[k], 0) + counts[zero + k]
+        filled[level[k]] = filled.get(level[k], 0) + (reference[k] > 0)
+    total, kept = sum(reference.values()), sum(mass.values())
+    divergence = 0.0
+    for k in inside:
+        if reference[k]:
+            candidate = max(mass[level[k]], 1e-4) / filled[level[k]] / kept
+            divergence += reference[k] / total * math.log(reference[k] / total / candidate)
+    return divergence
+
+
+class TestBuild:
+    @pytest.mark.parametrize("name", NAMES)
+    def test_by_name(self, name):
+        form = spec(name)
+        assert type(build(form)) is OBSERVERS[name] and build(form).spec is form
+
+    def test_by_any_callable(self):
+        assert build(spec(partial(Percentile, percentile=90))).percentile == 90
+
+    def test_an_observer_shows_its_spec(self):
+        assert repr(MinMax(spec(bits=4))).startswith("MinMax(QuantSpec(bits=4,")
+
+
+@pytest.mark.parametrize(("call", "words"), [
+    (lambda: build(spec("median")),
+     "observer 'median': expected one of minmax, moving_average, percentile, mse, entropy, or a callable"),
+    (lambda: MSE(spec("mse", granularity=PerGroup(4))), "MSE with PerGroup(size=4): a group has too few values"),
+    (lambda: MinMax(spec())(torch.arange(3)), "MinMax: got torch.int64; expected a floating tensor"),
+    (lambda: after(MinMax(WEIGHT), torch.ones(2, 3), torch.ones(3, 3)),
+     "MinMax: this batch has a scale of shape (3,), those before had (2,); expected the same channels"),
+    (lambda: MinMax(spec()).merge(MSE(spec("mse"))), "cannot merge MSE"),
+    (lambda: MinMax(spec()).merge(MinMax(spec(bits=4))), "expected the same class and spec"),
+    (lambda: after(MinMax(WEIGHT), torch.ones(2, 3)).merge(after(MinMax(WEIGHT), torch.ones(3, 3))),
+     "scales of shape (2,) and (3,) do not merge"),
+    (lambda: MinMax(spec(symmetric=True))(torch.tensor([1e300], dtype=torch.float64)), "expected finite float32"),
+    (lambda: after(MinMax(spec(symmetric=True)), torch.tensor([-1.0])).qparams(), "symmetric and unsigned with lo=-1.0"),
+])
+def test_bad_input_is_named_with_what_was_expected(call, words):
+    with pytest.raises(ValueError) as error:
+        call()
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize("call", [
+    lambda: after(Observer(spec()), torch.ones(1)), lambda: Observer(spec()).range(),
+    lambda: Observer(spec()).join(Observer(spec())),
+])
+def test_the_base_class_chooses_nothing(call):
+    with pytest.raises(TypeError, match="Observer chooses nothing: use MinMax"):
+        call()
