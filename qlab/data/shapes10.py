@@ -1,0 +1,211 @@
+"""shapes10: ten kinds of shapes, drawn on the spot, for a computer that has no copy of CIFAR-10.
+
+A picture is 32x32 pixels of colour, as in CIFAR-10: one shape of any size, turn and colour on a textured ground, with
+scraps behind it, a bar across it and noise over it. Each shape is a signed distance field (negative inside), which
+gives smooth edges without drawing at a higher resolution first (Quilez, "2D distance functions").
+
+The same seed gives the same pictures on every machine: the random numbers are PCG64's raw ones (numpy keeps those as
+they are, unlike its distributions), and of floating point only operations are used that IEEE 754 rounds one way
+(+ - * / sqrt), one at a time. A sum over an axis or a sine would differ in the last bit from one processor to the next.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from qlab.data.dataset import Dataset
+
+CLASSES = ("circle", "crescent", "cross", "heart", "hexagon", "ring", "semicircle", "square", "star", "triangle")
+SIZES = {"train": 20_000, "validation": 2_000, "test": 5_000}
+MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+SIDE = 32  # pixels
+CHUNK = 200  # pictures drawn at a time: their fields stay in the processor's cache
+
+# A turn in 256 steps; rounded to 14 bits, where every machine's cosine agrees.
+COSINE = np.array([round(math.cos(math.tau * k / 256) * 2**14) / 2**14 for k in range(256)], dtype=np.float32)
+ROWS, COLUMNS = np.indices((SIDE, SIDE), dtype=np.float32) - np.float32((SIDE - 1) / 2)
+
+Field = np.ndarray  # float32 (pictures, 32, 32)
+
+
+class Dice:
+    """Random numbers that are the same everywhere, always."""
+
+    def __init__(self, *seed: int) -> None:
+        self._bits = np.random.PCG64(np.random.SeedSequence(seed))
+
+    def integers(self, high: int, *shape: int) -> np.ndarray:
+        """int64 from 0 to high - 1 (at most 2^32)."""
+        raw = self._bits.random_raw(math.prod(shape)) >> np.uint64(32)
+        return ((raw * np.uint64(high)) >> np.uint64(32)).astype(np.int64).reshape(shape)
+
+    def uniform(self, low: float, high: float, *shape: int) -> np.ndarray:
+        """float32 from low to high."""
+        raw = (self._bits.random_raw(math.prod(shape)) >> np.uint64(40)).astype(np.float32)
+        return (raw * np.float32((high - low) / 2**24) + np.float32(low)).reshape(shape)
+
+    def noise(self, *shape: int) -> np.ndarray:
+        """float32 from -1 to 1, a triangle with its peak at 0 (standard deviation 0.41)."""
+        count = math.prod(shape)
+        raw = self._bits.random_raw(-(-count // 4)).astype("<u8").view(np.uint8).astype(np.float32)
+        return ((raw[0 : 2 * count : 2] + raw[1 : 2 * count : 2]) * np.float32(1 / 255) - 1).reshape(shape)
+
+
+def shapes10(split: str = "train", seed: int = 0) -> Dataset:
+    """The ``split`` ("train" 20,000 pictures, "validation" 2,000, "test" 5,000) of shapes10, drawn now.
+
+    Another ``seed`` gives other pictures of the same kind. Raises ValueError when there is no such split.
+
+    >>> data = shapes10("validation")
+    >>> data.images.shape, data.classes[data.labels[0]]
+    (torch.Size([2000, 3, 32, 32]), 'circle')
+    """
+    if split not in SIZES:
+        raise ValueError(f"split {split!r}: expected one of {', '.join(map(repr, SIZES))}")
+    count = SIZES[split] // len(CLASSES)
+    images = [draw(label, count, Dice(seed, list(SIZES).index(split), label)) for label in range(len(CLASSES))]
+    labels = torch.arange(len(CLASSES)).repeat(count)  # one of each class in turn
+    together = torch.from_numpy(np.stack(images, 1).reshape(-1, 3, SIDE, SIDE))
+    source = "shapes10" if seed == 0 else f"shapes10, seed {seed}"
+    return Dataset(together, labels, CLASSES, source, split, MEAN, STD)
+
+
+def draw(label: int, count: int, dice: Dice) -> np.ndarray:
+    """``count`` pictures of class ``label``: uint8 (count, 3, 32, 32)."""
+    pictures = np.empty((count, 3, SIDE, SIDE), np.uint8)
+    for start in range(0, count, CHUNK):
+        part = pictures[start : start + CHUNK]
+        n = len(part)
+        ground = dice.uniform(40, 215, n, 3, 1, 1)
+        picture = ground + texture(n, dice)
+        for _ in range(3):
+            picture = paint(picture, scrap(n, dice), dice.uniform(0, 255, n, 3, 1, 1))
+        shape, inside = place(FIELDS[CLASSES[label]], n, dice)
+        picture = paint(picture, shape, another_colour(ground, n, dice) + inside)
+        picture = paint(picture, bar(n, dice), dice.uniform(0, 255, n, 3, 1, 1))
+        picture = picture + dice.noise(n, 3, SIDE, SIDE) * dice.uniform(5, 40, n, 1, 1, 1)
+        part[...] = np.minimum(np.maximum(picture + np.float32(0.5), 0), 255)
+    return pictures
+
+
+def paint(picture: np.ndarray, distance: Field, colour: np.ndarray) -> np.ndarray:
+    """``colour`` where ``distance`` (in pixels) is negative; an edge pixel gets its share."""
+    cover = np.minimum(np.maximum(np.float32(0.5) - distance, 0), 1)[:, None]
+    return picture + (colour - picture) * cover
+
+
+def another_colour(ground: np.ndarray, n: int, dice: Dice) -> np.ndarray:
+    """A colour at a random distance from the ground's, from hard to see to glaring: (n, 3, 1, 1)."""
+    step = dice.uniform(40, 120, n, 1, 1, 1) * dice.uniform(0.4, 1, n, 3, 1, 1)
+    up = dice.integers(2, n, 3, 1, 1).astype(np.float32) * 2 - 1
+    colour = ground + step * up
+    return np.where((colour < 0) | (colour > 255), ground - step * up, colour)
+
+
+def texture(n: int, dice: Dice) -> np.ndarray:
+    """Cloudy colours and stripes to lay over a ground: float32 (n, 3, 32, 32) around zero."""
+    corners = dice.uniform(-1, 1, n, 3, 6, 6)
+    place = np.arange(SIDE, dtype=np.float32) * np.float32(5 / SIDE)
+    low = place.astype(np.int64)
+    share = place - low.astype(np.float32)
+    across = corners[..., low] + (corners[..., low + 1] - corners[..., low]) * share
+    clouds = across[:, :, low] + (across[:, :, low + 1] - across[:, :, low]) * share[:, None]
+    cosine, sine = turn(n, dice)
+    waves = (COLUMNS * cosine + ROWS * sine) * dice.uniform(0.06, 0.25, n, 1, 1)
+    stripes = np.abs(waves - np.floor(waves) - np.float32(0.5)) * 4 - 1  # a triangle wave
+    depth = np.maximum(dice.uniform(-25, 25, n, 1, 1, 1), 0)  # half of the pictures have no stripes
+    return clouds * dice.uniform(10, 50, n, 1, 1, 1) + stripes[:, None] * depth * dice.uniform(0.3, 1, n, 3, 1, 1)
+
+
+def turn(n: int, dice: Dice) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine and sine of n random angles: float32 (n, 1, 1) each."""
+    angle = dice.integers(256, n, 1, 1)
+    return COSINE[angle], COSINE[(angle + 192) % 256]
+
+
+def place(field: Callable[[Field, Field], Field], n: int, dice: Dice) -> tuple[Field, np.ndarray]:
+    """A shape somewhere in the picture: its distance in pixels, and a gradient (n, 3, 32, 32) to colour its inside."""
+    radius = dice.uniform(6, 12, n, 1, 1)
+    cosine, sine = turn(n, dice)
+    x, y = (COLUMNS - dice.uniform(-6, 6, n, 1, 1)) / radius, (ROWS - dice.uniform(-6, 6, n, 1, 1)) / radius
+    u, v = x * cosine + y * sine, y * cosine - x * sine
+    stretch = dice.uniform(0.85, 1.18, n, 1, 1)
+    inside = u[:, None] * dice.uniform(-25, 25, n, 3, 1, 1)
+    return field(u * stretch, v / stretch) * radius, inside
+
+
+def scrap(n: int, dice: Dice) -> Field:
+    """A small oval or a short stroke anywhere: distance in pixels."""
+    cosine, sine = turn(n, dice)
+    x, y = COLUMNS - dice.uniform(-16, 16, n, 1, 1), ROWS - dice.uniform(-16, 16, n, 1, 1)
+    u, v = x * cosine + y * sine, y * cosine - x * sine
+    u = np.maximum(np.abs(u) - dice.uniform(0, 5, n, 1, 1), 0)
+    return np.sqrt(u * u + v * v) - dice.uniform(0.7, 2.5, n, 1, 1)
+
+
+def bar(n: int, dice: Dice) -> Field:
+    """A bar from edge to edge, 1 to 4 pixels wide, not far from the middle: distance in pixels."""
+    cosine, sine = turn(n, dice)
+    away = COLUMNS * cosine + ROWS * sine - dice.uniform(-12, 12, n, 1, 1)
+    return np.abs(away) - dice.uniform(0.5, 2, n, 1, 1)
+
+
+# --- the ten distance fields: x, y in units of the shape's radius
+
+def circle(x: Field, y: Field) -> Field:
+    return np.sqrt(x * x + y * y) - np.float32(0.9)
+
+
+def ring(x: Field, y: Field) -> Field:
+    return np.abs(np.sqrt(x * x + y * y) - np.float32(0.72)) - np.float32(0.22)
+
+
+def crescent(x: Field, y: Field) -> Field:
+    bite = x - np.float32(0.5)
+    return np.maximum(np.sqrt(x * x + y * y) - 1, np.float32(0.8) - np.sqrt(bite * bite + y * y))
+
+
+def semicircle(x: Field, y: Field) -> Field:
+    y = y + np.float32(0.45)
+    return np.maximum(np.sqrt(x * x + y * y) - 1, -y)
+
+
+def square(x: Field, y: Field) -> Field:
+    return np.maximum(np.abs(x), np.abs(y)) - np.float32(0.8)
+
+
+def cross(x: Field, y: Field) -> Field:
+    x, y = np.abs(x), np.abs(y)
+    return np.maximum(np.maximum(x, y) - 1, np.minimum(x, y) - np.float32(0.32))
+
+
+def triangle(x: Field, y: Field) -> Field:
+    return np.maximum(np.abs(x) * np.float32(0.866) - y * np.float32(0.5), y) - np.float32(0.55)
+
+
+def hexagon(x: Field, y: Field) -> Field:
+    x, y = np.abs(x), np.abs(y)
+    return np.maximum(x * np.float32(0.866) + y * np.float32(0.5), y) - np.float32(0.85)
+
+
+def heart(x: Field, y: Field) -> Field:
+    """A square on its corner and two half discs on its upper sides."""
+    x, y = np.abs(x), np.float32(0.2) - y
+    u, v = x - np.float32(0.4), y - np.float32(0.4)
+    return np.minimum((x + np.abs(y)) * np.float32(0.7071) - np.float32(0.566), np.sqrt(u * u + v * v) - np.float32(0.566))
+
+
+def star(x: Field, y: Field) -> Field:
+    """Five half planes; a point of the star is what lies in all of them but one."""
+    first = second = np.float32(-9)
+    for cosine, sine in ((0.0, 1.0), (0.9511, 0.309), (0.5878, -0.809), (-0.5878, -0.809), (-0.9511, 0.309)):
+        side = x * np.float32(cosine) + y * np.float32(sine)
+        first, second = np.maximum(first, side), np.maximum(second, np.minimum(first, side))
+    return second - np.float32(0.34)
+
+
+FIELDS = {field.__name__: field for field in (circle, crescent, cross, heart, hexagon, ring, semicircle, square, star, triangle)}
