@@ -5,10 +5,10 @@ A grid of 2**bits equally spaced real numbers stands for all of them:
     code  = clamp(round(x / scale) + zero_point, qmin, qmax)        quantize
     value = (code - zero_point) * scale                             dequantize
 
-Jacob et al., "Quantization and training of neural networks for efficient integer-arithmetic-only inference" (2018),
-equation 1. Zero is always exactly on the grid (code ``zero_point``), because padding and ReLU make so many zeros.
-The straight-through gradient is that of Bengio et al. (2013); its zero outside the clipping range that of
-Hubara et al., "Binarized neural networks" (2016).
+Jacob et al., "Quantization and training of neural networks for efficient integer-arithmetic-only inference"
+(2018), equation 1. Zero is always exactly on the grid (code ``zero_point``), because padding and ReLU make so
+many zeros. The straight-through gradient is that of Bengio et al. (2013); its zero outside the clipping range
+that of Hubara et al., "Binarized neural networks" (2016).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from qlab.granularity import Granularity, PerChannel, PerGroup, PerTensor
 
 Number = float | torch.Tensor
-SMALLEST_SCALE = torch.finfo(torch.float32).tiny  # below it 1 / scale may overflow, and steps lose their precision
+SMALLEST_SCALE = torch.finfo(torch.float32).tiny  # below it 1 / scale may overflow, and steps lose digits
 
 
 def grid_limits(bits: int, signed: bool, narrow_range: bool = False) -> tuple[int, int]:
@@ -44,8 +44,8 @@ def grid_limits(bits: int, signed: bool, narrow_range: bool = False) -> tuple[in
         raise ValueError(f"bits={bits!r}: expected a whole number from 1 to 16")
     if not signed:
         if narrow_range:
-            raise ValueError("narrow_range=True with signed=False: only a signed grid has a lowest code to spare; "
-                             "pass signed=True, or narrow_range=False")
+            raise ValueError("narrow_range=True with signed=False: only a signed grid has a lowest code to "
+                             "spare; pass signed=True, or narrow_range=False")
         return 0, 2**bits - 1
     if narrow_range and bits == 1:
         raise ValueError("bits=1 with narrow_range=True leaves the single code 0: expected at least 2 bits")
@@ -59,10 +59,11 @@ class QParams:
     - ``scale``: float32, the distance of two neighbours on the grid; finite and not below 1.2e-38.
     - ``zero_point``: int32, the code of the value 0; ``qmin <= zero_point <= qmax``.
     - Both have shape () per tensor, (channels,) with ``axis``, (rows, groups a row) with ``group_size``.
-    - The values are ``(code - zero_point) * scale`` for the codes qmin to qmax; the largest is a finite float32.
+    - The values are ``(code - zero_point) * scale`` for the codes qmin to qmax; the largest is a finite
+      float32.
 
-    All of that is checked when a QParams is made, and not again when it is used. Both tensors are constants: no
-    gradient flows into them.
+    All of that is checked when a QParams is made, and not again when it is used. Both tensors are constants:
+    no gradient flows into them.
 
     >>> qp = QParams(scale=0.5, zero_point=10, bits=4)
     >>> qp.qmin, qp.qmax
@@ -82,7 +83,8 @@ class QParams:
     def __post_init__(self) -> None:
         zero_point = torch.as_tensor(self.zero_point)
         if zero_point.is_floating_point() or zero_point.dtype is torch.bool:
-            raise ValueError(f"zero_point {zero_point} is {zero_point.dtype}: a zero point is a code, an integer")
+            raise ValueError(f"zero_point {zero_point} is {zero_point.dtype}: a zero point is a code, an "
+                             "integer")
         scale = torch.as_tensor(self.scale, dtype=torch.float32, device=zero_point.device)
         if isinstance(self.scale, torch.Tensor):
             scale, zero_point = self.scale.detach().to(torch.float32), zero_point.to(self.scale.device)
@@ -106,7 +108,8 @@ class QParams:
         """Which values share a scale."""
         if self.group_size is not None:
             if self.axis is not None:
-                raise ValueError(f"axis={self.axis} and group_size={self.group_size}: expected one of the two")
+                raise ValueError(f"axis={self.axis} and group_size={self.group_size}: expected one of the "
+                                 "two")
             return PerGroup(self.group_size)
         return PerTensor() if self.axis is None else PerChannel(self.axis)
 
@@ -118,18 +121,21 @@ class QParams:
         """Two grids are equal when every code has the same meaning in both."""
         if not isinstance(other, QParams):
             return NotImplemented
-        same_form = (self.qmin, self.qmax, self.granularity) == (other.qmin, other.qmax, other.granularity)
-        same_scale = torch.equal(self.scale, other.scale.to(self.scale.device))
-        return same_form and same_scale and torch.equal(self.zero_point, other.zero_point.to(self.scale.device))
+        if (self.qmin, self.qmax, self.granularity) != (other.qmin, other.qmax, other.granularity):
+            return False
+        other = other.to(self.scale.device)
+        return torch.equal(self.scale, other.scale) and torch.equal(self.zero_point, other.zero_point)
 
 
 def choose_qparams(lo: Number, hi: Number, bits: int = 8, signed: bool = False, symmetric: bool = False,
-                   narrow_range: bool = False, axis: int | None = None, group_size: int | None = None) -> QParams:
+                   narrow_range: bool = False, axis: int | None = None,
+                   group_size: int | None = None) -> QParams:
     """The grid that covers the values from lo to hi, widened to contain 0.
 
-    lo and hi are numbers, or tensors of the scale's shape with ``axis`` (one entry a channel) or ``group_size``
-    (rows, groups a row). ``symmetric`` puts the zero point at 0: a signed grid gets the smallest scale that covers
-    both ends, an unsigned one needs lo >= 0. A range of nothing but 0 gets scale 1, on which 0 is exact.
+    lo and hi are numbers, or tensors of the scale's shape with ``axis`` (one entry a channel) or
+    ``group_size`` (rows, groups a row). ``symmetric`` puts the zero point at 0: a signed grid gets the
+    smallest scale that covers both ends, an unsigned one needs lo >= 0. A range of nothing but 0 gets scale
+    1, on which 0 is exact.
 
     >>> qp = choose_qparams(-1.0, 3.0, bits=2)
     >>> qp.scale, qp.zero_point
@@ -139,21 +145,21 @@ def choose_qparams(lo: Number, hi: Number, bits: int = 8, signed: bool = False, 
     >>> choose_qparams(-1.0, 3.0, bits=2, signed=True, symmetric=True).scale
     tensor(3.)
 
-    Raises ValueError for lo > hi, NaN or infinite ends, a range whose step float32 cannot hold, a symmetric grid
-    that cannot hold the range (unsigned with lo < 0, or 1 signed bit, which has no positive code), and shapes that
-    do not fit.
+    Raises ValueError for lo > hi, NaN or infinite ends, a range whose step float32 cannot hold, a symmetric
+    grid that cannot hold the range (unsigned with lo < 0, or 1 signed bit, which has no positive code), and
+    shapes that do not fit.
     """
     qmin, qmax = grid_limits(bits, signed, narrow_range)
     lo, hi = _float64_pair(lo, hi)
     if symmetric and signed and qmax == 0:
-        raise ValueError("bits=1, signed and symmetric: the codes are -1 and 0, so no positive number has one; "
-                         "use bits=2 with narrow_range=True (-1, 0, 1), or symmetric=False")
+        raise ValueError("bits=1, signed and symmetric: the codes are -1 and 0, so no positive number has "
+                         "one; use bits=2 with narrow_range=True (-1, 0, 1), or symmetric=False")
     if symmetric and not signed and bool((lo < 0).any()):
-        raise ValueError(f"symmetric and unsigned with lo={_first(lo, lo < 0)}: an unsigned grid whose zero point is "
-                         "0 holds no negative number; use signed=True, or symmetric=False")
+        raise ValueError(f"symmetric and unsigned with lo={_first(lo, lo < 0)}: an unsigned grid whose zero "
+                         "point is 0 holds no negative number; use signed=True, or symmetric=False")
     scale, zero_point = fit_grid(lo, hi, qmin, qmax, symmetric)
     span = hi - lo
-    good = (span >= 0) & (span < inf) & (scale >= SMALLEST_SCALE) & (scale < inf)  # NaN fails every comparison
+    good = (span >= 0) & (span < inf) & (scale >= SMALLEST_SCALE) & (scale < inf)  # NaN fails all of these
     if not bool(good.all()):
         raise ValueError(_range_error(lo, hi, scale, bits))
     return QParams(scale, zero_point, bits, signed, axis, group_size, narrow_range)
@@ -161,10 +167,10 @@ def choose_qparams(lo: Number, hi: Number, bits: int = 8, signed: bool = False, 
 
 def fit_grid(lo: torch.Tensor, hi: torch.Tensor, qmin: int, qmax: int,
              symmetric: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """The arithmetic of :func:`choose_qparams`, without its checks: float64 ends of any shape -> scale, zero point.
+    """The arithmetic of :func:`choose_qparams` without its checks: float64 ends of any shape -> parameters.
 
-    The zero point is rounded, so one end of the range may stand up to half a step outside the grid: no further
-    than the error of every other value.
+    The zero point is rounded, so one end of the range may stand up to half a step outside the grid: no
+    further than the error of every other value.
 
     >>> lo, hi = torch.tensor([-1.0, 0.0]).double(), torch.tensor([1.0, 0.0]).double()
     >>> fit_grid(lo, hi, 0, 255, symmetric=False)
@@ -182,30 +188,30 @@ def fit_grid(lo: torch.Tensor, hi: torch.Tensor, qmin: int, qmax: int,
 
 
 def quantize(x: torch.Tensor, qp: QParams) -> torch.Tensor:
-    """Real numbers -> codes: ``clamp(round(x / scale) + zero_point, qmin, qmax)``, halves to the even neighbour.
+    """Real numbers -> codes: ``clamp(round(x / scale) + zero_point, qmin, qmax)``, halves to the even code.
 
-    x is any floating tensor; the codes have its shape. Their type is the smallest that holds the grid: int8 for up
-    to 8 signed bits, uint8 for 8 unsigned ones, int16 for all others except 16 unsigned bits, which need uint16.
-    (torch's uint16 knows no arithmetic and no comparison but ==: write ``codes.int()`` first.)
+    x is any floating tensor; the codes have its shape. Their type is the smallest that holds the grid: int8
+    for up to 8 signed bits, uint8 for 8 unsigned ones, int16 for all others except 16 unsigned bits, which
+    need uint16. (torch's uint16 knows no arithmetic and no comparison but ==: write ``codes.int()`` first.)
 
-    Like torch's operators it multiplies by ``1 / scale``; ONNX divides by ``scale``. The two differ, by one code,
-    only for a value within rounding error of the middle between two codes, and never when scale is a power of two.
-    Codes of float64 are computed in float64, those of any other type in float32.
+    Like torch's operators it multiplies by ``1 / scale``; ONNX divides by ``scale``. The two differ, by one
+    code, only for a value within rounding error of the middle between two codes, and never when scale is a
+    power of two. Codes of float64 are computed in float64, those of any other type in float32.
 
     >>> quantize(torch.tensor([-1.0, 0.0, 0.5, 1.5, 9.0]), QParams(1.0, 2, bits=3))
     tensor([1, 2, 2, 4, 7], dtype=torch.uint8)
 
-    Raises ValueError for NaN and infinite values (an infinity means that something went wrong before), for tensors
-    that are not floating, and for a shape that the scale does not fit.
+    Raises ValueError for NaN and infinite values (an infinity means that something went wrong before), for
+    tensors that are not floating, and for a shape that the scale does not fit.
     """
     view, scale, zero_point = _align(x, qp)
-    # A sum is finite only if every term is: one cheap pass. It may overflow without cause, so look again if not.
+    # A sum is finite only if every term is: one cheap pass. But it may overflow, so look again if it is not.
     if not bool(torch.isfinite(view.sum())) and not bool(torch.isfinite(view).all()):
-        raise ValueError(f"quantize: x holds {int(x.isnan().sum())} NaN and {int(x.isinf().sum())} infinite values "
-                         f"of {x.numel()}; expected finite numbers. Look at what computed x, or mend it with "
-                         "torch.nan_to_num(x)")
+        raise ValueError(f"quantize: x holds {int(x.isnan().sum())} NaN and {int(x.isinf().sum())} infinite "
+                         f"values of {x.numel()}; expected finite numbers. Look at what computed x, or mend "
+                         "it with torch.nan_to_num(x)")
     codes = _codes(view, scale.reciprocal(), zero_point, qp.qmin, qp.qmax)
-    return codes.to(torch.int32).to(_code_dtype(qp)).reshape(x.shape)  # torch is slow from float to uint8 directly
+    return codes.to(torch.int32).to(_code_dtype(qp)).reshape(x.shape)  # straight to uint8 torch takes longer
 
 
 def dequantize(codes: torch.Tensor, qp: QParams) -> torch.Tensor:
@@ -225,14 +231,16 @@ def dequantize(codes: torch.Tensor, qp: QParams) -> torch.Tensor:
 
 
 def fake_quantize(x: torch.Tensor, qp: QParams) -> torch.Tensor:
-    """``dequantize(quantize(x))`` in x's own type and with a straight-through gradient: a grid as training sees it.
+    """``dequantize(quantize(x))`` in x's type, with a straight-through gradient: a grid as training sees it.
 
-    Rounding has the gradient 0 almost everywhere, from which nothing can be learned. So the gradient passes as if
-    there had been no rounding, but is 0 where x was clipped. It flows to x alone (learned scales: ``qlab.qat``).
+    Rounding has the gradient 0 almost everywhere, from which nothing can be learned. So the gradient passes
+    as if there had been no rounding, but is 0 where x was clipped. It flows to x alone (learned scales:
+    ``qlab.qat``).
 
-    It gives the bits of torch.fake_quantize_per_tensor_affine and its per-channel sister, but does not call them: on
-    a CPU they take 10 to 20 times as long, turn NaN into a number, and the latter clips huge values to the wrong
-    end. Nothing is checked here, as a training step does it for every tensor: NaN stays NaN, infinities are clipped.
+    It gives the bits of torch.fake_quantize_per_tensor_affine and its per-channel sister, but does not call
+    them: on a CPU they take 10 to 20 times as long, turn NaN into a number, and the latter clips huge values
+    to the wrong end. Nothing is checked here, as a training step does it for every tensor: NaN stays NaN,
+    infinities are clipped.
 
     >>> x = torch.tensor([-1.0, 0.2, 0.4, 9.0], requires_grad=True)
     >>> y = fake_quantize(x, QParams(0.5, 0, bits=3))
@@ -263,14 +271,16 @@ class _StraightThrough(torch.autograd.Function):
     def backward(ctx, gradient):
         x, inverse, zero_point = ctx.saved_tensors
         qmin, qmax = ctx.limits
-        # Computed again rather than kept: x lives on anyway, a mask would cost memory. hardtanh passes the gradient
-        # strictly between its ends, hence one code further; it does in one pass what compare and multiply do in two.
+        # Computed again rather than kept: x lives on anyway, a mask would cost memory. hardtanh passes the
+        # gradient strictly between its ends, hence one code further; it does in one pass what compare and
+        # multiply do in two.
         codes = torch.mul(x, inverse).round_().add_(zero_point)
         return torch.ops.aten.hardtanh_backward(gradient, codes, qmin - 1, qmax + 1), None, None, None, None
 
 
-def _codes(x: torch.Tensor, inverse: torch.Tensor, zero_point: torch.Tensor, qmin: int, qmax: int) -> torch.Tensor:
-    """The formula at the head of this file; whole numbers, still in x's floating type, in one piece of new memory."""
+def _codes(x: torch.Tensor, inverse: torch.Tensor, zero_point: torch.Tensor,
+           qmin: int, qmax: int) -> torch.Tensor:
+    """The formula at the head of this file: whole numbers in x's floating type, in one new tensor."""
     return torch.mul(x, inverse).round_().add_(zero_point).clamp_(qmin, qmax)
 
 
@@ -291,8 +301,8 @@ def _align(x: torch.Tensor, qp: QParams) -> tuple[torch.Tensor, torch.Tensor, to
     granularity = qp.granularity
     if granularity.scale_shape(x.shape) != tuple(qp.scale.shape):
         raise ValueError(f"x of shape {tuple(x.shape)} does not fit {granularity} with a scale of shape "
-                         f"{tuple(qp.scale.shape)}: expected a scale of shape {granularity.scale_shape(x.shape)}; "
-                         "make the QParams from a tensor shaped like x")
+                         f"{tuple(qp.scale.shape)}: expected a scale of shape "
+                         f"{granularity.scale_shape(x.shape)}; make the QParams from a tensor shaped like x")
     return granularity.align(work, qp.scale, qp.zero_point.to(work.dtype))
 
 
@@ -301,7 +311,8 @@ def _float64_pair(lo: Number, hi: Number) -> tuple[torch.Tensor, torch.Tensor]:
     device = next((end.device for end in (lo, hi) if isinstance(end, torch.Tensor)), None)
     lo, hi = (torch.as_tensor(end, dtype=torch.float64, device=device).detach() for end in (lo, hi))
     if lo.shape != hi.shape:
-        raise ValueError(f"lo of shape {tuple(lo.shape)} and hi of shape {tuple(hi.shape)}: expected the same shape")
+        raise ValueError(f"lo of shape {tuple(lo.shape)} and hi of shape {tuple(hi.shape)}: expected the "
+                         "same shape")
     return lo, hi
 
 
@@ -311,38 +322,41 @@ def _range_error(lo: torch.Tensor, hi: torch.Tensor, scale: torch.Tensor, bits: 
     bad = no_range if bool(no_range.any()) else ~((scale >= SMALLEST_SCALE) & (scale < inf))
     where = f" at index {bad.nonzero()[0].tolist()}" if bad.ndim else ""
     if bad is no_range:
-        return (f"lo={_first(lo, bad)}, hi={_first(hi, bad)}{where}: expected finite numbers with lo <= hi. Swap them "
-                "if they are in the wrong order; NaN or infinity comes from the data: look there")
-    return (f"the range from {_first(lo, bad)} to {_first(hi, bad)}{where} needs a scale of {_first(scale, bad):.3g} "
-            f"at {bits} bits: expected {SMALLEST_SCALE:.3g} to 3.4e+38. Multiply the data by a power of two, or set "
-            "values as small as these to 0")
+        return (f"lo={_first(lo, bad)}, hi={_first(hi, bad)}{where}: expected finite numbers with lo <= hi. "
+                "Swap them if they are in the wrong order; NaN or infinity comes from the data: look there")
+    return (f"the range from {_first(lo, bad)} to {_first(hi, bad)}{where} needs a scale of "
+            f"{_first(scale, bad):.3g} at {bits} bits: expected {SMALLEST_SCALE:.3g} to 3.4e+38. Multiply "
+            "the data by a power of two, or set values as small as these to 0")
 
 
 def _check_shapes(scale: torch.Tensor, zero_point: torch.Tensor, granularity: Granularity) -> None:
-    """ValueError when scale and zero point do not have the same shape, or not the one their granularity has."""
+    """ValueError when scale and zero point differ in shape, or have not as many axes as their granularity."""
     ndim = {PerTensor: 0, PerChannel: 1, PerGroup: 2}[type(granularity)]
     if scale.ndim != ndim or scale.shape != zero_point.shape:
-        raise ValueError(f"scale of shape {tuple(scale.shape)} and zero_point of shape {tuple(zero_point.shape)} with "
-                         f"{granularity}: expected both with {ndim} dimensions. Shape () goes with neither axis nor "
-                         "group_size, (channels,) with axis, (rows, groups a row) with group_size")
+        raise ValueError(f"scale of shape {tuple(scale.shape)} and zero_point of shape "
+                         f"{tuple(zero_point.shape)} with {granularity}: expected both with {ndim} "
+                         "dimensions. Shape () goes with neither axis nor group_size, (channels,) with axis, "
+                         "(rows, groups a row) with group_size")
 
 
 def _check_grid(scale: torch.Tensor, zero_point: torch.Tensor, qmin: int, qmax: int) -> None:
     """ValueError when a scale is no usable float32, a zero point no code, or the grid's far end overflows."""
     zero_point = zero_point.to(torch.float32)
-    farthest = torch.maximum(zero_point - qmin, qmax - zero_point)  # in steps from 0; too many if 0 is off the grid
+    farthest = torch.maximum(zero_point - qmin, qmax - zero_point)  # in steps; too many if 0 is off the grid
     good = (scale >= SMALLEST_SCALE) & (farthest <= qmax - qmin) & (farthest * scale < inf)
     if bool(good.all()):
         return
     bad_scale, bad_zero = ~((scale >= SMALLEST_SCALE) & (scale < inf)), farthest > qmax - qmin
     if bool(bad_scale.any()):
         raise ValueError(f"scale {_first(scale, bad_scale)}: expected a finite number of at least "
-                         f"{SMALLEST_SCALE:.3g}, as a smaller one underflows; choose_qparams(lo, hi) makes a valid one")
+                         f"{SMALLEST_SCALE:.3g}, as a smaller one underflows; choose_qparams(lo, hi) makes a "
+                         "valid one")
     if bool(bad_zero.any()):
-        raise ValueError(f"zero_point {_first(zero_point, bad_zero):.0f}: expected a code from {qmin} to {qmax}, as 0 "
-                         "must be on the grid; choose_qparams(lo, hi) makes a valid one")
-    raise ValueError(f"scale {_first(scale, ~good)}: the value of the farthest code overflows float32; expected less "
-                     f"than 3.4e+38 / {qmax - qmin}. Multiply the data by a power of two below 1")
+        raise ValueError(f"zero_point {_first(zero_point, bad_zero):.0f}: expected a code from {qmin} to "
+                         f"{qmax}, as 0 must be on the grid; choose_qparams(lo, hi) makes a valid one")
+    raise ValueError(f"scale {_first(scale, ~good)}: the value of the farthest code overflows float32; "
+                     f"expected less than 3.4e+38 / {qmax - qmin}. Multiply the data by a power of two below "
+                     "1")
 
 
 def _first(values: torch.Tensor, where: torch.Tensor) -> float:

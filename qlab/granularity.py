@@ -1,8 +1,8 @@
 """Which values of a tensor share one scale: all of them, those of one channel, or those of one group.
 
-The fewer values share a scale, the tighter it fits them, and the more scales must be stored and multiplied by.
-Per-channel weights: Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference" (2018).
-Groups of consecutive weights: Shen et al., "Q-BERT" (2020); Frantar et al., "GPTQ" (2023).
+The fewer values share a scale, the tighter it fits them, and the more scales must be stored and multiplied
+by. Per-channel weights: Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference"
+(2018). Groups of consecutive weights: Shen et al., "Q-BERT" (2020); Frantar et al., "GPTQ" (2023).
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ import torch
 
 @dataclass(frozen=True)
 class Granularity:
-    """What :class:`PerTensor`, :class:`PerChannel` and :class:`PerGroup` have in common; use one of these three."""
+    """What :class:`PerTensor`, :class:`PerChannel` and :class:`PerGroup` share; use one of the three."""
 
     def scale_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The shape of the scale of a tensor of this shape; ValueError when the two do not fit."""
-        raise TypeError(f"{type(self).__name__} is no granularity: use PerTensor(), PerChannel(axis) or PerGroup(size)")
+        raise TypeError(f"{type(self).__name__} is no granularity: use PerTensor, PerChannel or PerGroup")
 
     def align(self, x: torch.Tensor, *parameters: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """x and the tensors of ``scale_shape(x.shape)``, viewed so that they broadcast against x."""
         return (x, *parameters)
 
     def blocks(self, x: torch.Tensor) -> torch.Tensor:
-        """x with one row for each scale, which holds the values that share it: shape (scales, values a scale).
+        """x with one row for each scale, made of the values that share it: shape (scales, values a scale).
 
-        The order within a row is memory's where that saves a copy (a channels_last picture need not be rearranged).
+        The order within a row is memory's where that saves a copy (a channels_last picture need not be
+        rearranged).
         """
         return x.permute(_memory_order(x)).reshape(1, -1)
 
@@ -51,7 +52,8 @@ class PerTensor(Granularity):
 class PerChannel(Granularity):
     """One scale for every index of one axis; a negative axis counts from the end, as everywhere in torch.
 
-    A convolution's weight (64 output channels, 3, 7, 7) has a scale of shape (64,), one for each output channel:
+    A convolution's weight (64 output channels, 3, 7, 7) has a scale of shape (64,), one for each output
+    channel:
 
     >>> PerChannel(0).scale_shape((64, 3, 7, 7))
     (64,)
@@ -67,7 +69,8 @@ class PerChannel(Granularity):
     def scale_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         if not -len(shape) <= self.axis < len(shape):
             allowed = f"{-len(shape)} to {len(shape) - 1}" if len(shape) else "none: use PerTensor()"
-            raise ValueError(f"axis {self.axis} is not in a tensor of shape {tuple(shape)}: its axes are {allowed}")
+            raise ValueError(f"axis {self.axis} is not in a tensor of shape {tuple(shape)}: its axes are "
+                             f"{allowed}")
         return (shape[self.axis],)
 
     def align(self, x: torch.Tensor, *parameters: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -83,10 +86,10 @@ class PerChannel(Granularity):
 
 @dataclass(frozen=True)
 class PerGroup(Granularity):
-    """One scale for every ``size`` consecutive values of a row; a row is all that stands behind the first axis.
+    """One scale for every ``size`` consecutive values of a row; a row is all that is behind the first axis.
 
-    A linear layer's weight (4096 outputs, 11008 inputs) has 11008 / 64 = 172 scales a row, and a convolution's
-    weight (64, 32, 3, 3), whose rows are 288 long, has 9 in groups of 32:
+    A linear layer's weight (4096 outputs, 11008 inputs) has 11008 / 64 = 172 scales a row, and a
+    convolution's weight (64, 32, 3, 3), whose rows are 288 long, has 9 in groups of 32:
 
     >>> PerGroup(64).scale_shape((4096, 11008))
     (4096, 172)
@@ -99,7 +102,8 @@ class PerGroup(Granularity):
     def __post_init__(self) -> None:
         _require_int("group size", self.size)
         if self.size < 1:
-            raise ValueError(f"group size {self.size}: expected at least 1 value a group, such as PerGroup(64)")
+            raise ValueError(f"group size {self.size}: expected at least 1 value a group, such as "
+                             "PerGroup(64)")
 
     def scale_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         if not shape:

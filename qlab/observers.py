@@ -1,20 +1,20 @@
 """Which range should a grid cover? Observers watch the data and choose.
 
-A wide range clips nothing but makes every step coarse; a narrow one gives fine steps and clips the rare large values.
+A wide range clips nothing but makes every step coarse; a narrow one gives fine steps and clips the rare large
+values.
 
 - ``MinMax`` clips nothing, ``MovingAverageMinMax`` forgets old batches: Jacob et al. (2018), section 3.1.
-- ``Percentile`` clips a fixed share of the values: McKinstry et al. (2018); Wu et al., "Integer quantization for deep
-  learning inference" (2020), section 3.
-- ``MSE`` makes the expected squared error smallest: Banner et al., "Post training 4-bit quantization" (2019); Nagel et
-  al., "A white paper on neural network quantization" (2021), section 3.1.
+- ``Percentile`` clips a fixed share of the values: McKinstry et al. (2018); Wu et al., "Integer quantization
+  for deep learning inference" (2020), section 3.
+- ``MSE`` makes the expected squared error smallest: Banner et al., "Post training 4-bit quantization" (2019);
+  Nagel et al., "A white paper on neural network quantization" (2021), section 3.1.
 - ``Entropy`` keeps the distribution's shape: Migacz, "8-bit inference with TensorRT" (2017).
 
-What collects is apart from what decides: the last three share one :class:`Histogram` and differ in one function.
+What collects is apart from what decides: the last three share one :class:`Histogram` and differ in one
+function.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 
@@ -29,10 +29,10 @@ SMALLEST_WIDTH = torch.finfo(torch.float32).tiny
 
 
 class Observer:
-    """Sees tensors, one call each, and then chooses the grid: ``observer(x)`` as often as you like, then ``qparams()``.
+    """Sees tensors and then chooses a grid for them: ``observer(x)`` any number of times, then ``qparams()``.
 
-    A subclass says what it keeps of a batch (``collect``), the range it chooses (``range``), and how it joins what
-    another observer has seen (``join``). ``seen`` counts the values so far.
+    A subclass says what it keeps of a batch (``collect``), the range it chooses (``range``), and how it joins
+    what another observer has seen (``join``). ``seen`` counts the values so far.
 
     >>> observer = MinMax(QuantSpec(bits=8))
     >>> observer(torch.tensor([0.0, 1.0])); observer(torch.tensor([[2.55]]))
@@ -50,26 +50,28 @@ class Observer:
         self.scale_shape: tuple[int, ...] | None = None
 
     def __call__(self, x: torch.Tensor) -> None:
-        """Take in a batch. Raises ValueError for NaN, infinity, integers, and a batch with other channels than before.
+        """Take in a batch. Raises ValueError for NaN, infinity, integers, and other channels than before.
 
         >>> MinMax(QuantSpec())(torch.tensor([1.0, float("nan")]))
         Traceback (most recent call last):
-        ValueError: MinMax: the data hold 1 NaN and 0 infinite values of 2; expected finite float32 numbers. ...
+        ValueError: MinMax: the data hold 1 NaN and 0 infinite values of 2; expected finite ...
         """
         if not x.is_floating_point():
             raise ValueError(f"{self._name}: got {x.dtype}; expected a floating tensor, write x.float()")
         scale_shape = self.spec.granularity.scale_shape(x.shape)
         if self.scale_shape not in (None, scale_shape):
             raise ValueError(f"{self._name}: this batch has a scale of shape {scale_shape}, those before had "
-                             f"{self.scale_shape}; expected the same channels in each. Call reset() to start anew")
+                             f"{self.scale_shape}; expected the same channels in each. Call reset() to start "
+                             "anew")
         if x.numel() == 0:
             return
         rows = self.spec.granularity.blocks(x.detach()).float()
         lo, hi = rows.amin(1), rows.amax(1)
         if not bool((lo.isfinite() & hi.isfinite()).all()):  # both carry NaN along
-            raise ValueError(f"{self._name}: the data hold {int(rows.isnan().sum())} NaN and {int(rows.isinf().sum())} "
-                             f"infinite values of {x.numel()}; expected finite float32 numbers. Find the layer or the "
-                             "picture they come from: no range covers them")
+            raise ValueError(f"{self._name}: the data hold {int(rows.isnan().sum())} NaN and "
+                             f"{int(rows.isinf().sum())} infinite values of {x.numel()}; expected finite "
+                             "float32 numbers. Find the layer or the picture they come from: no range covers "
+                             "them")
         self.collect(rows, lo, hi)
         self.seen += x.numel()
         self.scale_shape = scale_shape
@@ -79,7 +81,7 @@ class Observer:
 
         >>> MinMax(QuantSpec()).qparams()
         Traceback (most recent call last):
-        ValueError: MinMax has seen no data: expected at least one value. Calibrate first: qlab.calibrate(prepared, ...)
+        ValueError: MinMax has seen no data: expected at least one value. Calibrate first: ...
         """
         if self.seen == 0:
             raise ValueError(f"{self._name} has seen no data: expected at least one value. Calibrate first: "
@@ -91,15 +93,15 @@ class Observer:
                               group_size=granularity.size if isinstance(granularity, PerGroup) else None)
 
     def merge(self, other: Observer) -> None:
-        """Take in what another observer of the same kind has seen, as from another process or half of the data."""
+        """Take in what another observer of the same kind has seen, as in another process."""
         if type(other) is not type(self) or other.spec != self.spec:
-            raise ValueError(f"{self._name} for {self.spec} cannot merge {other._name} for {other.spec}: expected the "
-                             "same class and spec")
+            raise ValueError(f"{self._name} for {self.spec} cannot merge {other._name} for {other.spec}: "
+                             "expected the same class and spec")
         if other.seen == 0:
             return
         if self.scale_shape not in (None, other.scale_shape):
-            raise ValueError(f"{self._name}: scales of shape {self.scale_shape} and {other.scale_shape} do not merge; "
-                             "expected observers of the same tensor")
+            raise ValueError(f"{self._name}: scales of shape {self.scale_shape} and {other.scale_shape} do "
+                             "not merge; expected observers of the same tensor")
         self.join(other)
         self.seen += other.seen
         self.scale_shape = other.scale_shape
@@ -143,18 +145,21 @@ class MinMax(Observer):
         self._cover(other.lo, other.hi)
 
     def _cover(self, lo: torch.Tensor, hi: torch.Tensor) -> None:
-        self.lo, self.hi = (lo, hi) if self.seen == 0 else (torch.minimum(self.lo, lo), torch.maximum(self.hi, hi))
+        if self.seen:
+            lo, hi = torch.minimum(self.lo, lo), torch.maximum(self.hi, hi)
+        self.lo, self.hi = lo, hi
 
 
 class MovingAverageMinMax(MinMax):
-    """The average of the batches' ranges, in which the newest weighs ``momentum``: follows weights that move (QAT).
+    """The average of the batches' ranges, the newest weighing ``momentum``: follows a network in training.
 
     >>> observer = MovingAverageMinMax(QuantSpec(), momentum=0.5)
     >>> observer(torch.tensor([0.0, 2.0])); observer(torch.tensor([0.0, 4.0]))
     >>> observer.range()
     (tensor([0.]), tensor([3.]))
 
-    Merging weighs the two averages by the values they have seen. Raises ValueError for a momentum outside 0 to 1.
+    Merging weighs the two averages by the values they have seen. Raises ValueError for a momentum outside 0
+    to 1.
     """
 
     def __init__(self, spec: QuantSpec, momentum: float = 0.01) -> None:
@@ -170,17 +175,20 @@ class MovingAverageMinMax(MinMax):
         self._move(other.lo, other.hi, other.seen / (self.seen + other.seen))
 
     def _move(self, lo: torch.Tensor, hi: torch.Tensor, weight: float) -> None:
-        self.lo, self.hi = (lo, hi) if weight == 1 else (self.lo.lerp(lo, weight), self.hi.lerp(hi, weight))
+        if weight < 1:
+            lo, hi = self.lo.lerp(lo, weight), self.hi.lerp(hi, weight)
+        self.lo, self.hi = lo, hi
 
 
 class Histogram:
     """How many values lie where, for each row, in bins whose width is a power of two.
 
-    Bin k holds the values with ``trunc(x / width) == k``, for -bins < k < bins: bin 0 reaches from -width to width and
-    stands for 0, the exact zeros of ReLU and padding among them. The width is the smallest that reaches the largest
-    value. When a larger one comes, the width doubles and bins merge in pairs (bin 0 with both its neighbours), and as
-    every edge is a multiple of a power of two, this is exact: the counts do not depend on the order or the size of
-    the batches. (Bins that share out the range seen so far, as in torch.ao's HistogramObserver, must interpolate.)
+    Bin k holds the values with ``trunc(x / width) == k``, for -bins < k < bins: bin 0 reaches from -width to
+    width and stands for 0, the exact zeros of ReLU and padding among them. The width is the smallest that
+    reaches the largest value. When a larger one comes, the width doubles and bins merge in pairs (bin 0 with
+    both its neighbours), and as every edge is a multiple of a power of two, this is exact: the counts do not
+    depend on the order or the size of the batches. (Bins that share out the range seen so far, as in
+    torch.ao's HistogramObserver, must interpolate.)
 
     >>> histogram = Histogram(rows=1, bins=4)
     >>> histogram.add(torch.tensor([[0.0, 0.0, 1.0, 3.0]])); histogram.width, histogram.counts
@@ -195,7 +203,7 @@ class Histogram:
         self.counts = torch.zeros(rows, 2 * bins - 1, dtype=torch.int64, device=device)
 
     def add(self, values: torch.Tensor, largest: torch.Tensor | None = None) -> None:
-        """Count finite float32 values of shape (rows, any number). ``largest``: each row's magnitude, where known."""
+        """Count finite float32 values of shape (rows, any number). ``largest``: each row's, if known."""
         self._widen(self._fitting(values.abs().amax(1) if largest is None else largest))
         if len(self.counts) == 1:
             for part in values[0].split(2**20):  # what is made on the way then stays in the processor's cache
@@ -204,7 +212,8 @@ class Histogram:
                 self.counts[0] += torch.bincount(codes, minlength=self.counts.shape[1])
             return
         codes = (values / self.width[:, None]).to(torch.int32).add_(self.bins - 1)
-        codes += self.counts.shape[1] * torch.arange(len(codes), dtype=torch.int32, device=codes.device)[:, None]
+        row = torch.arange(len(codes), dtype=torch.int32, device=codes.device)[:, None]
+        codes += row * self.counts.shape[1]
         self.counts += torch.bincount(codes.flatten(), minlength=self.counts.numel()).view_as(self.counts)
 
     def merge(self, other: Histogram) -> None:
@@ -248,8 +257,8 @@ class HistogramObserver(MinMax):
 
     def __init__(self, spec: QuantSpec) -> None:
         if isinstance(spec.granularity, PerGroup):
-            raise ValueError(f"{self._name} with {spec.granularity}: a group has too few values for a histogram; "
-                             "expected PerTensor or PerChannel, or observer='minmax' for groups")
+            raise ValueError(f"{self._name} with {spec.granularity}: a group has too few values for a "
+                             "histogram; expected PerTensor or PerChannel, or observer='minmax' for groups")
         super().__init__(spec)
 
     def reset(self) -> None:
@@ -284,7 +293,8 @@ class Percentile(HistogramObserver):
 
     def __init__(self, spec: QuantSpec, percentile: float = 99.99) -> None:
         if not 50 < percentile <= 100:
-            raise ValueError(f"percentile={percentile}: expected a number above 50 and at most 100, such as 99.99")
+            raise ValueError(f"percentile={percentile}: expected a number above 50 and at most 100, such as "
+                             "99.99")
         self.percentile = percentile
         super().__init__(spec)
 
@@ -304,10 +314,11 @@ class Percentile(HistogramObserver):
 
 
 class MSE(HistogramObserver):
-    """The range whose grid makes the expected squared error of the values seen smallest: clipping against rounding.
+    """The range whose grid makes the expected squared error smallest: clipping against rounding.
 
-    Each end is tried at 33 shares of the extreme value, from all of it to 1/256, then at 17 around the best: first
-    both ends together, then, for values on both sides of 0 on an affine grid, one end at a time, twice in turn.
+    Each end is tried at 33 shares of the extreme value, from all of it to 1/256, then at 17 around the best:
+    first both ends together, then, for values on both sides of 0 on an affine grid, one end at a time, twice
+    in turn.
 
     >>> heavy_tailed = torch.distributions.StudentT(3.0).sample((10000,))
     >>> wide, narrow = MinMax(QuantSpec(bits=4)), MSE(QuantSpec(bits=4))
@@ -318,7 +329,8 @@ class MSE(HistogramObserver):
 
     def range(self) -> tuple[torch.Tensor, torch.Tensor]:
         extremes = torch.stack([self.lo.clamp(max=0), self.hi.clamp(min=0)]).double()
-        both, low, high = torch.tensor([[1, 1], [1, 0], [0, 1]], dtype=torch.bool, device=extremes.device)[..., None]
+        moves = torch.tensor([[1, 1], [1, 0], [0, 1]], dtype=torch.bool, device=extremes.device)
+        both, low, high = moves[..., None]
         kept = torch.ones_like(extremes)  # the share of each end, shape (2, rows)
         one_sided = bool((extremes == 0).any(0).all())
         for moved in (both,) if one_sided or self.spec.symmetric else (both, high, low, high, low):
@@ -335,12 +347,12 @@ class MSE(HistogramObserver):
     def _squared_error(self, lo: torch.Tensor, hi: torch.Tensor) -> torch.Tensor:
         """The squared error of each range, summed over the histogram; lo, hi and the result: (rows, ranges).
 
-        Values are even within a bin, so their error is the integral of (x - grid(x))**2 over it. Where the code (less
-        the zero point) is n, the integral from 0 to x = u * scale is scale**3 * (n / 12 + (u - n)**3 / 3): a whole
-        step adds 1/12, and beyond the grid's ends (u - n) just grows.
+        Values are even within a bin, so their error is the integral of (x - grid(x))**2 over it. Where the
+        code (less the zero point) is n, the integral from 0 to x = u * scale is
+        scale**3 * (n / 12 + (u - n)**3 / 3): a whole step adds 1/12, and beyond the grid's ends u - n grows.
         """
         density, edges = self._density()
-        # sum of density * (integral at the right edge - at the left one), with the terms of each edge put together
+        # sum of density * (integral at the right edge - at the left one), the terms of each edge together
         weight = torch.nn.functional.pad(density, (1, 0)) - torch.nn.functional.pad(density, (0, 1))
         qmin, qmax = grid_limits(self.spec.bits, self.spec.signed, self.spec.narrow_range)
         grids = fit_grid(lo, hi, qmin, qmax, self.spec.symmetric)
@@ -354,7 +366,7 @@ class MSE(HistogramObserver):
         return torch.cat(errors, 1)
 
     def _density(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Values per bin and unit of length, and the bins' edges, from the first bin that is used to the last one."""
+        """Values per bin and unit of length, and the bins' edges, from the first bin in use to the last."""
         counts, edges = self.histogram.counts, self.histogram.edges
         used = counts.any(0).nonzero()
         first, last = int(used[0]), int(used[-1])
@@ -368,13 +380,14 @@ FINE = torch.arange(-8, 9) / 32
 
 
 class Entropy(HistogramObserver):
-    """The range that keeps the most information: least Kullback-Leibler divergence of the quantized distribution.
+    """The range that keeps most information: least Kullback-Leibler divergence of the quantized distribution.
 
-    Migacz (2017): values beyond a threshold are clipped to it, and the levels within it each spread their values
-    evenly over their (not empty) bins. What was clipped piles up in the last bin of the first distribution but is not
-    in the second one, so that the divergence of the two weighs clipping against coarse steps. Up to 100 thresholds
-    are tried, from one with as many bins as the grid has levels; with no more bins than levels nothing is clipped.
-    Bin 0 is left out: 0 is exact on every grid, and the many zeros of ReLU would drown all else.
+    Migacz (2017): values beyond a threshold are clipped to it, and the levels within it each spread their
+    values evenly over their (not empty) bins. What was clipped piles up in the last bin of the first
+    distribution but is not in the second one, so that the divergence of the two weighs clipping against
+    coarse steps. Up to 100 thresholds are tried, from one with as many bins as the grid has levels; with no
+    more bins than levels nothing is clipped. Bin 0 is left out: 0 is exact on every grid, and the many zeros
+    of ReLU would drown all else.
 
     >>> observer = Entropy(QuantSpec(bits=8))
     >>> observer(torch.cat([torch.rand(10000), torch.tensor([4.0])]))
@@ -394,15 +407,17 @@ class Entropy(HistogramObserver):
         return torch.maximum(self.lo.double(), -threshold), torch.minimum(self.hi.double(), threshold)
 
     def _divergence(self, row: int, tried: torch.Tensor, qmin: int, qmax: int) -> torch.Tensor:
-        """KL(clipped distribution || quantized one) of one row, for each number of bins within the threshold."""
+        """KL(clipped distribution || quantized one) of a row, for each number of bins below the threshold."""
         zero = self.histogram.bins - 1
         counts = self.histogram.counts[row].double()
         counts[zero] = 0
-        lo, hi = (float(end) / float(self.histogram.width[row]) for end in (self.lo[row], self.hi[row]))  # in bins
-        scale, zero_point = fit_grid((-tried).clamp(min=lo), tried.clamp(max=hi), qmin, qmax, self.spec.symmetric)
-        # A code's bins are those whose middle (k + 1/2, or k - 1/2 for negative k) rounds to it: from one border to
-        # the next. Borders beyond the threshold are moved onto it.
-        border = (torch.arange(qmin, qmax, device=counts.device) + 0.5 - zero_point[:, None]) * scale[:, None].double()
+        lo, hi = (float(end[row] / self.histogram.width[row]) for end in (self.lo, self.hi))  # in bins
+        ends = (-tried).clamp(min=lo), tried.clamp(max=hi)
+        scale, zero_point = fit_grid(*ends, qmin, qmax, self.spec.symmetric)
+        # A code's bins are those whose middle (k + 1/2, or k - 1/2 for negative k) rounds to it: from one
+        # border to the next. Borders beyond the threshold are moved onto it.
+        half_codes = torch.arange(qmin, qmax, device=counts.device) + 0.5
+        border = (half_codes - zero_point[:, None]) * scale[:, None].double()
         bins = torch.where(border > 0, (border - 0.5).ceil().clamp(min=1), (border + 0.5).ceil().clamp(max=0))
         borders = bins.long() + zero
         first, stop = (zero - tried.long() + 1)[:, None], (zero + tried.long())[:, None]
@@ -411,14 +426,14 @@ class Entropy(HistogramObserver):
 
 
 def _kl(counts: torch.Tensor, borders: torch.Tensor) -> torch.Tensor:
-    """Divergence for each row of borders between levels, from running sums: a few numbers a level, not one a bin."""
+    """Divergence for each row of borders between levels, from running sums: no work for single bins."""
     def running(per_bin: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.pad(per_bin.cumsum(0), (1, 0))
 
     up_to, terms = running(counts), running(torch.xlogy(counts, counts))
     levels, filled = up_to[borders].diff(dim=1), running((counts > 0).double())[borders].diff(dim=1)
     first, stop = borders[:, :1], borders[:, -1:]
-    clipped = levels.clone()  # the first distribution: with what lies beyond the ends piled up in the last bins
+    clipped = levels.clone()  # the first distribution, where what lies beyond the ends is in the last bins
     surprise = terms[stop] - terms[first]
     for end, beyond in ((first, up_to[first]), (stop - 1, up_to[-1] - up_to[stop])):
         level, inside = (borders <= end).sum(1, keepdim=True) - 1, counts[end]
@@ -449,11 +464,12 @@ def build(spec: QuantSpec) -> Observer:
     >>> build(QuantSpec(observer=partial(Percentile, percentile=99.9))).percentile
     99.9
 
-    Raises ValueError for a name that is none of "minmax", "moving_average", "percentile", "mse" and "entropy".
+    Raises ValueError for a name that is none of "minmax", "moving_average", "percentile", "mse" and
+    "entropy".
     """
     if callable(spec.observer):
         return spec.observer(spec)
     if spec.observer not in OBSERVERS:
-        raise ValueError(f"observer {spec.observer!r}: expected one of {', '.join(OBSERVERS)}, or a callable that makes "
-                         "an observer from a QuantSpec")
+        raise ValueError(f"observer {spec.observer!r}: expected one of {', '.join(OBSERVERS)}, or a callable "
+                         "that makes an observer from a QuantSpec")
     return OBSERVERS[spec.observer](spec)

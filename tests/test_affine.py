@@ -1,11 +1,10 @@
-"""Scale and zero point: the same bits as torch and onnxruntime, the laws of a uniform grid, and the words of errors."""
+"""Scale and zero point: the same bits as torch and onnxruntime, the laws of a grid, the words of errors."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 import torch
@@ -17,12 +16,19 @@ import qlab
 from qlab.affine import QParams, choose_qparams, dequantize, fake_quantize, fit_grid, grid_limits, quantize
 
 # Tests alone may touch torch's historical quantized tensors; making one warns since torch 2.13.
-historical = pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor, torch.quantize_per_channel:UserWarning")
+historical = pytest.mark.filterwarnings(
+    "ignore:torch.quantize_per_tensor, torch.quantize_per_channel:UserWarning"
+)
 settings.register_profile("parity", parent=settings.get_profile("qlab"), max_examples=500)
 parity = settings.get_profile("parity")
 
-FORMS = [(bits, signed, narrow) for bits in range(1, 17) for signed in (False, True) for narrow in (False, True)
-         if not narrow or (signed and bits > 1)]
+FORMS = [
+    (bits, signed, narrow)
+    for bits in range(1, 17)
+    for signed in (False, True)
+    for narrow in (False, True)
+    if not narrow or (signed and bits > 1)
+]
 floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
 scales = st.floats(2.0**-100, 2.0**100, width=32)
 
@@ -37,7 +43,7 @@ def grids(draw, forms=tuple(FORMS), scale=scales):
 
 @st.composite
 def values_on(draw, qp):
-    """Values around a grid, half of them at or beside the middle between two codes, and anything else float32 holds."""
+    """Values around a grid, half of them at or beside the middle of two codes, and any other float32."""
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
     codes = torch.randint(2 * qp.qmin - qp.qmax - 1, 2 * qp.qmax - qp.qmin + 2, (2, 16), generator=generator)
     steps = codes - qp.zero_point + torch.tensor([[0.0], [0.5]])
@@ -48,7 +54,11 @@ def values_on(draw, qp):
 def same_bits(a, b):
     """Equal to the last bit, the sign of zero included."""
     view = {2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
-    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.contiguous().view(view), b.contiguous().view(view))
+    return (
+        a.dtype == b.dtype
+        and a.shape == b.shape
+        and torch.equal(a.contiguous().view(view), b.contiguous().view(view))
+    )
 
 
 class TestEqualsTorch:
@@ -57,8 +67,12 @@ class TestEqualsTorch:
     @given(st.data())
     def test_per_tensor(self, data):
         qp = data.draw(grids(((8, False, False), (8, True, False))))
-        x = data.draw(values_on(qp)).clamp(qp.scale * -(2.0**30), qp.scale * 2.0**30)  # theirs wraps around beyond
-        theirs = torch.quantize_per_tensor(x, qp.scale, qp.zero_point, torch.qint8 if qp.signed else torch.quint8)
+        x = data.draw(values_on(qp)).clamp(
+            qp.scale * -(2.0**30), qp.scale * 2.0**30
+        )  # theirs wraps around beyond
+        theirs = torch.quantize_per_tensor(
+            x, qp.scale, qp.zero_point, torch.qint8 if qp.signed else torch.quint8
+        )
         assert torch.equal(quantize(x, qp), theirs.int_repr())
         assert same_bits(dequantize(quantize(x, qp), qp), theirs.dequantize())
 
@@ -76,7 +90,9 @@ class TestEqualsTorch:
     @given(st.data())
     def test_fake_quantize(self, data):
         qp = data.draw(grids())
-        x = data.draw(values_on(qp)).clamp(qp.scale * -(2.0**62), qp.scale * 2.0**62)  # theirs wraps around beyond
+        x = data.draw(values_on(qp)).clamp(
+            qp.scale * -(2.0**62), qp.scale * 2.0**62
+        )  # theirs wraps around beyond
         theirs = torch.fake_quantize_per_tensor_affine(x, qp.scale, qp.zero_point, qp.qmin, qp.qmax)
         assert same_bits(fake_quantize(x, qp), theirs)
 
@@ -84,7 +100,9 @@ class TestEqualsTorch:
     @given(st.data())
     def test_fake_quantize_per_channel(self, data):
         x, qp = data.draw(channels(FORMS))
-        theirs = torch.fake_quantize_per_channel_affine(x, qp.scale, qp.zero_point, qp.axis % x.ndim, qp.qmin, qp.qmax)
+        theirs = torch.fake_quantize_per_channel_affine(
+            x, qp.scale, qp.zero_point, qp.axis % x.ndim, qp.qmin, qp.qmax
+        )
         assert same_bits(fake_quantize(x, qp), theirs)
 
     @settings(max_examples=150)
@@ -94,8 +112,9 @@ class TestEqualsTorch:
         upstream = torch.randn(x.shape)
         ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
         fake_quantize(ours, qp).backward(upstream)
-        torch.fake_quantize_per_channel_affine(theirs, qp.scale, qp.zero_point, qp.axis % x.ndim, qp.qmin, qp.qmax
-                                               ).backward(upstream)
+        torch.fake_quantize_per_channel_affine(
+            theirs, qp.scale, qp.zero_point, qp.axis % x.ndim, qp.qmin, qp.qmax
+        ).backward(upstream)
         assert torch.equal(ours.grad, theirs.grad)
 
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
@@ -118,10 +137,14 @@ def channels(draw, forms=((8, False, False), (8, True, False))):
     limits = grid_limits(bits, signed, narrow_range)
     count = shape[axis]
     scale = torch.tensor(draw(st.lists(scales, min_size=count, max_size=count)))
-    zero_point = torch.tensor(draw(st.lists(st.integers(*limits), min_size=count, max_size=count)), dtype=torch.int32)
+    zero_point = torch.tensor(
+        draw(st.lists(st.integers(*limits), min_size=count, max_size=count)), dtype=torch.int32
+    )
     qp = QParams(scale, zero_point, bits, signed, axis, narrow_range=narrow_range)
     torch.manual_seed(draw(st.integers(0, 2**32)))
-    steps = torch.randint(-2**bits, 2**bits, shape) / 2 + torch.randn(shape).sign() * 2.0**-draw(st.integers(1, 30))
+    steps = torch.randint(-(2**bits), 2**bits, shape) / 2 + torch.randn(shape).sign() * 2.0 ** -draw(
+        st.integers(1, 30)
+    )
     return (steps.movedim(axis, -1) * scale).movedim(-1, axis), qp
 
 
@@ -161,8 +184,12 @@ class TestEqualsONNX:
         assert same_bits(dequantize(codes, qp), torch.from_numpy(expected))
 
 
-ONNX_TYPES = {(8, False, False): TensorProto.UINT8, (8, True, False): TensorProto.INT8,
-              (16, False, False): TensorProto.UINT16, (16, True, False): TensorProto.INT16}
+ONNX_TYPES = {
+    (8, False, False): TensorProto.UINT8,
+    (8, True, False): TensorProto.INT8,
+    (16, False, False): TensorProto.UINT16,
+    (16, True, False): TensorProto.INT16,
+}
 _sessions: dict[int, onnxruntime.InferenceSession] = {}
 
 
@@ -170,13 +197,19 @@ def onnx_round_trip(x, qp):
     """Codes (as int32) and values of onnxruntime's QuantizeLinear and DequantizeLinear."""
     kind = ONNX_TYPES[qp.bits, qp.signed, qp.narrow_range]
     if kind not in _sessions:
-        inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None]),
-                  helper.make_tensor_value_info("scale", TensorProto.FLOAT, []),
-                  helper.make_tensor_value_info("zero_point", kind, [])]
-        outputs = [helper.make_tensor_value_info("codes", kind, [None]),
-                   helper.make_tensor_value_info("values", TensorProto.FLOAT, [None])]
-        nodes = [helper.make_node("QuantizeLinear", ["x", "scale", "zero_point"], ["codes"]),
-                 helper.make_node("DequantizeLinear", ["codes", "scale", "zero_point"], ["values"])]
+        inputs = [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [None]),
+            helper.make_tensor_value_info("scale", TensorProto.FLOAT, []),
+            helper.make_tensor_value_info("zero_point", kind, []),
+        ]
+        outputs = [
+            helper.make_tensor_value_info("codes", kind, [None]),
+            helper.make_tensor_value_info("values", TensorProto.FLOAT, [None]),
+        ]
+        nodes = [
+            helper.make_node("QuantizeLinear", ["x", "scale", "zero_point"], ["codes"]),
+            helper.make_node("DequantizeLinear", ["codes", "scale", "zero_point"], ["values"]),
+        ]
         graph = helper.make_graph(nodes, "round_trip", inputs, outputs)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
         options = onnxruntime.SessionOptions()
@@ -184,8 +217,9 @@ def onnx_round_trip(x, qp):
         options.intra_op_num_threads = 1
         _sessions[kind] = onnxruntime.InferenceSession(model.SerializeToString(), options)
     dtype = helper.tensor_dtype_to_np_dtype(kind)
-    codes, values = _sessions[kind].run(None, {"x": x.numpy(), "scale": qp.scale.numpy(),
-                                               "zero_point": qp.zero_point.numpy().astype(dtype)})
+    codes, values = _sessions[kind].run(
+        None, {"x": x.numpy(), "scale": qp.scale.numpy(), "zero_point": qp.zero_point.numpy().astype(dtype)}
+    )
     return torch.from_numpy(codes.astype(np.int32)), torch.from_numpy(values)
 
 
@@ -261,7 +295,9 @@ class TestLaws:
     @given(chosen(), st.integers(-20, 20))
     def test_scaling_the_data_scales_the_grid(self, case, power):
         lo, hi, qp = case
-        wider = choose_qparams(lo * 2.0**power, hi * 2.0**power, qp.bits, qp.signed, narrow_range=qp.narrow_range)
+        wider = choose_qparams(
+            lo * 2.0**power, hi * 2.0**power, qp.bits, qp.signed, narrow_range=qp.narrow_range
+        )
         qp = choose_qparams(lo, hi, qp.bits, qp.signed, narrow_range=qp.narrow_range)
         x = in_range(lo, hi)
         assume(hi != lo)
@@ -313,10 +349,16 @@ class TestChosenGrids:
         assert choose_qparams(0.5, 5.1).zero_point == 0
         assert choose_qparams(-5.1, -0.5).zero_point == 255
 
-    @pytest.mark.parametrize(("lo", "hi", "narrow", "scale"), [
-        (-128.0, 127.0, False, 1.0), (-127.0, 127.0, True, 1.0), (-128.0, 127.0, True, 128 / 127),
-        (-1.0, 127.0, False, 1.0), (-256.0, 127.0, False, 2.0),
-    ])
+    @pytest.mark.parametrize(
+        ("lo", "hi", "narrow", "scale"),
+        [
+            (-128.0, 127.0, False, 1.0),
+            (-127.0, 127.0, True, 1.0),
+            (-128.0, 127.0, True, 128 / 127),
+            (-1.0, 127.0, False, 1.0),
+            (-256.0, 127.0, False, 2.0),
+        ],
+    )
     def test_a_symmetric_scale_is_the_smallest_that_covers_both_ends(self, lo, hi, narrow, scale):
         qp = choose_qparams(lo, hi, signed=True, symmetric=True, narrow_range=narrow)
         assert qp.zero_point == 0 and qp.scale.item() == pytest.approx(scale, rel=1e-7)
@@ -334,7 +376,11 @@ class TestChosenGrids:
 
     def test_ends_may_be_numbers_tensors_and_halves(self):
         expected = choose_qparams(-1, 3)
-        for lo, hi in ((torch.tensor(-1.0), 3), (-1.0, torch.tensor(3, dtype=torch.float16)), (np.float32(-1), 3.0)):
+        for lo, hi in (
+            (torch.tensor(-1.0), 3),
+            (-1.0, torch.tensor(3, dtype=torch.float16)),
+            (np.float32(-1), 3.0),
+        ):
             assert choose_qparams(lo, hi) == expected
 
     def test_the_widest_range_of_float32_has_a_grid(self):
@@ -350,11 +396,20 @@ class TestChosenGrids:
 
 
 class TestTensors:
-    @pytest.mark.parametrize(("bits", "signed", "dtype"), [
-        (1, False, torch.uint8), (8, False, torch.uint8), (9, False, torch.int16), (15, False, torch.int16),
-        (16, False, torch.uint16), (1, True, torch.int8), (8, True, torch.int8), (9, True, torch.int16),
-        (16, True, torch.int16),
-    ])
+    @pytest.mark.parametrize(
+        ("bits", "signed", "dtype"),
+        [
+            (1, False, torch.uint8),
+            (8, False, torch.uint8),
+            (9, False, torch.int16),
+            (15, False, torch.int16),
+            (16, False, torch.uint16),
+            (1, True, torch.int8),
+            (8, True, torch.int8),
+            (9, True, torch.int16),
+            (16, True, torch.int16),
+        ],
+    )
     def test_codes_have_the_smallest_type_that_holds_them(self, bits, signed, dtype):
         qp = choose_qparams(-1.0, 1.0, bits, signed)
         codes = quantize(torch.tensor([-9.0, 9.0]), qp)
@@ -362,10 +417,16 @@ class TestTensors:
         assert codes.tolist() == [qp.qmin, qp.qmax]
         assert same_bits(dequantize(codes, qp), fake_quantize(torch.tensor([-9.0, 9.0]), qp))
 
-    @pytest.mark.parametrize("make", [
-        lambda x: x.contiguous(memory_format=torch.channels_last), lambda x: x.transpose(0, 3), lambda x: x[:, ::2, 1:],
-        lambda x: x[:1].expand(5, 4, 6, 8), lambda x: x.flip(0),
-    ])
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda x: x.contiguous(memory_format=torch.channels_last),
+            lambda x: x.transpose(0, 3),
+            lambda x: x[:, ::2, 1:],
+            lambda x: x[:1].expand(5, 4, 6, 8),
+            lambda x: x.flip(0),
+        ],
+    )
     @pytest.mark.parametrize("axis", [None, 1, -1])
     def test_any_strides_give_the_same_numbers(self, make, axis):
         x = make(torch.randn(2, 4, 6, 8))
@@ -385,10 +446,17 @@ class TestTensors:
     @pytest.mark.parametrize("shape", [(), (0,), (2, 0, 3), (1,)])
     def test_single_numbers_and_empty_tensors(self, shape):
         qp, x = choose_qparams(-1, 1), torch.zeros(shape)
-        assert quantize(x, qp).shape == fake_quantize(x, qp).shape == dequantize(quantize(x, qp), qp).shape == shape
+        assert (
+            quantize(x, qp).shape
+            == fake_quantize(x, qp).shape
+            == dequantize(quantize(x, qp), qp).shape
+            == shape
+        )
 
     def test_an_empty_tensor_per_channel_and_per_group(self):
-        assert fake_quantize(torch.empty(0, 3), choose_qparams(-torch.ones(3), torch.ones(3), axis=1)).shape == (0, 3)
+        assert fake_quantize(
+            torch.empty(0, 3), choose_qparams(-torch.ones(3), torch.ones(3), axis=1)
+        ).shape == (0, 3)
         groups = choose_qparams(torch.zeros(0, 2), torch.ones(0, 2), group_size=4)
         assert quantize(torch.empty(0, 8), groups).shape == (0, 8)
 
@@ -397,7 +465,9 @@ class TestTensors:
         assert torch.equal(quantize(x, qp)[1, 123_456:123_556], quantize(x[1, 123_456:123_556], qp))
 
     @settings(max_examples=100)
-    @given(rows=st.integers(1, 3), groups=st.integers(1, 4), size=st.integers(1, 5), seed=st.integers(0, 2**32))
+    @given(
+        rows=st.integers(1, 3), groups=st.integers(1, 4), size=st.integers(1, 5), seed=st.integers(0, 2**32)
+    )
     def test_groups_are_channels_of_a_reshaped_tensor(self, rows, groups, size, seed):
         x = torch.randn(rows, groups * size, 1, 1, generator=torch.Generator().manual_seed(seed))
         flat = x.reshape(rows * groups, size)
@@ -427,7 +497,9 @@ class TestTensors:
 
     def test_a_finite_sum_too_large_for_float32_is_no_infinity(self):
         assert quantize(torch.full((9,), 3e38), choose_qparams(0, 1)).tolist() == [255] * 9
-        assert quantize(torch.full((9,), 6e4, dtype=torch.float16), choose_qparams(0, 1)).tolist() == [255] * 9
+        assert (
+            quantize(torch.full((9,), 6e4, dtype=torch.float16), choose_qparams(0, 1)).tolist() == [255] * 9
+        )
 
     def test_no_gradient_is_recorded_where_none_is_wanted(self):
         x, qp = torch.ones(3, requires_grad=True), choose_qparams(0, 1)
@@ -437,11 +509,20 @@ class TestTensors:
 
 
 class TestQParams:
-    @pytest.mark.parametrize(("bits", "signed", "narrow", "limits"), [
-        (1, False, False, (0, 1)), (1, True, False, (-1, 0)), (2, True, True, (-1, 1)), (4, False, False, (0, 15)),
-        (8, False, False, (0, 255)), (8, True, False, (-128, 127)), (8, True, True, (-127, 127)),
-        (16, False, False, (0, 65535)), (16, True, False, (-32768, 32767)),
-    ])
+    @pytest.mark.parametrize(
+        ("bits", "signed", "narrow", "limits"),
+        [
+            (1, False, False, (0, 1)),
+            (1, True, False, (-1, 0)),
+            (2, True, True, (-1, 1)),
+            (4, False, False, (0, 15)),
+            (8, False, False, (0, 255)),
+            (8, True, False, (-128, 127)),
+            (8, True, True, (-127, 127)),
+            (16, False, False, (0, 65535)),
+            (16, True, False, (-32768, 32767)),
+        ],
+    )
     def test_the_table_of_limits(self, bits, signed, narrow, limits):
         qp = QParams(1.0, 0, bits, signed, narrow_range=narrow)
         assert (qp.qmin, qp.qmax) == limits == grid_limits(bits, signed, narrow)
@@ -468,51 +549,102 @@ class TestQParams:
 TWO = torch.ones(2)
 
 
-@pytest.mark.parametrize(("call", "words"), [
-    (lambda: choose_qparams(2.0, 1.0), "lo=2.0, hi=1.0: expected finite numbers with lo <= hi. Swap them"),
-    (lambda: choose_qparams(math.nan, 1.0), "lo=nan, hi=1.0: expected finite numbers"),
-    (lambda: choose_qparams(0.0, math.inf), "hi=inf: expected finite numbers"),
-    (lambda: choose_qparams(-math.inf, math.inf), "lo=-inf, hi=inf: expected finite numbers"),
-    (lambda: choose_qparams(TWO, torch.tensor([2.0, 0.5]), axis=0), "lo=1.0, hi=0.5 at index [1]"),
-    (lambda: choose_qparams(TWO, 2.0, axis=0), "lo of shape (2,) and hi of shape (): expected the same shape"),
-    (lambda: choose_qparams(0, 1, bits=0), "bits=0: expected a whole number from 1 to 16"),
-    (lambda: choose_qparams(0, 1, bits=17), "bits=17: expected a whole number from 1 to 16"),
-    (lambda: choose_qparams(0, 1, bits=8.0), "bits=8.0: expected a whole number"),
-    (lambda: choose_qparams(0, 1, bits=True), "bits=True: expected a whole number"),
-    (lambda: choose_qparams(0, 1, narrow_range=True), "narrow_range=True with signed=False"),
-    (lambda: choose_qparams(0, 1, 1, True, narrow_range=True), "leaves the single code 0: expected at least 2 bits"),
-    (lambda: choose_qparams(-1, 1, 1, True, symmetric=True), "the codes are -1 and 0, so no positive number has one; use"),
-    (lambda: choose_qparams(-1, 1, symmetric=True), "symmetric and unsigned with lo=-1.0"),
-    (lambda: choose_qparams(0, 1e-37), "the range from 0.0 to 1e-37 needs a scale of 3.92e-40 at 8 bits: expected 1.18"),
-    (lambda: choose_qparams(0, 1e-60), "needs a scale of 0 at 8 bits"),
-    (lambda: choose_qparams(-3e38, 3e38, bits=1), "needs a scale of inf at 1 bits"),
-    (lambda: choose_qparams(-1e300, 1e300), "needs a scale of inf at 8 bits"),
-    (lambda: choose_qparams(0, 3.4028234e38, bits=5), "the value of the farthest code overflows float32"),
-    (lambda: choose_qparams(0, 1, axis=0), "scale of shape () and zero_point of shape () with PerChannel(axis=0)"),
-    (lambda: choose_qparams(-TWO, TWO), "with PerTensor(): expected both with 0 dimensions"),
-    (lambda: choose_qparams(-TWO, TWO, axis=0, group_size=2), "axis=0 and group_size=2: expected one of the two"),
-    (lambda: QParams(0.0, 0), "scale 0.0: expected a finite number of at least 1.18e-38, as a smaller one underflows"),
-    (lambda: QParams(math.nan, 0), "scale nan: expected"),
-    (lambda: QParams(math.inf, 0), "scale inf: expected"),
-    (lambda: QParams(torch.tensor([1.0, -2.0]), torch.zeros(2, dtype=torch.int32), axis=0), "scale -2.0: expected"),
-    (lambda: QParams(1.0, 256), "zero_point 256: expected a code from 0 to 255"),
-    (lambda: QParams(1.0, -(2**31)), "zero_point -2147483648: expected a code from 0 to 255"),
-    (lambda: QParams(1.0, 0.5), "a zero point is a code, an integer"),
-    (lambda: QParams(TWO, 0, axis=0), "scale of shape (2,) and zero_point of shape ()"),
-    (lambda: QParams(1.0, 0, bits=0), "bits=0"),
-    (lambda: quantize(torch.tensor([1.0, math.nan, math.inf, math.nan]), QParams(1.0, 0)),
-     "quantize: x holds 2 NaN and 1 infinite values of 4; expected finite numbers"),
-    (lambda: quantize(torch.tensor([math.inf, -math.inf]), QParams(1.0, 0)), "0 NaN and 2 infinite values of 2"),
-    (lambda: quantize(torch.arange(3), QParams(1.0, 0)), "x is torch.int64: expected a floating tensor"),
-    (lambda: fake_quantize(torch.arange(3), QParams(1.0, 0)), "x is torch.int64: expected a floating tensor"),
-    (lambda: dequantize(torch.ones(3), QParams(1.0, 0)), "dequantize got torch.float32: expected integer codes"),
-    (lambda: dequantize(torch.ones(3, dtype=torch.bool), QParams(1.0, 0)), "dequantize got torch.bool"),
-    (lambda: fake_quantize(torch.ones(3, 4), choose_qparams(-TWO, TWO, axis=1)),
-     "x of shape (3, 4) does not fit PerChannel(axis=1) with a scale of shape (2,): expected a scale of shape (4,)"),
-    (lambda: quantize(torch.ones(4), choose_qparams(-TWO, TWO, axis=1)), "axis 1 is not in a tensor of shape (4,)"),
-    (lambda: quantize(torch.ones(2, 5), choose_qparams(torch.zeros(2, 2), torch.ones(2, 2), group_size=2)),
-     "group size 2 does not divide the 5 values a row"),
-])
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            lambda: choose_qparams(2.0, 1.0),
+            "lo=2.0, hi=1.0: expected finite numbers with lo <= hi. Swap them",
+        ),
+        (lambda: choose_qparams(math.nan, 1.0), "lo=nan, hi=1.0: expected finite numbers"),
+        (lambda: choose_qparams(0.0, math.inf), "hi=inf: expected finite numbers"),
+        (lambda: choose_qparams(-math.inf, math.inf), "lo=-inf, hi=inf: expected finite numbers"),
+        (lambda: choose_qparams(TWO, torch.tensor([2.0, 0.5]), axis=0), "lo=1.0, hi=0.5 at index [1]"),
+        (
+            lambda: choose_qparams(TWO, 2.0, axis=0),
+            "lo of shape (2,) and hi of shape (): expected the same shape",
+        ),
+        (lambda: choose_qparams(0, 1, bits=0), "bits=0: expected a whole number from 1 to 16"),
+        (lambda: choose_qparams(0, 1, bits=17), "bits=17: expected a whole number from 1 to 16"),
+        (lambda: choose_qparams(0, 1, bits=8.0), "bits=8.0: expected a whole number"),
+        (lambda: choose_qparams(0, 1, bits=True), "bits=True: expected a whole number"),
+        (lambda: choose_qparams(0, 1, narrow_range=True), "narrow_range=True with signed=False"),
+        (
+            lambda: choose_qparams(0, 1, 1, True, narrow_range=True),
+            "leaves the single code 0: expected at least 2 bits",
+        ),
+        (
+            lambda: choose_qparams(-1, 1, 1, True, symmetric=True),
+            "the codes are -1 and 0, so no positive number has one; use",
+        ),
+        (lambda: choose_qparams(-1, 1, symmetric=True), "symmetric and unsigned with lo=-1.0"),
+        (
+            lambda: choose_qparams(0, 1e-37),
+            "the range from 0.0 to 1e-37 needs a scale of 3.92e-40 at 8 bits: expected 1.18",
+        ),
+        (lambda: choose_qparams(0, 1e-60), "needs a scale of 0 at 8 bits"),
+        (lambda: choose_qparams(-3e38, 3e38, bits=1), "needs a scale of inf at 1 bits"),
+        (lambda: choose_qparams(-1e300, 1e300), "needs a scale of inf at 8 bits"),
+        (lambda: choose_qparams(0, 3.4028234e38, bits=5), "the value of the farthest code overflows float32"),
+        (
+            lambda: choose_qparams(0, 1, axis=0),
+            "scale of shape () and zero_point of shape () with PerChannel(axis=0)",
+        ),
+        (lambda: choose_qparams(-TWO, TWO), "with PerTensor(): expected both with 0 dimensions"),
+        (
+            lambda: choose_qparams(-TWO, TWO, axis=0, group_size=2),
+            "axis=0 and group_size=2: expected one of the two",
+        ),
+        (
+            lambda: QParams(0.0, 0),
+            "scale 0.0: expected a finite number of at least 1.18e-38, as a smaller one underflows",
+        ),
+        (lambda: QParams(math.nan, 0), "scale nan: expected"),
+        (lambda: QParams(math.inf, 0), "scale inf: expected"),
+        (
+            lambda: QParams(torch.tensor([1.0, -2.0]), torch.zeros(2, dtype=torch.int32), axis=0),
+            "scale -2.0: expected",
+        ),
+        (lambda: QParams(1.0, 256), "zero_point 256: expected a code from 0 to 255"),
+        (lambda: QParams(1.0, -(2**31)), "zero_point -2147483648: expected a code from 0 to 255"),
+        (lambda: QParams(1.0, 0.5), "a zero point is a code, an integer"),
+        (lambda: QParams(TWO, 0, axis=0), "scale of shape (2,) and zero_point of shape ()"),
+        (lambda: QParams(1.0, 0, bits=0), "bits=0"),
+        (
+            lambda: quantize(torch.tensor([1.0, math.nan, math.inf, math.nan]), QParams(1.0, 0)),
+            "quantize: x holds 2 NaN and 1 infinite values of 4; expected finite numbers",
+        ),
+        (
+            lambda: quantize(torch.tensor([math.inf, -math.inf]), QParams(1.0, 0)),
+            "0 NaN and 2 infinite values of 2",
+        ),
+        (lambda: quantize(torch.arange(3), QParams(1.0, 0)), "x is torch.int64: expected a floating tensor"),
+        (
+            lambda: fake_quantize(torch.arange(3), QParams(1.0, 0)),
+            "x is torch.int64: expected a floating tensor",
+        ),
+        (
+            lambda: dequantize(torch.ones(3), QParams(1.0, 0)),
+            "dequantize got torch.float32: expected integer codes",
+        ),
+        (lambda: dequantize(torch.ones(3, dtype=torch.bool), QParams(1.0, 0)), "dequantize got torch.bool"),
+        (
+            lambda: fake_quantize(torch.ones(3, 4), choose_qparams(-TWO, TWO, axis=1)),
+            "x of shape (3, 4) does not fit PerChannel(axis=1) with a scale of shape (2,): "
+            "expected a scale of shape (4,)",
+        ),
+        (
+            lambda: quantize(torch.ones(4), choose_qparams(-TWO, TWO, axis=1)),
+            "axis 1 is not in a tensor of shape (4,)",
+        ),
+        (
+            lambda: quantize(
+                torch.ones(2, 5), choose_qparams(torch.zeros(2, 2), torch.ones(2, 2), group_size=2)
+            ),
+            "group size 2 does not divide the 5 values a row",
+        ),
+    ],
+)
 def test_bad_input_is_named_with_what_was_expected(call, words):
     with pytest.raises(ValueError) as error:
         call()

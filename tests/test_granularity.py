@@ -19,11 +19,13 @@ def tensors_and_granularities(draw):
     x = x.permute([order.index(dim) for dim in range(len(shape))])
     row = torch.Size(shape[1:]).numel()
     sizes = [size for size in range(1, row + 1) if row % size == 0]
-    return x, draw(st.one_of(
-        st.just(PerTensor()),
-        st.builds(PerChannel, st.integers(-len(shape), len(shape) - 1)),
-        st.builds(PerGroup, st.sampled_from(sizes)),
-    ))
+    return x, draw(
+        st.one_of(
+            st.just(PerTensor()),
+            st.builds(PerChannel, st.integers(-len(shape), len(shape) - 1)),
+            st.builds(PerGroup, st.sampled_from(sizes)),
+        )
+    )
 
 
 @settings(max_examples=200)
@@ -71,25 +73,35 @@ def test_granularities_compare_and_hash_by_value():
     assert len({PerTensor(), PerTensor(), PerGroup(32), PerGroup(64)}) == 3
 
 
-@pytest.mark.parametrize(("granularity", "shape", "words"), [
-    (PerChannel(4), (2, 3), "axis 4 is not in a tensor of shape (2, 3): its axes are -2 to 1"),
-    (PerChannel(-3), (2, 3), "axis -3 is not in a tensor of shape (2, 3)"),
-    (PerChannel(0), (), "none: use PerTensor()"),
-    (PerGroup(5), (2, 12), "group size 5 does not divide the 12 values a row of shape (2, 12): expected one of 1, 2, 3"),
-    (PerGroup(2), (), "got one number of shape (): use PerTensor()"),
-])
+@pytest.mark.parametrize(
+    ("granularity", "shape", "words"),
+    [
+        (PerChannel(4), (2, 3), "axis 4 is not in a tensor of shape (2, 3): its axes are -2 to 1"),
+        (PerChannel(-3), (2, 3), "axis -3 is not in a tensor of shape (2, 3)"),
+        (PerChannel(0), (), "none: use PerTensor()"),
+        (
+            PerGroup(5),
+            (2, 12),
+            "group size 5 does not divide the 12 values a row of shape (2, 12): expected one of 1, 2, 3",
+        ),
+        (PerGroup(2), (), "got one number of shape (): use PerTensor()"),
+    ],
+)
 def test_a_shape_that_does_not_fit_is_named(granularity, shape, words):
     with pytest.raises(ValueError) as error:
         granularity.scale_shape(shape)
     assert words in str(error.value)
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda: PerGroup(0), "group size 0: expected at least 1"),
-    (lambda: PerGroup(2.0), "group size 2.0: expected a whole number"),
-    (lambda: PerChannel(None), "axis None: expected a whole number"),
-    (lambda: PerChannel(True), "axis True: expected a whole number"),
-])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: PerGroup(0), "group size 0: expected at least 1"),
+        (lambda: PerGroup(2.0), "group size 2.0: expected a whole number"),
+        (lambda: PerChannel(None), "axis None: expected a whole number"),
+        (lambda: PerChannel(True), "axis True: expected a whole number"),
+    ],
+)
 def test_a_granularity_that_makes_no_sense_is_refused(make, words):
     with pytest.raises(ValueError, match=words):
         make()

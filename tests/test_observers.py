@@ -102,7 +102,10 @@ class TestHistogram:
     @given(st.integers(0, 2**32), st.integers(1, 5))
     def test_rows_are_histograms_of_their_own(self, seed, rows):
         generator = torch.Generator().manual_seed(seed)
-        x = torch.randn(rows, 30, generator=generator) * torch.randn(rows, 1, generator=generator).mul(20).exp2()
+        x = (
+            torch.randn(rows, 30, generator=generator)
+            * torch.randn(rows, 1, generator=generator).mul(20).exp2()
+        )
         together = Histogram(rows, 32)
         together.add(x[:, :10])
         together.add(x[:, 10:])
@@ -127,7 +130,9 @@ class TestEveryObserver:
     def test_seeing_nothing_is_no_range(self, name):
         for observer in (build(spec(name)), after(build(spec(name)), torch.empty(0, 3))):
             assert observer.seen == 0
-            with pytest.raises(ValueError, match=rf"{type(observer).__name__} has seen no data: .* Calibrate first"):
+            with pytest.raises(
+                ValueError, match=rf"{type(observer).__name__} has seen no data: .* Calibrate first"
+            ):
                 observer.qparams()
 
     @pytest.mark.parametrize("name", NAMES)
@@ -135,7 +140,9 @@ class TestEveryObserver:
     @pytest.mark.parametrize("symmetric", [False, True])
     def test_a_constant_has_a_grid_that_holds_it(self, name, value, symmetric):
         qp = after(build(spec(name, signed=True, symmetric=symmetric)), torch.full((40,), value)).qparams()
-        assert fake_quantize(torch.tensor(value), qp).item() == pytest.approx(value, rel=0.01, abs=qp.scale.item() / 2)
+        assert fake_quantize(torch.tensor(value), qp).item() == pytest.approx(
+            value, rel=0.01, abs=qp.scale.item() / 2
+        )
 
     @pytest.mark.parametrize("name", NAMES)
     @pytest.mark.parametrize("bits", [1, 2, 4, 8, 12, 16])
@@ -180,7 +187,9 @@ class TestEveryObserver:
         for part in (left, right, build(form)):
             empty.merge(part)
         assert empty.seen == 400 and empty.qparams() == after(build(form), x).qparams()
-        assert left.seen == 120 and left.qparams() == after(build(form), x[:, :30]).qparams()  # is not touched
+        assert (
+            left.seen == 120 and left.qparams() == after(build(form), x[:, :30]).qparams()
+        )  # is not touched
 
     @pytest.mark.parametrize("name", NAMES)
     def test_reset_forgets_everything(self, name):
@@ -198,10 +207,17 @@ class TestEveryObserver:
         assert observer.qparams() == before
 
     @pytest.mark.parametrize("name", NAMES)
-    @pytest.mark.parametrize("make", [
-        lambda x: x.contiguous(memory_format=torch.channels_last), lambda x: x.transpose(0, 3), lambda x: x[:, :, ::2],
-        lambda x: x.double(), lambda x: x.half().float(), lambda x: x.requires_grad_(),
-    ])
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda x: x.contiguous(memory_format=torch.channels_last),
+            lambda x: x.transpose(0, 3),
+            lambda x: x[:, :, ::2],
+            lambda x: x.double(),
+            lambda x: x.half().float(),
+            lambda x: x.requires_grad_(),
+        ],
+    )
     def test_strides_and_types_do_not_matter(self, name, make):
         x = make(torch.randn(3, 4, 5, 6))
         qp = after(build(spec(name)), x).qparams()
@@ -218,10 +234,13 @@ class TestEveryObserver:
         assert after(MinMax(spec()), torch.tensor(2.55)).qparams().scale.item() == pytest.approx(0.01)
 
     @pytest.mark.parametrize("name", NAMES)
-    @pytest.mark.parametrize(("bad", "words"), [
-        ([math.nan, 1.0], "1 NaN and 0 infinite values of 2; expected finite"),
-        ([math.inf, -math.inf, 0.0], "0 NaN and 2 infinite values of 3; expected finite"),
-    ])
+    @pytest.mark.parametrize(
+        ("bad", "words"),
+        [
+            ([math.nan, 1.0], "1 NaN and 0 infinite values of 2; expected finite"),
+            ([math.inf, -math.inf, 0.0], "0 NaN and 2 infinite values of 3; expected finite"),
+        ],
+    )
     def test_nan_and_infinity_are_named_and_not_taken_in(self, name, bad, words):
         observer = after(build(spec(name)), torch.ones(4))
         before = observer.qparams()
@@ -277,13 +296,18 @@ class TestMovingAverage:
 
 class TestPercentile:
     @settings(max_examples=150)
-    @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60), st.sampled_from([60.0, 90.0, 99.0, 99.99]))
+    @given(
+        st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60),
+        st.sampled_from([60.0, 90.0, 99.0, 99.99]),
+    )
     def test_it_is_the_percentile_to_within_a_bin(self, values, percentile):
         x = torch.tensor(values)
         observer = after(Percentile(spec(), percentile), x)
         width = observer.histogram.width.double()
         for end, share in zip(observer.range(), (1 - percentile / 100, percentile / 100)):
-            below, above = (torch.quantile(x.double(), share, interpolation=side) for side in ("lower", "higher"))
+            below, above = (
+                torch.quantile(x.double(), share, interpolation=side) for side in ("lower", "higher")
+            )
             assert below - width <= end <= above + width
 
     def test_100_is_min_max(self):
@@ -338,7 +362,10 @@ class TestMSE:
     def test_exact_zeros_cost_nothing(self):
         """A million zeros of ReLU must not change the range that the other values ask for."""
         x = data("relu")
-        few, many = after(MSE(spec("mse", bits=4)), x), after(MSE(spec("mse", bits=4)), x, torch.zeros(1_000_000))
+        few, many = (
+            after(MSE(spec("mse", bits=4)), x),
+            after(MSE(spec("mse", bits=4)), x, torch.zeros(1_000_000)),
+        )
         assert few.qparams() == many.qparams()
 
 
@@ -360,7 +387,9 @@ class TestEntropy:
 
     def test_with_more_levels_than_bins_nothing_is_clipped(self):
         x = data("outlier")
-        assert after(Entropy(spec("entropy", bits=16)), x).qparams() == after(MinMax(spec(bits=16)), x).qparams()
+        assert (
+            after(Entropy(spec("entropy", bits=16)), x).qparams() == after(MinMax(spec(bits=16)), x).qparams()
+        )
 
 
 def _migacz(observer, bins):
@@ -406,30 +435,52 @@ class TestBuild:
         assert repr(MinMax(spec(bits=4))).startswith("MinMax(QuantSpec(bits=4,")
 
 
-@pytest.mark.parametrize(("call", "words"), [
-    (lambda: build(spec("median")),
-     "observer 'median': expected one of minmax, moving_average, percentile, mse, entropy, or a callable"),
-    (lambda: MSE(spec("mse", granularity=PerGroup(4))), "MSE with PerGroup(size=4): a group has too few values"),
-    (lambda: MinMax(spec())(torch.arange(3)), "MinMax: got torch.int64; expected a floating tensor"),
-    (lambda: after(MinMax(WEIGHT), torch.ones(2, 3), torch.ones(3, 3)),
-     "MinMax: this batch has a scale of shape (3,), those before had (2,); expected the same channels"),
-    (lambda: MinMax(spec()).merge(MSE(spec("mse"))), "cannot merge MSE"),
-    (lambda: MinMax(spec()).merge(MinMax(spec(bits=4))), "expected the same class and spec"),
-    (lambda: after(MinMax(WEIGHT), torch.ones(2, 3)).merge(after(MinMax(WEIGHT), torch.ones(3, 3))),
-     "scales of shape (2,) and (3,) do not merge"),
-    (lambda: MinMax(spec(symmetric=True))(torch.tensor([1e300], dtype=torch.float64)), "expected finite float32"),
-    (lambda: after(MinMax(spec(symmetric=True)), torch.tensor([-1.0])).qparams(), "symmetric and unsigned with lo=-1.0"),
-])
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            lambda: build(spec("median")),
+            "observer 'median': expected one of minmax, moving_average, percentile, mse, entropy, or a",
+        ),
+        (
+            lambda: MSE(spec("mse", granularity=PerGroup(4))),
+            "MSE with PerGroup(size=4): a group has too few values",
+        ),
+        (lambda: MinMax(spec())(torch.arange(3)), "MinMax: got torch.int64; expected a floating tensor"),
+        (
+            lambda: after(MinMax(WEIGHT), torch.ones(2, 3), torch.ones(3, 3)),
+            "MinMax: this batch has a scale of shape (3,), those before had (2,); expected the same channels",
+        ),
+        (lambda: MinMax(spec()).merge(MSE(spec("mse"))), "cannot merge MSE"),
+        (lambda: MinMax(spec()).merge(MinMax(spec(bits=4))), "expected the same class and spec"),
+        (
+            lambda: after(MinMax(WEIGHT), torch.ones(2, 3)).merge(after(MinMax(WEIGHT), torch.ones(3, 3))),
+            "scales of shape (2,) and (3,) do not merge",
+        ),
+        (
+            lambda: MinMax(spec(symmetric=True))(torch.tensor([1e300], dtype=torch.float64)),
+            "expected finite float32",
+        ),
+        (
+            lambda: after(MinMax(spec(symmetric=True)), torch.tensor([-1.0])).qparams(),
+            "symmetric and unsigned with lo=-1.0",
+        ),
+    ],
+)
 def test_bad_input_is_named_with_what_was_expected(call, words):
     with pytest.raises(ValueError) as error:
         call()
     assert words in str(error.value)
 
 
-@pytest.mark.parametrize("call", [
-    lambda: after(Observer(spec()), torch.ones(1)), lambda: Observer(spec()).range(),
-    lambda: Observer(spec()).join(Observer(spec())),
-])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: after(Observer(spec()), torch.ones(1)),
+        lambda: Observer(spec()).range(),
+        lambda: Observer(spec()).join(Observer(spec())),
+    ],
+)
 def test_the_base_class_chooses_nothing(call):
     with pytest.raises(TypeError, match="Observer chooses nothing: use MinMax"):
         call()
