@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from qlab.graph.convert import convert
 from qlab.graph.prepare import Prepared, prepare
+from qlab.int8 import engines
 from qlab.int8.modules import Int8Network
 from qlab.qconfig import QConfig
 
@@ -64,14 +65,17 @@ def _observing(prepared: Prepared, weights, edges):
 def ptq(model: nn.Module, batches: Batches, qconfig: QConfig | None = None, engine: str = "auto") -> Int8Network:
     """Prepare, calibrate, convert: from a trained float network to an integer one in one call.
 
-    ``batches`` are calibration inputs, with or without labels; ``qconfig`` None means w8a8; ``engine`` as in
-    :func:`qlab.convert`. ``model`` is not changed.
+    ``batches`` are calibration inputs, with or without labels; ``engine`` as in :func:`qlab.convert`. ``qconfig`` None
+    means w8a8, with ``reduce_range`` where the engine needs it. ``model`` is not changed.
     """
     batches = iter(batches)
     first = next(batches, None)
     if first is None:
         raise ValueError("ptq got no batch: give it at least one, for instance data.sample(512).batches(64)")
     x = first[0] if isinstance(first, (tuple, list)) else first
+    if qconfig is None:
+        name = engines.choose()[0] if engine == "auto" else engines.get(engine).name
+        qconfig = QConfig.w8a8(reduce_range=engines.available()[name].saturates)
     prepared = prepare(model, qconfig, x[:1])
     return convert(calibrate(prepared, _chain(first, batches)), engine)
 

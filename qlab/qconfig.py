@@ -145,9 +145,9 @@ class QConfig:
         return self.at_least(self.first_last) if edge and self.first_last else self
 
     def at_least(self, bits: int) -> QConfig:
-        """The same configuration with no spec below ``bits``."""
+        """The same configuration with no spec below ``bits``, nor activations above what the carrier has."""
 
-        def widen(spec: QuantSpec | None) -> QuantSpec | None:
-            return spec if spec is None or spec.bits >= bits else replace(spec, bits=bits)
+        def widen(spec: QuantSpec | None, most: int) -> QuantSpec | None:
+            return spec if spec is None or spec.bits >= min(bits, most) else replace(spec, bits=min(bits, most))
 
-        return replace(self, weight=widen(self.weight), activation=widen(self.activation))
+        return replace(self, weight=widen(self.weight, bits), activation=widen(self.activation, self.carrier.bits))

@@ -15,14 +15,17 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from qlab.data.dataset import Dataset
 from qlab.files import read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from qlab.data import Dataset
 
 SHRUNK = 24  # pixels
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -114,7 +116,7 @@ def test_the_same_network_moves_to_another_engine():
 
 
 def test_auto_says_what_it_picked_and_why():
-    _, int8 = both(models.resnet20(), engine="auto")
+    _, int8 = both(models.resnet20(), QConfig.w8a8(reduce_range=True), engine="auto")
     assert int8.engine in int8.report().headline and int8.reason in int8.report().headline
     assert int8.reason != "asked for"
 
@@ -186,3 +188,21 @@ def test_a_grid_that_reaches_above_a_relu6_is_refused():
         qlab.convert(prepared, "reference")
     quantizer.qparams = qlab.choose_qparams(0.0, 6.0)
     assert qlab.convert(prepared, "reference")(PICTURES).isfinite().all()
+
+
+def test_saturation_is_announced_where_it_can_happen(monkeypatch):
+    from qlab.int8 import engines
+
+    real = dict(engines.available())
+    saturating = {name: dataclasses.replace(one, saturates=True) for name, one in real.items()}
+    monkeypatch.setattr(engines, "available", lambda: saturating)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    expected = r"engine 'reference' on this processor adds pairs.*'0' and 1 more layers.*reduce_range=True"
+    with pytest.warns(UserWarning, match=expected) as seen:
+        both(model)
+    assert seen[0].filename == __file__
+    both(model, QConfig.w8a8(reduce_range=True))  # 127 * (127 + 127) fits: no warning, or this test fails
+    both(model, QConfig.w4a8(first_last=None))
+    assert qlab.ptq(model, [PICTURES], engine="reference").program.grids[1].bits == 7, "ptq's own choice is safe"
+    monkeypatch.setattr(engines, "available", lambda: real)
+    assert qlab.ptq(model, [PICTURES], engine="reference").program.grids[1].bits == 8

@@ -7,7 +7,7 @@ convolution + addition + relu), not inside it. Source: Jacob et al. (CVPR 2018),
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx, nn
@@ -325,8 +325,11 @@ def _insert(network, node, head: fx.Node | None, readers, spec: QuantSpec, decis
     name = "input" if node.op == "placeholder" else name_of(head or node)
     first = node
     if head is None or decisions[head.name].kind not in KEEPS_GRID:  # else its input is on the grid already
-        quantizer = FakeQuantizer(spec, inner=_inside_addition(node, decisions))
-        first = _quantizer_behind(network, node, name, quantizer)
+        inner = _inside_addition(node, decisions)
+        if inner or not readers:  # no multiplication reads it, so there is nothing to save bits for
+            spec = replace(spec, bits=max(spec.bits, 8))
+            readers = []
+        first = _quantizer_behind(network, node, name, FakeQuantizer(spec, inner=inner))
         for user in list(node.users):
             if user is not first and (head is not None or any(user is reader for reader, _ in readers)):
                 user.replace_input_with(node, first)

@@ -6,6 +6,8 @@ that into a *kernel*, a function from integers to integers, and the network stri
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -57,6 +59,13 @@ class Weighted(Int8Layer):
     def kernel(self, engine, inputs, output):
         method = getattr(engine, self.op)
         return method(self.weight, self.bias, self.weight_qparams, *inputs, output, **self.options)
+
+
+    def can_saturate(self, x: QParams) -> bool:
+        """Can the sum of two products of codes overflow 16 bits? The two largest weights of one sign decide."""
+        rows = self.weight.reshape(len(self.weight), -1).to(torch.int32)
+        largest = [signed.topk(min(2, rows.shape[1])).values.clamp(min=0).sum(1).max() for signed in (rows, -rows)]
+        return x.qmax * int(max(largest)) > 2**15 - 1
 
 
 class Int8Conv2d(Weighted):
@@ -239,6 +248,7 @@ class Int8Network(nn.Module):
         self._report = report
         chosen, self.reason = engines.choose() if engine == "auto" else (engine, "asked for")
         self._engine = engines.get(chosen)
+        self._warn_of_saturation()
         self.source, self._run = self._compile()
         self.eval()
 
@@ -269,6 +279,24 @@ class Int8Network(nn.Module):
         """Every layer: its bits, and why it is in float if it is; the headline names the engine."""
         return Report(f"{self._report.headline}; engine {self.engine} ({self.reason})", self._report.rows)
 
+    def _warn_of_saturation(self) -> None:
+        """Say so when this processor's 16-bit sums of two products can overflow in some layer."""
+        if not engines.available()[self.engine].saturates:
+            return
+        inputs = {step.layer: self.program.grids[step.inputs[0]] for step in self.program.steps}
+        at_risk = [
+            layer.name for number, layer in enumerate(self.layers)
+            if isinstance(layer, (Int8Conv2d, Int8Linear)) and layer.can_saturate(inputs[number])
+        ]  # fmt: skip
+        if at_risk:
+            more = f" and {len(at_risk) - 1} more layers" if len(at_risk) > 1 else ""
+            warnings.warn(
+                f"engine {self.engine!r} on this processor adds pairs of products in 16 bits, which can overflow in "
+                f"{at_risk[0]!r}{more} and spoil the accuracy. Quantize with QConfig.w8a8(reduce_range=True), which "
+                "gives activations 7 bits, or choose engine='qnnpack' or 'reference'",
+                stacklevel=_outside_qlab(),
+            )
+
     def _compile(self) -> tuple[str, Callable[[Tensor], Tensor]]:
         """The steps as the source of one Python function, and that function."""
         steps, fused = self.program.steps, self.program.inner if self._engine.fuses_add else frozenset()
@@ -297,6 +325,14 @@ class Int8Network(nn.Module):
 
     def _grids(self, inputs: tuple[int, ...], output: int) -> tuple[list[QParams | None], QParams | None]:
         return [self.program.grids[value] for value in inputs], self.program.grids[output]
+
+
+def _outside_qlab() -> int:
+    """The warning's stack level: the first caller that is not in this package."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "qlab":
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _link(calls: list[tuple[str, tuple[int, ...], int]], names: dict[str, Callable]) -> tuple[str, Callable]:

@@ -1,0 +1,94 @@
+"""The networks of the course and the weights that the manifest vouches for."""
+
+from __future__ import annotations
+
+import builtins
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from qlab import models
+
+
+def millions(network: nn.Module) -> float:
+    return sum(parameter.numel() for parameter in network.parameters()) / 1e6
+
+
+@pytest.mark.parametrize("name, size", [("resnet20", 0.27), ("mobilenet_v2", 0.70), ("vgg", 1.18)])
+def test_a_network_has_the_size_it_says_and_ten_answers(name, size):
+    network = models.ARCHITECTURES[name]().eval()
+    assert round(millions(network), 2) == size
+    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_resnet20_has_twenty_layers_with_weights():
+    layers = [m for m in models.resnet20().modules() if isinstance(m, (nn.Conv2d, nn.Linear)) and m.weight.shape[-1] != 1]
+    assert len(layers) == 20
+
+
+@pytest.mark.parametrize("key", sorted(models.manifest()))
+def test_committed_weights_are_the_ones_the_manifest_vouches_for(key):
+    name, _, data = key.partition("-")
+    network = models.load(name, data)
+    assert not network.training
+    weight = next(network.parameters())
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    entry = models.manifest()[key]
+    assert {"command", "seed", "epochs", "trained_on", "validation", "test", "test_data"} <= set(entry)
+
+
+def test_every_network_is_there_for_both_data_sets():
+    expected = {f"{name}-{data}" for name in models.ARCHITECTURES for data in ("cifar10", "shapes10")}
+    assert set(models.manifest()) == expected
+
+
+def test_an_unknown_network_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match="no trained weights for 'resnet18-cifar10': there are .*resnet20-cifar10"):
+        models.load("resnet18")
+
+
+@pytest.fixture
+def copied(tmp_path, monkeypatch):
+    entry = models.manifest()["resnet20-cifar10"]
+    path = tmp_path / entry["file"]
+    path.write_bytes((models.FOLDER / entry["file"]).read_bytes())
+    (tmp_path / "manifest.json").write_text(json.dumps({"resnet20-cifar10": entry}))
+    monkeypatch.setattr(models, "FOLDER", tmp_path)
+    return path
+
+
+def test_one_wrong_byte_is_found(copied):
+    content = bytearray(copied.read_bytes())
+    content[-1] ^= 1
+    copied.write_bytes(bytes(content))
+    with pytest.raises(ValueError, match="has sha256 .* its manifest says .*damaged.*git checkout"):
+        models.load("resnet20")
+
+
+def test_a_missing_file_is_said_to_be_missing(copied):
+    copied.unlink()
+    with pytest.raises(ValueError, match="is missing: restore it with `git checkout"):
+        models.load("resnet20")
+
+
+def test_a_torchvision_that_does_not_fit_is_explained(monkeypatch):
+    real = builtins.__import__
+
+    def mismatched(name, *arguments):
+        if name.startswith("torchvision"):
+            raise RuntimeError("operator torchvision::nms does not exist")
+        return real(name, *arguments)
+
+    monkeypatch.setattr(builtins, "__import__", mismatched)
+    with pytest.raises(ImportError, match="torchvision::nms.*must come from the same source.*--reinstall torch torchvision"):
+        models.mobilenet_v2()
+
+
+def test_torchvision_is_not_imported_before_it_is_needed():
+    import subprocess
+    import sys
+
+    code = "import sys, qlab, qlab.models; bad = {'torchvision', 'matplotlib', 'ipywidgets', 'onnx'} & set(sys.modules); sys.exit(str(bad) if bad else 0)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == ""

@@ -1,0 +1,87 @@
+"""What a configuration says, and what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from qlab import PerChannel, PerGroup, PerTensor, QConfig, QuantSpec, choose_qparams
+
+
+@given(st.integers(2, 16), st.integers(1, 16))
+def test_a_preset_says_the_bits_of_weights_and_activations(weight, activation):
+    qconfig = QConfig.preset(f"w{weight}a{activation}")
+    assert (qconfig.weight.bits, qconfig.activation.bits, qconfig.carrier.bits) == (weight, activation, 8)
+    assert qconfig.weight.signed and qconfig.weight.symmetric and qconfig.weight.granularity == PerChannel(0)
+    assert not qconfig.activation.signed and qconfig.activation.granularity == PerTensor()
+
+
+@pytest.mark.parametrize("name", ["w8a8", "w6a6", "w4a8", "w4a4", "w3a3", "w2a2"])
+def test_the_usual_ones_have_a_method(name):
+    assert getattr(QConfig, name)(first_last=None) == QConfig.preset(name, first_last=None)
+
+
+def test_a32_leaves_activations_in_float():
+    assert QConfig.preset("w4a32").activation is None
+
+
+def test_the_observer_of_the_activations_can_be_chosen():
+    qconfig = QConfig.w8a8(observer="mse")
+    assert (qconfig.weight.observer, qconfig.activation.observer, qconfig.carrier.observer) == ("minmax", "mse", "mse")
+
+
+def test_reduce_range_takes_one_bit_from_the_activations_only():
+    qconfig = QConfig.w8a8(reduce_range=True)
+    assert (qconfig.weight.bits, qconfig.activation.bits, qconfig.carrier.bits) == (8, 7, 7)
+    assert QConfig.w4a4(reduce_range=True).activation.bits == 4
+    assert qconfig.layer("conv1", nn.Conv2d(1, 1, 1), edge=True).activation.bits == 7, "the first layer's too"
+
+
+@pytest.mark.parametrize("name", ["w8", "8a8", "w8a8x", "int8", ""])
+def test_a_preset_that_nobody_knows_is_refused(name):
+    with pytest.raises(ValueError, match=r"preset .*: expected w<bits>a<bits>, such as 'w8a8' or 'w4a32'"):
+        QConfig.preset(name)
+
+
+@pytest.mark.parametrize("bits", [0, 17, 8.0, True, "8"])
+def test_bits_are_whole_and_from_1_to_16(bits):
+    with pytest.raises(ValueError, match="bits=.*expected a whole number from 1 to 16"):
+        QuantSpec(bits)
+
+
+def test_overrides_are_names_or_types_and_configurations_or_none():
+    with pytest.raises(ValueError, match="overrides key 3: expected a layer's name or a module type"):
+        QConfig(overrides={3: None})
+    with pytest.raises(ValueError, match="overrides.*'fc'.* = 'float': expected a QConfig, or None"):
+        QConfig(overrides={"fc": "float"})
+
+
+def test_the_nearest_override_wins():
+    two, three = QConfig.w2a2(), QConfig.w3a3()
+    qconfig = QConfig.w8a8(overrides={"layer1": two, "layer1.0.conv": None, nn.Linear: three})
+    conv, linear = nn.Conv2d(1, 1, 1), nn.Linear(1, 1)
+    assert qconfig.layer("layer1.0.conv", conv) is None
+    assert qconfig.layer("layer1.1.conv", conv) is two
+    assert qconfig.layer("layer1.fc", linear) is two, "a name beats a type"
+    assert qconfig.layer("fc", linear) is three
+    assert qconfig.layer("layer10.conv", conv) is qconfig, "layer1 is not a prefix of letters but of the path"
+
+
+def test_first_and_last_layers_get_their_bits_unless_an_override_names_them():
+    qconfig = QConfig.w4a4(overrides={"fc": QConfig.w3a3()})
+    conv, linear = nn.Conv2d(1, 1, 1), nn.Linear(1, 1)
+    assert qconfig.layer("conv", conv, edge=True).weight.bits == 8
+    assert qconfig.layer("conv", conv).weight.bits == 4
+    assert qconfig.layer("fc", linear, edge=True).weight.bits == 3
+    assert QConfig.w4a4(first_last=None).layer("conv", conv, edge=True).weight.bits == 4
+    assert QConfig.preset("w4a32").layer("conv", conv, edge=True).activation is None
+
+
+@pytest.mark.parametrize("granularity, shape", [(PerTensor(), ()), (PerChannel(1), (6,)), (PerGroup(3), (2, 4))])
+def test_a_spec_makes_the_grid_of_its_form(granularity, shape):
+    spec = QuantSpec(5, signed=True, symmetric=True, granularity=granularity, narrow_range=True)
+    one = choose_qparams(-1.0, 1.0, bits=5, signed=True, symmetric=True, narrow_range=True)
+    grid = spec.qparams(one.scale.expand(shape), one.zero_point.expand(shape))
+    assert (grid.bits, grid.signed, grid.narrow_range, grid.granularity) == (5, True, True, granularity)
