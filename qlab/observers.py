@@ -209,17 +209,18 @@ class Histogram:
             for part in values[0].split(2**20):  # what is made on the way then stays in the processor's cache
                 # int16, whose conversion and count are the fastest torch has: hence at most 2**14 bins
                 codes = torch.mul(part, 1 / self.width).to(torch.int16).add_(self.bins - 1)
-                self.counts[0] += torch.bincount(codes, minlength=self.counts.shape[1])
+                self.counts = self.counts + torch.bincount(codes, minlength=self.counts.shape[1])
             return
         codes = (values / self.width[:, None]).to(torch.int32).add_(self.bins - 1)
         row = torch.arange(len(codes), dtype=torch.int32, device=codes.device)[:, None]
         codes += row * self.counts.shape[1]
-        self.counts += torch.bincount(codes.flatten(), minlength=self.counts.numel()).view_as(self.counts)
+        new = torch.bincount(codes.flatten(), minlength=self.counts.numel())
+        self.counts = self.counts + new.view_as(self.counts)
 
     def merge(self, other: Histogram) -> None:
         """Add the counts of another histogram of as many rows and bins."""
         self._widen(other.width)
-        self.counts += _coarsen(other.counts, other.width, self.width)
+        self.counts = self.counts + _coarsen(other.counts, other.width, self.width)
 
     @property
     def edges(self) -> torch.Tensor:

@@ -192,6 +192,19 @@ class TestEveryObserver:
         )  # is not touched
 
     @pytest.mark.parametrize("name", NAMES)
+    @pytest.mark.parametrize("granularity", [PerChannel(0), QuantSpec().granularity])
+    def test_what_was_seen_without_autograd_serves_training(self, name, granularity):
+        observer = build(spec(name, granularity=granularity))
+        with torch.inference_mode():
+            observer(torch.randn(3, 8))
+            grid = observer.qparams()
+        observer(torch.randn(3, 8) * 2)
+        x = torch.randn(3, 8, requires_grad=True)
+        for qp in (grid, observer.qparams()):
+            fake_quantize(x, qp).square().sum().backward()
+        assert x.grad.any()
+
+    @pytest.mark.parametrize("name", NAMES)
     def test_reset_forgets_everything(self, name):
         observer = after(build(spec(name)), torch.full((3, 2), 1000.0))
         observer.reset()
