@@ -1,6 +1,6 @@
 """Put the best weights of a training run into the package: `python tools/adopt_checkpoint.py runs/resnet20-cifar10`.
 
-Measures them on the validation and the test split of the data at hand, and writes the manifest's entry.
+Measures them on the test split of the data at hand, and writes the manifest's entry.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main() -> None:
     shutil.copyfile(run / "best.safetensors", file)
     network = models.ARCHITECTURES[name]()
     network.load_state_dict(read_tensors(file)[0])
-    splits = {split: getattr(data, data_name)(split) for split in ("validation", "test")}
+    test = getattr(data, data_name)("test")
     plan, history = header["plan"], header["history"]
     best = max(history, key=lambda row: row["validation"])
     entry = {
@@ -37,8 +37,8 @@ def main() -> None:
         "epochs": f"{best['epoch']} of {plan['epochs']}",
         "seed": plan["seed"],
         "validation": round(best["validation"], 2),
-        "test": round(evaluate(network, splits["test"]), 2),
-        "test_data": splits["test"].source,
+        "test": round(evaluate(network, test), 2),
+        "test_data": test.source,
     }
     path = models.FOLDER / "manifest.json"
     entries = json.loads(path.read_text()) if path.exists() else {}
