@@ -2,15 +2,15 @@
 
 This is the one file that touches them, since upstream is taking them away. There are two families:
 
-- the historical ``torch.ops.quantized``, on tensors of the type quint8 that carry their scale with them, as **fbgemm**
-  (Khudia et al., "FBGEMM: enabling high-performance low-precision deep learning inference", 2021), **qnnpack** (made
-  for ARM), **onednn**, and **x86**, which takes the first or the third by layer;
+- the historical ``torch.ops.quantized``, on tensors of the type quint8 that carry their scale with them, as
+  **fbgemm** (Khudia et al., "FBGEMM: enabling high-performance low-precision deep learning inference", 2021),
+  **qnnpack** (made for ARM), **onednn**, and **x86**, which takes the first or the third by layer;
 - **onednn_plain**: the operators that torch's compiler uses, on plain uint8 tensors.
 
-All stay within one code of the reference: they multiply their int32 sums by a float where it takes a fixed-point number.
-The exception has a physical cause. Without VNNI instructions (2019 and later) an x86 processor adds up u8 * s8 products
-in pairs of 16 bits, and ``255 * 127 * 2`` does not fit: it *saturates* at 32767. :func:`available` tries it out. Seven
-bits for activations (``reduce_range=True``) make every pair fit.
+All stay within one code of the reference; they multiply their int32 sums by a float, where it takes a
+fixed-point number. The exception has a physical cause. Without VNNI instructions (2019 and later) an x86
+processor adds up u8 * s8 products in pairs of 16 bits, and ``255 * 127 * 2`` does not fit: it *saturates* at
+32767. This file tries that out. Seven bits for activations (``reduce_range=True``) make every pair fit.
 """
 
 from __future__ import annotations
@@ -22,30 +22,31 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from qlab.affine import QParams
 from qlab.int8.reference import (
-    Engine, Kernel, Pair, channels_last, check_activation, check_weighted, finite, pair, quantize_bias, ratio,
+    Engine, Kernel, channels_last, check_activation, check_weighted, finite, pair, quantize_bias, ratio,
     same_grid, sum_bound,
-)
+)  # fmt: skip
 
 HISTORICAL = ("onednn", "x86", "fbgemm", "qnnpack")
 NAMES = ("reference", *HISTORICAL, "onednn_plain")
 
 
-# ---- The two families ------------------------------------------------------------------------------------------------
+# --- The two families
 
 
 class Historical(Engine):
     """torch.ops.quantized: activations are quint8 tensors, which know their scale and zero point.
 
-    The kernels of a packed layer belong to the engine that packed it. The others (add, pooling) look at the global
-    ``torch.backends.quantized.engine`` each time, so :meth:`running` sets it.
+    The kernels of a packed layer belong to the engine that packed it. The others (add, pooling) look at the
+    global ``torch.backends.quantized.engine`` each time, so :meth:`running` sets it.
     """
 
     def __init__(self, name: str) -> None:
@@ -54,61 +55,69 @@ class Historical(Engine):
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        # Every argument of an operator is asked for __torch_function__. A packed weight answers by an exception,
-        # which takes 15 us: more than a small convolution.
+        # Every argument of an operator is asked for __torch_function__. Packed weights answer by an
+        # exception, at 15 us: more than a small convolution takes.
         with _selected(self.name), torch._C.DisableTorchFunctionSubclass():
             yield
 
     def quantize(self, qp: QParams) -> Kernel:
-        scale, zero_point = _grid(qp)
-        quantize, quint8 = torch.quantize_per_tensor, torch.quint8
-        return _clamped(
-            lambda x: quantize(finite(channels_last(x.to(torch.float32))), scale, zero_point, quint8), qp
-        )
+        (scale, zero_point), quantize, quint8 = _grid(qp), torch.quantize_per_tensor, torch.quint8
+
+        def kernel(x: Tensor) -> Tensor:
+            return quantize(finite(channels_last(x.detach().to(torch.float32))), scale, zero_point, quint8)
+
+        return _clamped(kernel, qp)
 
     def dequantize(self, qp: QParams) -> Kernel:
         check_activation(qp)
         return lambda q: q.dequantize()
 
-    def conv2d(self, weight, bias, weight_qp, x_qp, out_qp, *, stride=1, padding=0, dilation=1, groups=1, relu=False):
-        window = [*map(list, map(pair, (stride, padding, dilation))), groups]
-        packed = self._packed(torch.ops.quantized.conv2d_prepack, weight, bias, weight_qp, x_qp, out_qp, window)
-        op = _direct((torch.ops.quantized.conv2d_relu if relu else torch.ops.quantized.conv2d).new)
+    def conv2d(
+        self, weight, bias, weight_qp, x_qp, out_qp, *, stride=1, padding=0, dilation=1, groups=1, relu=False
+    ):  # fmt: skip
+        window = (*([*pair(value)] for value in (stride, padding, dilation)), groups)
+        ops = torch.ops.quantized
+        packed = self._packed(ops.conv2d_prepack, weight, bias, weight_qp, x_qp, out_qp, window)
+        op = _direct((ops.conv2d_relu if relu else ops.conv2d).new)
         scale, zero_point = _grid(out_qp)
         return _clamped(lambda q: op(q, packed(q), scale, zero_point), out_qp)
 
-    def conv2d_add(self, weight, bias, weight_qp, x_qp, other_qp, out_qp, *, stride=1, padding=0, dilation=1,
-                   groups=1, relu=False, overwrite_other=False):
+    def conv2d_add(
+        self, weight, bias, weight_qp, x_qp, other_qp, out_qp, *, stride=1, padding=0, dilation=1, groups=1,
+        relu=False, overwrite_other=False,
+    ):  # fmt: skip
         if not self.fuses_add:
-            raise ValueError(f"engine {self.name!r} has no conv2d_add: of torch's engines only onednn fuses convolution "
-                             "and addition; use engine='onednn', or conv2d and then add")
-        check_activation(other_qp)
-        window = [*map(list, map(pair, (stride, padding, dilation))), groups]
-        packed = self._packed(torch.ops.quantized.conv2d_prepack, weight, bias, weight_qp, x_qp, out_qp, window)
-        op = _direct((torch.ops.quantized.conv2d_add_relu if relu else torch.ops.quantized.conv2d_add).default)
-        scale, zero_point = _grid(out_qp)
-        other_grid = _grid(other_qp)
+            raise ValueError(
+                f"engine {self.name!r} has no conv2d_add: of torch's engines only onednn fuses convolution "
+                "and addition; use engine='onednn', or conv2d and then add"
+            )
+        window = (*([*pair(value)] for value in (stride, padding, dilation)), groups)
+        ops = torch.ops.quantized
+        packed = self._packed(ops.conv2d_prepack, weight, bias, weight_qp, x_qp, out_qp, window)
+        op = _direct((ops.conv2d_add_relu if relu else ops.conv2d_add).default)
+        (scale, zero_point), other_grid = _grid(out_qp), _grid(other_qp)
 
         def kernel(q: Tensor, other: Tensor) -> Tensor:
-            if not overwrite_other or other is q:  # the result replaces `other` in its memory
+            if not overwrite_other or other is q:  # the operator leaves the result in the memory of `other`
                 other = _wrap(_codes(other).clone(), *other_grid)
-            if torch.backends.quantized.engine != "onednn":
-                with _selected("onednn"):
-                    return op(q, other, packed(q), scale, zero_point)
-            return op(q, other, packed(q), scale, zero_point)
+            if torch.backends.quantized.engine == "onednn":
+                return op(q, other, packed(q), scale, zero_point)
+            with _selected("onednn"):
+                return op(q, other, packed(q), scale, zero_point)
 
         return _clamped(kernel, out_qp)
 
     def linear(self, weight, bias, weight_qp, x_qp, out_qp, *, relu=False):
-        packed = self._packed(torch.ops.quantized.linear_prepack, weight, bias, weight_qp, x_qp, out_qp, [])
-        op = _direct((torch.ops.quantized.linear_relu if relu else torch.ops.quantized.linear).default)
+        ops = torch.ops.quantized
+        packed = self._packed(ops.linear_prepack, weight, bias, weight_qp, x_qp, out_qp, ())
+        op = _direct((ops.linear_relu if relu else ops.linear).default)
         scale, zero_point = _grid(out_qp)
         return _clamped(lambda q: op(q, packed(q), scale, zero_point), out_qp)
 
     def add(self, a_qp, b_qp, out_qp, *, relu=False):
         check_activation(a_qp), check_activation(b_qp)
         scale, zero_point = _grid(out_qp)
-        if relu and zero_point == 255:  # a grid without positive numbers: qnnpack refuses a range of one code
+        if relu and zero_point == 255:  # all codes but one are negative: qnnpack refuses a range of one code
             unbounded = self.add(a_qp, b_qp, out_qp)
             return lambda a, b: torch.relu(unbounded(a, b))
         op = _direct((torch.ops.quantized.add_relu if relu else torch.ops.quantized.add).default)
@@ -116,23 +125,19 @@ class Historical(Engine):
 
     def max_pool2d(self, qp, *, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False):
         check_activation(qp)
-        stride, dilation = pair(kernel_size if stride is None else stride), pair(dilation)
-        window = {"kernel_size": pair(kernel_size), "stride": stride, "padding": pair(padding), "dilation": dilation,
-                  "ceil_mode": ceil_mode}
+        kernel_size, padding, dilation = pair(kernel_size), pair(padding), pair(dilation)
+        stride = kernel_size if stride is None else pair(stride)
         if dilation != (1, 1):  # qnnpack takes the wrong elements
-            return self._on_codes(super().max_pool2d(qp, **window), qp)
-        window = list(window.values())
-        return lambda q: torch.max_pool2d(q, *window)
+            window = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation}
+            return self._on_codes(super().max_pool2d(qp, **window, ceil_mode=ceil_mode), qp)
+        return lambda q: torch.max_pool2d(q, kernel_size, stride, padding, dilation, ceil_mode)
 
-    def avg_pool2d(self, x_qp, out_qp, *, kernel_size, stride=None, padding=0, ceil_mode=False,
-                   count_include_pad=True):
-        options = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "ceil_mode": ceil_mode,
-                   "count_include_pad": count_include_pad}
-        return self._on_codes(super().avg_pool2d(x_qp, out_qp, **options), out_qp)
+    def avg_pool2d(self, x_qp, out_qp, **window):
+        return self._on_codes(super().avg_pool2d(x_qp, out_qp, **window), out_qp)
 
     def adaptive_avg_pool2d(self, x_qp, out_qp, *, output_size):
-        if same_grid(x_qp, out_qp):
-            return lambda q: torch.nn.functional.adaptive_avg_pool2d(q, output_size)
+        if same_grid(x_qp, out_qp):  # torch's kernel knows no other
+            return lambda q: F.adaptive_avg_pool2d(q, output_size)
         return self._on_codes(super().adaptive_avg_pool2d(x_qp, out_qp, output_size=output_size), out_qp)
 
     def cat(self, qps, out_qp, *, dim=1):
@@ -146,10 +151,9 @@ class Historical(Engine):
 
     def requantize(self, x_qp, out_qp, *, relu=False):
         check_activation(x_qp)
+        (scale, zero_point), quantize, quint8 = _grid(out_qp), torch.quantize_per_tensor, torch.quint8
         if same_grid(x_qp, out_qp):
             return torch.relu if relu else lambda q: q
-        scale, zero_point = _grid(out_qp)
-        quantize, quint8 = torch.quantize_per_tensor, torch.quint8
         if relu:
             return _clamped(lambda q: quantize(q.dequantize().relu_(), scale, zero_point, quint8), out_qp)
         return _clamped(lambda q: quantize(q.dequantize(), scale, zero_point, quint8), out_qp)
@@ -159,8 +163,7 @@ class Historical(Engine):
         grid = _grid(out_qp)
         return lambda q: _wrap(kernel(_codes(q)), *grid)
 
-    def _packed(self, prepack: Callable, weight: Tensor, bias: Tensor | None, weight_qp: QParams, x_qp: QParams,
-                out_qp: QParams, window: list) -> Callable[[Tensor], object]:
+    def _packed(self, prepack, weight, bias, weight_qp, x_qp, out_qp, window) -> Callable[[Tensor], object]:
         """The function "input -> packed weights"; see :func:`_by_shape` for why it depends on the input."""
         check_weighted(weight, weight_qp, x_qp, out_qp)
         scale = weight_qp.scale.to(torch.float64).expand(weight.shape[0])
@@ -181,54 +184,57 @@ class Historical(Engine):
 
 
 class PlainOnednn(Engine):
-    """torch.ops.onednn: the same oneDNN kernels on plain uint8 tensors, scales given with each call."""
+    """torch.ops.onednn: oneDNN's kernels on plain uint8 tensors; scales are given with each call."""
 
     name = "onednn_plain"
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        with torch._C.DisableTorchFunctionSubclass():  # see Historical.running
+        with torch._C.DisableTorchFunctionSubclass():  # saves asking 17 arguments, see Historical.running
             yield
 
-    def conv2d(self, weight, bias, weight_qp, x_qp, out_qp, *, stride=1, padding=0, dilation=1, groups=1, relu=False):
-        window = [*map(list, map(pair, (stride, padding, dilation))), groups]
-        packed, weights, bias = self._packed(weight, bias, weight_qp, x_qp, out_qp, window)
+    def conv2d(
+        self, weight, bias, weight_qp, x_qp, out_qp, *, stride=1, padding=0, dilation=1, groups=1, relu=False
+    ):  # fmt: skip
+        window = (*([*pair(value)] for value in (stride, padding, dilation)), groups)
+        packed, scales, bias = self._packed(weight, bias, weight_qp, x_qp, out_qp, window)
         op, x_grid = _direct(torch.ops.onednn.qconv2d_pointwise.default), _grid(x_qp)
-        rest = (*weights, bias, *window, *_grid(out_qp), torch.uint8, "relu" if relu else "none", [], "")
+        rest = (*scales, bias, *window, *_grid(out_qp), torch.uint8, "relu" if relu else "none", [], "")
         return _clamped(lambda q: op(q, *x_grid, packed(q), *rest), out_qp)
 
-    def conv2d_add(self, weight, bias, weight_qp, x_qp, other_qp, out_qp, *, stride=1, padding=0, dilation=1,
-                   groups=1, relu=False, overwrite_other=False):
-        window = [*map(list, map(pair, (stride, padding, dilation))), groups]
-        packed, weights, bias = self._packed(weight, bias, weight_qp, x_qp, out_qp, window)
+    def conv2d_add(
+        self, weight, bias, weight_qp, x_qp, other_qp, out_qp, *, stride=1, padding=0, dilation=1, groups=1,
+        relu=False, overwrite_other=False,
+    ):  # fmt: skip
+        window = (*([*pair(value)] for value in (stride, padding, dilation)), groups)
+        packed, scales, bias = self._packed(weight, bias, weight_qp, x_qp, out_qp, window)
         op, x_grid = _direct(torch.ops.onednn.qconv2d_pointwise.binary), _grid(x_qp)
-        rest = (bias, *window, *_grid(out_qp), torch.uint8, *_grid(other_qp), "sum", 1.0, "relu" if relu else "none",
-                [], "")
+        rest = (bias, *window, *_grid(out_qp), torch.uint8, *_grid(other_qp), "sum", 1.0)
+        rest += ("relu" if relu else "none", [], "")
 
         def kernel(q: Tensor, other: Tensor) -> Tensor:
-            if not overwrite_other or other is q:  # the sum is made in the memory of `other`
+            if not overwrite_other or other is q:  # the operator makes the sum in the memory of `other`
                 other = other.clone(memory_format=torch.channels_last)
-            return op(q, *x_grid, packed(q), *weights, other, *rest)
+            return op(q, *x_grid, packed(q), *scales, other, *rest)
 
         return _clamped(kernel, out_qp)
 
     def linear(self, weight, bias, weight_qp, x_qp, out_qp, *, relu=False):
-        packed, weights, bias = self._packed(weight, bias, weight_qp, x_qp, out_qp, None)
+        packed, scales, bias = self._packed(weight, bias, weight_qp, x_qp, out_qp, None)
         op, x_grid = _direct(torch.ops.onednn.qlinear_pointwise.default), _grid(x_qp)
-        rest = (*weights, bias, *_grid(out_qp), torch.uint8, "relu" if relu else "none", [], "")
+        rest = (*scales, bias, *_grid(out_qp), torch.uint8, "relu" if relu else "none", [], "")
         return _clamped(lambda q: op(q, *x_grid, packed(q), *rest), out_qp)
 
     def add(self, a_qp, b_qp, out_qp, *, relu=False):
-        return _rescaled_in_float([a_qp, b_qp], out_qp, relu)
+        return _rescaled_in_float([a_qp, b_qp], out_qp, relu)  # torch.ops.onednn.qadd takes ten times as long
 
     def requantize(self, x_qp, out_qp, *, relu=False):
         if same_grid(x_qp, out_qp):
             return super().requantize(x_qp, out_qp, relu=relu)
         return _rescaled_in_float([x_qp], out_qp, relu)
 
-    def _packed(self, weight: Tensor, bias: Tensor | None, weight_qp: QParams, x_qp: QParams, out_qp: QParams,
-                window: list | None) -> tuple[Callable[[Tensor], Tensor], tuple[Tensor, Tensor], Tensor | None]:
-        """The function "input -> packed weights" (window=None: of a linear layer), weight scales and zeros, bias."""
+    def _packed(self, weight, bias, weight_qp, x_qp, out_qp, window):
+        """The function "input -> packed weights" (linear if window is None), scales and zero points, bias."""
         check_weighted(weight, weight_qp, x_qp, out_qp)
         scale = weight_qp.scale.to(torch.float32).expand(weight.shape[0]).contiguous()
 
@@ -249,7 +255,8 @@ def _grid(qp: QParams) -> tuple[float, int]:
 
 def _codes(q: Tensor) -> Tensor:
     """The uint8 codes of a quint8 tensor, in its memory (``int_repr`` copies, and slowly)."""
-    return torch.empty(0, dtype=torch.uint8).set_(q.untyped_storage(), q.storage_offset(), q.size(), q.stride())
+    empty = torch.empty(0, dtype=torch.uint8)
+    return empty.set_(q.untyped_storage(), q.storage_offset(), q.size(), q.stride())
 
 
 def _wrap(codes: Tensor, scale: float, zero_point: int) -> Tensor:
@@ -259,13 +266,15 @@ def _wrap(codes: Tensor, scale: float, zero_point: int) -> Tensor:
 
 
 def _clamped(kernel: Kernel, out_qp: QParams) -> Kernel:
-    """The kernel for a grid of fewer than 8 bits: torch's kernels know only 0 to 255, so clamp what they give."""
+    """The kernel for a grid of fewer than 8 bits: torch's kernels clamp to 0 and 255 only."""
     if out_qp.bits == 8:
         return kernel
 
+    highest = out_qp.qmax
+
     def clamped(*inputs: Tensor) -> Tensor:
-        q = kernel(*inputs)
-        (q if q.dtype is torch.uint8 else _codes(q)).clamp_(max=out_qp.qmax)
+        q = kernel(*inputs)  # in new memory, so it may be changed in place
+        (q if q.dtype is torch.uint8 else _codes(q)).clamp_(max=highest)
         return q
 
     return clamped
@@ -290,10 +299,11 @@ def _selected(name: str) -> Iterator[None]:
 def _by_shape(pack: Callable[[Sequence[int] | None], object]) -> Callable[[Tensor], object]:
     """Packed weights for each shape of input (and number of threads).
 
-    oneDNN prepares a layer for the first shape it sees and keeps that with the packed weights. Every other shape is
-    prepared anew in each call, at 0.05 ms: on one picture twice as slow as it could be.
+    oneDNN prepares a layer for the first shape it sees and keeps that with the packed weights. Every other
+    shape is prepared anew in each call, at 0.05 ms: on one picture twice as slow as it could be.
     """
-    packs, first = {}, pack(None)  # packed at once, so that errors come when the kernel is made
+    pack(None)  # so that an error comes when the kernel is made
+    packs: dict[tuple, object] = {}
     get_num_threads = torch.get_num_threads
 
     def packed(q: Tensor) -> object:
@@ -308,11 +318,12 @@ def _by_shape(pack: Callable[[Sequence[int] | None], object]) -> Callable[[Tenso
     return packed
 
 
-def _room_for_bias(weight: Tensor, scale: Tensor, bias: Tensor, x_qp: QParams,
-                   out_qp: QParams) -> tuple[Tensor, Tensor]:
+def _room_for_bias(weight, scale, bias, x_qp, out_qp) -> tuple[Tensor, Tensor]:
     """The same weights with codes times ``2**bits``, so that an int32 bias fits the grid of the sums.
 
-    qnnpack rounds the bias to that grid, as the reference does: see :func:`qlab.int8.reference.quantize_bias`.
+    qnnpack rounds the bias to that grid, as the reference does: see
+    :func:`qlab.int8.reference.quantize_bias`. It stays within one code while ``s_x * s_w / 2**bits <= s_y``,
+    for all that 8-bit weight codes leave room.
     """
     _, bits = quantize_bias(bias.detach(), scale * x_qp.scale, out_qp.scale, sum_bound(weight, x_qp))
     largest = weight.flatten(1).abs().amax(1).clamp(min=1).double()
@@ -323,7 +334,7 @@ def _room_for_bias(weight: Tensor, scale: Tensor, bias: Tensor, x_qp: QParams,
 
 
 def _rescaled_in_float(qps: Sequence[QParams], out_qp: QParams, relu: bool) -> Kernel:
-    """The sum of tensors of codes, each from its grid, as codes of out_qp, in float32: the integers are small."""
+    """The sum of tensors of codes, each from its grid, as codes of out_qp: float32 is enough for 8 bits."""
     factors = [float(ratio(qp, out_qp)) for qp in qps]
     offset = int(out_qp.zero_point) - sum(factor * int(qp.zero_point) for factor, qp in zip(factors, qps))
     low = int(out_qp.zero_point) if relu else out_qp.qmin
@@ -337,17 +348,136 @@ def _rescaled_in_float(qps: Sequence[QParams], out_qp: QParams, relu: bool) -> K
     return kernel
 
 
-# ---- Which of them work here ---------------------------------------------------------------------------------------------
+# --- Which of them work here
 
 
 @dataclass(frozen=True)
 class Availability:
-    """Whether an engine works on this machine, why not if it does not, and whether its 16-bit pairs saturate."""
+    """Whether an engine works on this machine, why not, and whether its sums of two products saturate."""
 
     name: str
     usable: bool
     reason: str
     saturates: bool = False
+
+
+def available() -> dict[str, Availability]:
+    """Every engine, really tried: {name: :class:`Availability`}. The first call takes about half a second.
+
+    >>> available()["reference"]
+    Availability(name='reference', usable=True, reason='works', saturates=False)
+    """
+    return {name: availability(name) for name in NAMES}
+
+
+@cache
+def availability(name: str) -> Availability:
+    """One engine, tried with small layers: does it compute what the reference does, and does it saturate?
+
+    >>> availability("reference").usable
+    True
+
+    Raises ValueError for a name that is none.
+    """
+    engine = _make(name)
+    if name in HISTORICAL and name not in torch.backends.quantized.supported_engines:
+        has = ", ".join(other for other in torch.backends.quantized.supported_engines if other != "none")
+        why = f"this torch has no {name} kernels for {platform.machine()} (it has: {has or 'none'})"
+        return Availability(name, False, why)
+    with warnings.catch_warnings():
+        # torch says once a process that quint8 is deprecated. That is known here, and nobody else need know.
+        warnings.filterwarnings("ignore", message=".*deprecated.*", category=UserWarning)
+        try:
+            moderate, extreme = _disagreement(engine, bits=7), _disagreement(engine, bits=8)
+        except (RuntimeError, AttributeError) as error:  # no such kernel, no such operator
+            return Availability(name, False, str(error).strip().splitlines()[0][:200])
+    if moderate > 1:
+        return Availability(name, False, f"its results are wrong by {moderate} codes on small layers")
+    return Availability(name, True, "works", saturates=extreme > 1)
+
+
+def _disagreement(engine: Engine, bits: int) -> int:
+    """By how many codes an engine and the reference differ at most, with numbers as large as can be."""
+    expected = _extreme_layers(Engine(), bits)
+    return max(int((a - b).abs().max()) for a, b in zip(_extreme_layers(engine, bits), expected))
+
+
+def _extreme_layers(engine: Engine, bits: int) -> list[Tensor]:
+    """What small layers give (in codes) when all inputs are the largest and all weights 127 or -127."""
+    x_qp, weight_qp, outputs = QParams(1.0, 0, bits), QParams(0.01, 0, signed=True), []
+    x, bias = torch.full((1, 16, 4, 4), float(x_qp.qmax)), torch.ones(16)
+    for sign in (127, -127):
+        dense = torch.full((16, 16, 3, 3), sign, dtype=torch.int8)
+        depthwise, pointwise, matrix = dense[:, :1], dense[:, :, :1, :1], dense[:, :, 0, 0]
+        for weight, groups in ((dense, 1), (depthwise, 16), (pointwise, 1), (matrix, 0)):
+            out_qp = QParams(sum_bound(weight, x_qp) * 0.01 / 100, 128)  # no sum may leave the grid
+            if groups:
+                kernel = engine.conv2d(weight, bias, weight_qp, x_qp, out_qp, padding=1, groups=groups)
+            else:
+                kernel = engine.linear(weight, bias, weight_qp, x_qp, out_qp)
+            with engine.running(), torch.no_grad():
+                q = kernel(engine.quantize(x_qp)(x if groups else x[:, :, 0, 0]))
+                outputs.append(engine.dequantize(out_qp)(q).div(out_qp.scale).round())
+    return outputs
+
+
+@cache
+def choose() -> tuple[str, str]:
+    """What engine="auto" means on this machine: the name, and a sentence that says why.
+
+    >>> name, why = choose()
+    >>> availability(name).usable
+    True
+    """
+    arm = cpu().is_arm
+    order = ("qnnpack", "onednn") if arm else ("onednn", "x86", "fbgemm", "onednn_plain", "qnnpack")
+    name = next((name for name in order if availability(name).usable), "reference")
+    why = {
+        "qnnpack": "the kernels made for ARM" if arm else "the one engine that works here",
+        "onednn": "convolution, addition and relu in one kernel, the fastest on one picture and on many",
+        "x86": "fbgemm's and oneDNN's kernels, whichever suits the layer",
+        "fbgemm": "the fastest engine that works here",
+        "onednn_plain": "oneDNN's kernels on plain uint8 tensors; this torch has no quantized tensors",
+        "reference": "none of torch's int8 kernels works here; plain torch computes the same integers slowly",
+    }[name]
+    if availability(name).saturates:
+        why += (
+            ". This processor has no VNNI, so pairs of large products saturate at 16 bits: quantize with "
+            "reduce_range=True (7-bit activations), which no pair of products overflows"
+        )
+    return name, why
+
+
+def get(engine: str | Engine) -> Engine:
+    """The engine of that name ("auto": the one :func:`choose` picks); an Engine is given back as it is.
+
+    >>> get("reference").name
+    'reference'
+
+    Raises ValueError for a name that is none, and for an engine that does not work here; the error says which
+    does.
+    """
+    if isinstance(engine, Engine):
+        return engine
+    name = choose()[0] if engine == "auto" else engine
+    made = _make(name)
+    if not availability(name).usable:
+        raise ValueError(
+            f"engine={name!r} does not work here: {availability(name).reason}. engine={choose()[0]!r} does"
+        )
+    return made
+
+
+def _make(name: str) -> Engine:
+    """The engine of that name, whether it works here or not."""
+    if name not in NAMES:
+        raise ValueError(f"engine={name!r}: expected 'auto', {', '.join(map(repr, NAMES))}, or an Engine")
+    if name in HISTORICAL:
+        return Historical(name)
+    return Engine() if name == "reference" else PlainOnednn()
+
+
+# --- The processor
 
 
 @dataclass(frozen=True)
@@ -356,16 +486,12 @@ class Cpu:
 
     architecture: str  # "x86_64", "aarch64", "arm64"
     model: str
-    capability: str  # the instruction set that torch's own float kernels use
+    capability: str  # the instruction set of torch's own float kernels
     avx2: bool | None
     avx512: bool | None
     vnni: bool | None  # u8 * s8 products added up in 32 bits, by one instruction
     amx: bool | None  # the same for whole tiles
     dot_product: bool | None  # ARM's counterpart of VNNI
-
-    @property
-    def is_x86(self) -> bool:
-        return self.architecture.lower() in ("x86_64", "amd64", "i386", "i686")
 
     @property
     def is_arm(self) -> bool:
@@ -376,135 +502,34 @@ class Cpu:
 def cpu() -> Cpu:
     """The instruction set of this machine, from torch and, on Linux, from /proc/cpuinfo.
 
-    >>> cpu().is_x86 or cpu().is_arm or cpu().architecture
+    >>> cpu().vnni in (True, False, None)
     True
     """
     architecture, info = platform.machine() or "unknown", _cpuinfo()
     flags = set(info.get("flags", info.get("Features", "")).split())
-    known = bool(flags)
 
-    def has(*names: str, torch_name: str | None = None) -> bool | None:
-        asked = getattr(torch.cpu, f"_is_{torch_name}_supported", None)
-        if any(name in flags for name in names) or (asked is not None and asked()):
+    def has(*names: str, ask: str = "") -> bool | None:
+        """Whether one of the flags is there, or torch says yes to torch.cpu._is_..._supported()."""
+        asked = getattr(torch.cpu, f"_is_{ask}_supported", None)
+        if flags.intersection(names) or (asked is not None and asked()):
             return True
-        return False if known or asked is not None else None
+        return False if flags or asked is not None else None
 
-    model = info.get("model name") or info.get("CPU part") or platform.processor() or "unknown"
     return Cpu(
-        architecture, model, torch.backends.cpu.get_cpu_capability(),
-        avx2=has("avx2", torch_name="avx2"), avx512=has("avx512f", torch_name="avx512"),
-        vnni=has("avx512_vnni", "avx_vnni", torch_name="vnni"), amx=has("amx_int8", torch_name="amx_tile"),
-        dot_product=has("asimddp") if known else (True if sys.platform == "darwin" and architecture == "arm64" else None),
+        architecture,
+        info.get("model name") or platform.processor() or "unknown",
+        torch.backends.cpu.get_cpu_capability(),
+        avx2=has("avx2", ask="avx2"),
+        avx512=has("avx512f", ask="avx512"),
+        vnni=has("avx512_vnni", "avx_vnni", ask="vnni"),
+        amx=has("amx_int8", ask="amx_tile"),
+        dot_product=True if (sys.platform, architecture) == ("darwin", "arm64") else has("asimddp"),
     )
 
 
 def _cpuinfo() -> dict[str, str]:
-    """/proc/cpuinfo's entries for one processor; nothing on systems that have none."""
+    """The entries of /proc/cpuinfo for the first processor; nothing on systems that have no such file."""
     path = Path("/proc/cpuinfo")
     text = path.read_text(errors="replace") if path.exists() else ""
     entries = re.findall(r"^([^:\n]+?)[ \t]*:[ \t]*(.*)$", text, flags=re.MULTILINE)
-    return dict(reversed(entries))  # the first processor's come last, and stay
-
-
-@cache
-def available() -> dict[str, Availability]:
-    """Every engine, really tried with small layers: does it compute what the reference does, does it saturate?
-
-    >>> available()["reference"]
-    Availability(name='reference', usable=True, reason='works', saturates=False)
-    """
-    return {name: _try(name) for name in NAMES}
-
-
-def _make(name: str) -> Engine:
-    """The engine of a known name, whether it works or not."""
-    if name == "reference":
-        return Engine()
-    return PlainOnednn() if name == "onednn_plain" else Historical(name)
-
-
-def _try(name: str) -> Availability:
-    """Compute small layers on an engine and on the reference, with 7-bit and with the largest 8-bit codes."""
-    if name in HISTORICAL and name not in torch.backends.quantized.supported_engines:
-        has = ", ".join(n for n in torch.backends.quantized.supported_engines if n != "none")
-        return Availability(name, False, f"this torch has no {name} kernels for {platform.machine()} (it has: {has})")
-    with warnings.catch_warnings():
-        # torch says once a process that quint8 is deprecated; that is known here, and nobody else need know.
-        warnings.filterwarnings("ignore", message=".*deprecated.*", category=UserWarning)
-        try:
-            with torch.no_grad():
-                moderate, extreme = _disagreement(_make(name), 7), _disagreement(_make(name), 8)
-        except (RuntimeError, AttributeError, NotImplementedError) as error:
-            return Availability(name, False, str(error).strip().splitlines()[0][:200])
-    if moderate > 1:
-        return Availability(name, False, f"its results are wrong by {moderate} codes on small layers")
-    return Availability(name, True, "works", saturates=extreme > 1)
-
-
-def _disagreement(engine: Engine, bits: int) -> int:
-    """By how many codes an engine differs from the reference at most, with inputs and weights as large as can be."""
-    x_qp, weight_qp, worst = QParams(1.0, 0, bits), QParams(0.01, 0, signed=True), 0
-    x = torch.full((1, 16, 4, 4), float(x_qp.qmax))
-    for sign in (127, -127):
-        dense = torch.full((16, 16, 3, 3), sign, dtype=torch.int8)
-        for weight, groups in ((dense, 1), (dense[:, :1], 16), (dense[:, :, :1, :1], 1), (dense[:, :, 0, 0], 0)):
-            out_qp = QParams(sum_bound(weight, x_qp) * 0.01 / 100, 128)  # the sum itself must not leave the grid
-            values = []
-            for each in (engine, Engine()):
-                if groups:
-                    kernel = each.conv2d(weight, torch.ones(16), weight_qp, x_qp, out_qp, padding=1, groups=groups)
-                else:
-                    kernel = each.linear(weight, torch.ones(16), weight_qp, x_qp, out_qp)
-                with each.running():
-                    q = each.quantize(x_qp)(x if groups else x[:, :, 0, 0])
-                    values.append(each.dequantize(out_qp)(kernel(q)))
-            worst = max(worst, round(float((values[0] - values[1]).abs().max() / out_qp.scale)))
-    return worst
-
-
-@cache
-def choose() -> tuple[str, str]:
-    """What engine="auto" means on this machine: the name, and a sentence that says why.
-
-    >>> name, why = choose()
-    >>> available()[name].usable
-    True
-    """
-    tried, processor = available(), cpu()
-    order = ("qnnpack", "onednn") if processor.is_arm else ("onednn", "x86", "fbgemm", "onednn_plain", "qnnpack")
-    name = next((name for name in order if tried[name].usable), "reference")
-    if name == "reference":
-        return name, ("none of torch's int8 kernels works here, so the integers are computed in plain torch: right, "
-                      "but not fast")
-    why = {
-        "qnnpack": "the kernels made for ARM" if processor.is_arm else "the one engine that works here",
-        "onednn": "convolution, addition and relu in one kernel, the fastest at one picture and at many",
-        "x86": "fbgemm's and oneDNN's kernels, whichever suits the layer",
-        "fbgemm": "the fastest engine that works here",
-        "onednn_plain": "oneDNN's kernels on plain uint8 tensors; this torch has no quantized tensors",
-    }[name]
-    if tried[name].saturates:
-        why += (". This processor has no VNNI, so pairs of large products saturate at 16 bits: should accuracy suffer, "
-                "quantize with reduce_range=True (7-bit activations)")
-    return name, why
-
-
-def get(engine: str | Engine) -> Engine:
-    """The engine of that name ("auto": the one :func:`choose` picks); an Engine is given back as it is.
-
-    >>> get("reference").name
-    'reference'
-
-    Raises ValueError for a name that is none, and for an engine that does not work here; the error says which do.
-    """
-    if isinstance(engine, Engine):
-        return engine
-    name = choose()[0] if engine == "auto" else engine
-    if name not in NAMES:
-        raise ValueError(f"engine={engine!r}: expected 'auto', {', '.join(map(repr, NAMES))}, or an Engine")
-    if name == "reference":
-        return Engine()
-    found = available()[name]
-    if not found.usable:
-        raise ValueError(f"engine={name!r} does not work here: {found.reason}. engine={choose()[0]!r} does")
-    return _make(name)
+    return dict(reversed(entries))  # of equal names the first stays

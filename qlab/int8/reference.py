@@ -1,16 +1,18 @@
 """The arithmetic in the open: every layer of an int8 network in integers, in plain torch, on any machine.
 
-A layer's values are ``scale * (code - zero_point)``, so a convolution or linear layer is a sum of integer products:
+A layer's values are ``scale * (code - zero_point)``, so a convolution or linear layer is a sum of integer
+products:
 
-    sum  = sum over inputs of (q_x - z_x) * q_w  +  q_bias              int32, in steps of s_x * s_w
-    q_y  = clamp(z_y + round(M * sum)),   M = s_x * s_w / s_y           M is the only real number, known beforehand
+    sum  = sum over inputs of (q_x - z_x) * q_w  +  q_bias        int32, in steps of s_x * s_w
+    q_y  = clamp(z_y + round(M * sum)),   M = s_x * s_w / s_y     M is the only real number, known beforehand
 
-Sources: Jacob et al., "Quantization and training of neural networks for efficient integer-arithmetic-only inference"
-(2018), equations 4 to 7 and section 2.4 (bias); gemmlowp and TensorFlow Lite (M as a fixed-point number).
+Sources: Jacob et al., "Quantization and training of neural networks for efficient integer-arithmetic-only
+inference" (2018), equations 4 to 7 and section 2.4 (bias); gemmlowp and TensorFlow Lite (M as a fixed-point
+number).
 
-:class:`Engine` is what every engine must compute, and computes it itself: the others (``engines.py``) replace its
-methods with fast kernels and stay within one code of it. A *kernel* is a function in which all that is known
-beforehand (weights, multipliers) is packed once. Codes travel as uint8 tensors in channels_last order.
+:class:`Engine` is what every engine must compute, and computes it itself: the others (``engines.py``) replace
+its methods with fast kernels and stay within one code of it. A *kernel* is a function in which all that is
+known beforehand (weights, multipliers) is packed once. Codes travel as uint8 tensors in channels_last order.
 """
 
 from __future__ import annotations
@@ -30,14 +32,14 @@ Kernel = Callable[..., Tensor]
 Pair = tuple[int, int]
 
 
-# ---- One number: multiply by a real number with an integer multiplication and a shift ------------------------------
+# --- One number: multiply by a real number with an integer multiplication and a shift
 
 
 def fixed_point(*multipliers: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Write real multipliers as ``mantissa / 2**shift``, int64 mantissas over one common shift for all of them.
+    """Write real multipliers as ``mantissa / 2**shift``: int64 mantissas over one common shift.
 
-    The largest multiplier has a mantissa of 31 bits (Q31: it fits an int32 register), the others have at most that.
-    Multipliers have shape () or one entry a channel; then so has the shift.
+    The largest multiplier has a mantissa of 31 bits (Q31: it fits an int32 register), the others have at most
+    that. Multipliers have shape () or one entry a channel; then so has the shift.
 
     >>> mantissas, shift = fixed_point(torch.tensor(0.75))
     >>> mantissas, shift
@@ -45,27 +47,27 @@ def fixed_point(*multipliers: Tensor) -> tuple[list[Tensor], Tensor]:
     >>> mantissas[0] / 2**31
     tensor(0.7500)
 
-    Raises ValueError for a multiplier that is not positive, or is 2**30 or more: one step of the sum would then be
-    a billion steps of the output.
+    Raises ValueError for a multiplier that is not positive, or is 2**30 or more: one step of the sum would
+    then be a billion steps of the output.
     """
     stacked = torch.stack(torch.broadcast_tensors(*(m.to(torch.float64) for m in multipliers)))
-    largest = stacked.amax(0)
     if not bool(((stacked > 0) & (stacked < 2**30)).all()):
-        raise ValueError(f"multiplier {float(largest.max()):.3g} (smallest {float(stacked.min()):.3g}): expected more "
-                         "than 0 and less than 2**30; look for a scale that is far too large or too small")
-    largest_mantissa = 2**31 - 1
-    _, exponent = torch.frexp(largest)  # largest = fraction * 2**exponent with 0.5 <= fraction < 1
-    shift = torch.where(torch.ldexp(largest, 31 - exponent) > largest_mantissa + 0.5, 30 - exponent, 31 - exponent)
-    shift = shift.clamp(max=62).to(torch.int64)  # beyond 62 bits nothing of an int32 sum would be left anyway
-    mantissas = torch.ldexp(stacked, shift).round().clamp(max=largest_mantissa).to(torch.int64)
-    return list(mantissas), shift
+        raise ValueError(
+            f"multipliers from {float(stacked.min()):.3g} to {float(stacked.max()):.3g}: expected more than "
+            "0 and less than 2**30; look for a scale that is far too large or too small"
+        )
+    _, exponent = torch.frexp(stacked.amax(0))  # the largest = fraction * 2**exponent, 0.5 <= fraction < 1
+    shift = (31 - exponent).clamp(max=62).to(torch.int64)  # further right nothing is left of an int32 sum
+    mantissas = torch.ldexp(stacked, shift).round().clamp(max=2**31 - 1)
+    return list(mantissas.to(torch.int64)), shift
 
 
 def rescale(terms: Sequence[Tensor], mantissas: Sequence[Tensor], shift: Tensor) -> Tensor:
     """``round(sum of term * mantissa / 2**shift)``: integers times real multipliers, without a real number.
 
-    Half a unit is added before the shift, so halves round up. gemmlowp rounds twice (to 31 bits, then to the code);
-    one rounding is never further from the true value. The terms are int64 and are overwritten, to save memory.
+    Half a unit is added before the shift, so halves round up. gemmlowp rounds twice (to 31 bits, then to the
+    code); one rounding is never further from the true value. The terms are int64 and are overwritten, to save
+    memory.
 
     >>> mantissas, shift = fixed_point(torch.tensor(0.75))
     >>> rescale([torch.tensor([1, 2, 3, -3])], mantissas, shift)      # 0.75, 1.5, 2.25, -2.25
@@ -80,7 +82,7 @@ def rescale(terms: Sequence[Tensor], mantissas: Sequence[Tensor], shift: Tensor)
 
 
 def to_codes(multipliers: Sequence[Tensor], out_qp: QParams, relu: bool = False) -> Kernel:
-    """The kernel "terms -> codes of out_qp": rescale, add the zero point, clamp. It overwrites the terms (int64).
+    """The kernel "terms -> codes of out_qp": rescale, add the zero point, clamp. Overwrites its terms, int64.
 
     A relu is that clamp with the zero point as its lower end: it costs nothing.
 
@@ -98,11 +100,11 @@ def to_codes(multipliers: Sequence[Tensor], out_qp: QParams, relu: bool = False)
     return kernel
 
 
-# ---- The sums: a convolution of integers -----------------------------------------------------------------------------
+# --- The sums: a convolution of integers
 
 
 def windows(x: Tensor, kernel: Pair, stride: Pair, dilation: Pair) -> Tensor:
-    """Every window that a kernel slides over: (N, C, H, W) -> (N, C, H_out, W_out, kernel height, kernel width).
+    """Every window that a kernel slides over: (N, C, H, W) -> (N, C, H_out, W_out, height, width).
 
     It is a view, no copy. im2col, the usual way to make a matrix product of a convolution, reshapes it.
 
@@ -116,15 +118,18 @@ def windows(x: Tensor, kernel: Pair, stride: Pair, dilation: Pair) -> Tensor:
     return x[..., :: dilation[0], :: dilation[1]]
 
 
-def conv2d_sums(q: Tensor, zero_point: int, weight: Tensor, stride: Pair = (1, 1), padding: Pair = (0, 0),
-                dilation: Pair = (1, 1), groups: int = 1) -> Tensor:
+def conv2d_sums(
+    q: Tensor, zero_point: int, weight: Tensor, *, stride: Pair = (1, 1), padding: Pair = (0, 0),
+    dilation: Pair = (1, 1), groups: int = 1,
+) -> Tensor:  # fmt: skip
     """``sum of (q - zero_point) * weight`` over each window, in int32: what an int8 processor computes.
 
-    It multiplies the codes as they are. Their zero point is *folded* into one number an output channel (Jacob,
-    equation 7), since ``sum (q - z) w = sum q w - z * sum w``. What is padded is the value 0, so the code z.
-    q: uint8 (N, C_in, H, W); weight: int8 (C_out, C_in / groups, height, width) -> int32 (N, C_out, H_out, W_out).
+    It multiplies the codes as they are. Their zero point is *folded* into one number an output channel
+    (Jacob, equation 7), since ``sum (q - z) w = sum q w - z * sum w``. What is padded is the value 0, so the
+    code z. q: uint8 (N, C_in, H, W); weight: int8 (C_out, C_in / groups, height, width). Returns int32 (N,
+    C_out, H_out, W_out).
 
-    >>> conv2d_sums(torch.tensor([[[[3, 5]]]], dtype=torch.uint8), 1, torch.tensor([[[[2, 10]]]], dtype=torch.int8))
+    >>> conv2d_sums(torch.tensor([[[[3, 5]]]]).byte(), 1, torch.tensor([[[[2, 10]]]]).char())   # 2*2 + 4*10
     tensor([[[[44]]]], dtype=torch.int32)
     """
     padded = F.pad(q.to(torch.int32), (padding[1], padding[1], padding[0], padding[0]), value=zero_point)
@@ -133,30 +138,15 @@ def conv2d_sums(q: Tensor, zero_point: int, weight: Tensor, stride: Pair = (1, 1
     patches = patches.reshape(n, groups, c // groups, height, width, -1).permute(1, 0, 3, 4, 2, 5)
     columns = patches.reshape(groups, n * height * width, -1)  # one row a window
     rows = weight.to(torch.int32).reshape(groups, weight.shape[0] // groups, -1)  # one row an output channel
-    sums = torch.stack([a @ b.T for a, b in zip(columns, rows)]) - zero_point * rows.sum(2, dtype=torch.int32)[:, None]
+    products = torch.stack([a @ b.T for a, b in zip(columns, rows)])
+    sums = products - zero_point * rows.sum(2, dtype=torch.int32)[:, None]
     return sums.permute(1, 0, 2).reshape(n, height, width, -1).permute(0, 3, 1, 2)
-
-
-def exact_float(weight: Tensor, x_qp: QParams) -> torch.dtype:
-    """The float type in which sums of ``(q - zero_point) * weight`` are exact, in whatever order they are added.
-
-    float32 holds every integer up to 2**24, float64 up to 2**53. The bound is that of the largest partial sum: all
-    products of one sign, at the largest codes. Float units multiply 10 to 100 times as fast as torch's integer
-    matrix product, so the reference computes its integers with them: same integers, other transistors.
-
-    >>> exact_float(torch.full((1, 9), 127, dtype=torch.int8), QParams(1.0, 0))
-    torch.float32
-    >>> exact_float(torch.full((1, 4608), 127, dtype=torch.int8), QParams(1.0, 0))
-    torch.float64
-    """
-    bound = sum_bound(weight, x_qp)
-    return torch.float32 if bound < 2**24 else torch.float64
 
 
 def sum_bound(weight: Tensor, x_qp: QParams) -> int:
     """The largest absolute value that a sum of some of the products ``(q - zero_point) * weight`` can have.
 
-    >>> sum_bound(torch.tensor([[100, 27], [-3, 2]], dtype=torch.int8), QParams(1.0, 0))
+    >>> sum_bound(torch.tensor([[100, 27], [-3, 2]], dtype=torch.int8), QParams(1.0, 0))         # 255 * 127
     32385
     """
     if weight.numel() == 0:
@@ -169,17 +159,37 @@ def sum_bound(weight: Tensor, x_qp: QParams) -> int:
     return int(torch.maximum(most, -least).max())
 
 
-# ---- The bias ----------------------------------------------------------------------------------------------------------
+def exact_float(weight: Tensor, x_qp: QParams) -> torch.dtype:
+    """The float type in which sums of ``(q - zero_point) * weight`` are exact, in any order of adding.
+
+    float32 holds every integer up to 2**24, float64 up to 2**53, so a float convolution of integers is exact
+    while no partial sum can pass that. Float units multiply 10 to 100 times as fast as torch's integer matrix
+    product, so the engine below computes its integers with them: the same integers as :func:`conv2d_sums`
+    gives.
+
+    >>> exact_float(torch.full((1, 9), 127, dtype=torch.int8), QParams(1.0, 0))
+    torch.float32
+    >>> exact_float(torch.full((1, 4608), 127, dtype=torch.int8), QParams(1.0, 0))
+    torch.float64
+    """
+    return torch.float32 if sum_bound(weight, x_qp) < 2**24 else torch.float64
 
 
-def quantize_bias(bias: Tensor, product_scale: Tensor, out_scale: Tensor, largest_sum: int) -> tuple[Tensor, Tensor]:
-    """The bias as int32 codes on the grid of the sums, and by how many bits that grid is finer than s_x * s_w.
+# --- The bias
+
+
+def quantize_bias(
+    bias: Tensor, product_scale: Tensor, out_scale: Tensor, largest_sum: int
+) -> tuple[Tensor, Tensor]:
+    """The bias in int32, on the grid of the sums, and by how many bits that grid is finer than s_x * s_w.
 
     Usually by none: a bias has the scale ``s_x * s_w`` and the zero point 0 (Jacob, section 2.4). But
 
-    - with few bits a step of the sum can be larger than one of the output, and a bias rounded to it would be wrong by
-      several codes. Then the sums are shifted left by ``bits > 0``, and the bias has the scale ``s_x * s_w / 2**bits``;
-    - a channel whose weights are nearly 0 has steps so small that its bias overflows int32. Then ``bits < 0``.
+    - with few bits a step of the sum can be larger than one of the output, and a bias rounded to it would be
+      wrong by several codes. Then the sums are shifted left by ``bits > 0``, and the bias has the scale ``s_x
+      * s_w / 2**bits``;
+    - a channel whose weights are nearly 0 has steps so small that its bias overflows int32. Then ``bits <
+      0``.
 
     Bias and sums get 30 bits each. Tensors have one entry an output channel: bias in floats -> (codes, bits).
 
@@ -189,7 +199,7 @@ def quantize_bias(bias: Tensor, product_scale: Tensor, out_scale: Tensor, larges
     (tensor([13], dtype=torch.int32), tensor([3]))
     """
     bias, step = bias.to(torch.float64), product_scale.to(torch.float64)
-    wanted = torch.ceil(torch.log2(2 * step / out_scale.to(torch.float64))).clamp(min=0)  # to half an output step
+    wanted = torch.ceil(torch.log2(2 * step / out_scale.double())).clamp(min=0)  # to half an output step
     room = 30 - torch.ceil(torch.log2((bias.abs() / step).clamp(min=max(1, largest_sum))))
     bits = torch.minimum(wanted, room)
     return torch.round(bias / step * 2**bits).to(torch.int32), bits.to(torch.int64)
@@ -204,20 +214,21 @@ def shift_left(sums: Tensor, bits: Tensor) -> Tensor:
     return (sums << bits.clamp(min=0)) >> (-bits).clamp(min=0, max=63)
 
 
-# ---- What every engine offers, computed with the functions above ---------------------------------------------------------
+# --- What every engine offers, computed with the functions above
 
 
 class Engine:
     """Makes kernels: functions from codes to codes, with weights and multipliers packed once.
 
-    This one computes everything in integers, slowly enough to be read and fast enough for a test set (ResNet-20 on
-    10,000 pictures in well under a minute). Activations are unsigned with at most 8 bits and one scale a tensor,
-    weights signed with at most 8 bits, the zero point 0 and one scale a tensor or an output channel.
+    This one computes everything in integers, slowly enough to be read and fast enough for a test set
+    (ResNet-20 on 10,000 pictures in about half a minute). Activations are unsigned with at most 8 bits and
+    one scale a tensor, weights signed with at most 8 bits, the zero point 0 and one scale a tensor or an
+    output channel.
 
     >>> engine, x_qp, weight_qp = Engine(), QParams(0.5, 3), QParams(0.1, 0, signed=True)
-    >>> kernel = engine.linear(torch.tensor([[10, -20]], dtype=torch.int8), None, weight_qp, x_qp, x_qp, relu=False)
-    >>> x = engine.quantize(x_qp)(torch.tensor([[4.0, 1.0]]))
-    >>> x, kernel(x), engine.dequantize(x_qp)(kernel(x))              # 1.0 * 4 - 2.0 * 1 = 2
+    >>> kernel = engine.linear(torch.tensor([[10, -20]], dtype=torch.int8), None, weight_qp, x_qp, x_qp)
+    >>> q = engine.quantize(x_qp)(torch.tensor([[4.0, 1.0]]))
+    >>> q, kernel(q), engine.dequantize(x_qp)(kernel(q))              # 1.0 * 4 - 2.0 * 1 = 2
     (tensor([[11,  5]], dtype=torch.uint8), tensor([[7]], dtype=torch.uint8), tensor([[2.]]))
     """
 
@@ -233,7 +244,7 @@ class Engine:
         inverse, zero_point = 1 / float(qp.scale), int(check_activation(qp).zero_point)
 
         def kernel(x: Tensor) -> Tensor:
-            values = finite(channels_last(x.to(torch.float32))).mul(inverse).round_()
+            values = finite(channels_last(x.detach().to(torch.float32))).mul(inverse).round_()
             return values.add_(zero_point).clamp_(qp.qmin, qp.qmax).to(torch.int32).to(torch.uint8)
 
         return kernel
@@ -243,29 +254,35 @@ class Engine:
         scale, zero_point = float(qp.scale), int(check_activation(qp).zero_point)
         return lambda q: q.to(torch.float32).sub_(zero_point).mul_(scale)
 
-    def conv2d(self, weight: Tensor, bias: Tensor | None, weight_qp: QParams, x_qp: QParams, out_qp: QParams, *,
-               stride: int | Pair = 1, padding: int | Pair = 0, dilation: int | Pair = 1, groups: int = 1,
-               relu: bool = False) -> Kernel:
-        """Convolution (+ relu) of codes (N, C_in, H, W). weight: int8 (C_out, C_in / groups, h, w); bias: float."""
+    def conv2d(
+        self, weight: Tensor, bias: Tensor | None, weight_qp: QParams, x_qp: QParams, out_qp: QParams, *,
+        stride: int | Pair = 1, padding: int | Pair = 0, dilation: int | Pair = 1, groups: int = 1,
+        relu: bool = False,
+    ) -> Kernel:  # fmt: skip
+        """Convolution (+ relu) of (N, C_in, H, W). weight: int8 (C_out, C_in / groups, h, w); bias: float."""
         finish = finish_sums(weight, bias, weight_qp, x_qp, (), out_qp, relu)
         sums = _conv2d_in_float(weight, x_qp, pair(stride), pair(padding), pair(dilation), groups)
         return lambda q: finish(sums(q))
 
-    def conv2d_add(self, weight: Tensor, bias: Tensor | None, weight_qp: QParams, x_qp: QParams, other_qp: QParams,
-                   out_qp: QParams, *, stride: int | Pair = 1, padding: int | Pair = 0, dilation: int | Pair = 1,
-                   groups: int = 1, relu: bool = False, overwrite_other: bool = False) -> Kernel:
+    def conv2d_add(
+        self, weight: Tensor, bias: Tensor | None, weight_qp: QParams, x_qp: QParams, other_qp: QParams,
+        out_qp: QParams, *, stride: int | Pair = 1, padding: int | Pair = 0, dilation: int | Pair = 1,
+        groups: int = 1, relu: bool = False, overwrite_other: bool = False,
+    ) -> Kernel:  # fmt: skip
         """Convolution + other tensor (+ relu), rounded once.
 
-        ``overwrite_other=True`` allows the kernel to leave its result in ``other``'s memory, which is faster where an
-        engine can: pass it when nobody reads ``other`` afterwards.
+        ``overwrite_other=True`` allows the kernel to leave its result in ``other``'s memory, which is faster
+        where an engine can: pass it when nobody reads ``other`` afterwards.
         """
         finish = finish_sums(weight, bias, weight_qp, x_qp, (other_qp,), out_qp, relu)
         sums = _conv2d_in_float(weight, x_qp, pair(stride), pair(padding), pair(dilation), groups)
         other_zero_point = int(other_qp.zero_point)
         return lambda q, other: finish(sums(q), other.to(torch.int64).sub_(other_zero_point))
 
-    def linear(self, weight: Tensor, bias: Tensor | None, weight_qp: QParams, x_qp: QParams, out_qp: QParams, *,
-               relu: bool = False) -> Kernel:
+    def linear(
+        self, weight: Tensor, bias: Tensor | None, weight_qp: QParams, x_qp: QParams, out_qp: QParams, *,
+        relu: bool = False,
+    ) -> Kernel:  # fmt: skip
         """Linear layer (+ relu) on codes (..., in). weight: int8 (out, in)."""
         finish = finish_sums(weight, bias, weight_qp, x_qp, (), out_qp, relu)
         dtype, zero_point = exact_float(weight, x_qp), int(x_qp.zero_point)
@@ -273,17 +290,19 @@ class Engine:
         return lambda q: finish(q.to(dtype).sub_(zero_point) @ transposed)
 
     def add(self, a_qp: QParams, b_qp: QParams, out_qp: QParams, *, relu: bool = False) -> Kernel:
-        """The sum of two tensors of codes (+ relu): each rescaled to out_qp, rounded once (Jacob, appendix A.2)."""
+        """The sum of two tensors (+ relu): each rescaled to out_qp, rounded once (Jacob, appendix A.2)."""
         finish = to_codes([ratio(a_qp, out_qp), ratio(b_qp, out_qp)], out_qp, relu)
         a_zero, b_zero = int(a_qp.zero_point), int(b_qp.zero_point)
         return lambda a, b: finish(a.to(torch.int64).sub_(a_zero), b.to(torch.int64).sub_(b_zero))
 
-    def max_pool2d(self, qp: QParams, *, kernel_size: int | Pair, stride: int | Pair | None = None,
-                   padding: int | Pair = 0, dilation: int | Pair = 1, ceil_mode: bool = False) -> Kernel:
+    def max_pool2d(
+        self, qp: QParams, *, kernel_size: int | Pair, stride: int | Pair | None = None,
+        padding: int | Pair = 0, dilation: int | Pair = 1, ceil_mode: bool = False,
+    ) -> Kernel:  # fmt: skip
         """The largest code is the code of the largest value: no arithmetic, the grid stays.
 
-        It takes the maximum over shifted copies of the picture, one for each place of the window. Padding is the
-        lowest code, 0: as good as minus infinity.
+        It takes the maximum over shifted copies of the picture, one for each place of the window. Padding is
+        the lowest code, 0: as good as minus infinity.
         """
         check_activation(qp)
         kernel, dilation = pair(kernel_size), pair(dilation)
@@ -298,17 +317,20 @@ class Engine:
 
         return pool
 
-    def avg_pool2d(self, x_qp: QParams, out_qp: QParams, *, kernel_size: int | Pair, stride: int | Pair | None = None,
-                   padding: int | Pair = 0, ceil_mode: bool = False, count_include_pad: bool = True) -> Kernel:
-        """The mean over each window: an integer sum, and the division by the count goes into the multiplier."""
+    def avg_pool2d(
+        self, x_qp: QParams, out_qp: QParams, *, kernel_size: int | Pair, stride: int | Pair | None = None,
+        padding: int | Pair = 0, ceil_mode: bool = False, count_include_pad: bool = True,
+    ) -> Kernel:  # fmt: skip
+        """The mean over each window: an integer sum; the division by the count goes into the multiplier."""
         kernel, padding = pair(kernel_size), pair(padding)
         stride, zero_point = pair(kernel_size if stride is None else stride), int(x_qp.zero_point)
+        step = ratio(x_qp, out_qp)
 
         @cache
         def finish(height: int, width: int) -> Kernel:
             axes = zip((height, width), kernel, stride, padding)
             down, across = (_counts(*axis, ceil_mode, count_include_pad) for axis in axes)
-            return to_codes([ratio(x_qp, out_qp) / (down[:, None] * across)], out_qp)
+            return to_codes([step / (down[:, None] * across)], out_qp)
 
         def pool(q: Tensor) -> Tensor:
             places = _places(q, zero_point, kernel, stride, padding, (1, 1), ceil_mode)
@@ -321,30 +343,35 @@ class Engine:
 
     def adaptive_avg_pool2d(self, x_qp: QParams, out_qp: QParams, *, output_size: int | Pair) -> Kernel:
         """The mean over each of output_size cells; 1 is the mean over the whole picture."""
-        size, zero_point = pair(output_size), int(x_qp.zero_point)
+        size, zero_point, step = pair(output_size), int(x_qp.zero_point), ratio(x_qp, out_qp)
 
         @cache
         def finish(count: int) -> Kernel:
-            return to_codes([ratio(x_qp, out_qp) / count], out_qp)
+            return to_codes([step / count], out_qp)
+
+        def mean(cell: Tensor) -> Tensor:
+            count = cell.shape[2] * cell.shape[3]
+            return finish(count)(cell.sum((2, 3), keepdim=True, dtype=torch.int64).sub_(count * zero_point))
 
         def pool(q: Tensor) -> Tensor:
-            out = torch.empty((*q.shape[:2], *size), dtype=torch.uint8, memory_format=torch.channels_last)
-            for i, (top, bottom) in enumerate(_cells(q.shape[2], size[0])):
-                for j, (left, right) in enumerate(_cells(q.shape[3], size[1])):
-                    total = q[:, :, top:bottom, left:right].sum((2, 3), dtype=torch.int64)
-                    count = (bottom - top) * (right - left)
-                    out[:, :, i, j] = finish(count)(total.sub_(count * zero_point))
-            return out
+            rows = (q[:, :, top:bottom] for top, bottom in _cells(q.shape[2], size[0]))
+            columns = _cells(q.shape[3], size[1])
+            means = [torch.cat([mean(row[..., left:right]) for left, right in columns], 3) for row in rows]
+            return channels_last(torch.cat(means, 2))
 
         return pool
 
     def cat(self, qps: Sequence[QParams], out_qp: QParams, *, dim: int = 1) -> Kernel:
         """Concatenate a list of tensors, each moved to out_qp first."""
         moves = [self.requantize(qp, out_qp) for qp in qps]
-        return lambda parts: channels_last(torch.cat([move(q) for move, q in zip(moves, parts, strict=True)], dim))
+
+        def kernel(parts: Sequence[Tensor]) -> Tensor:
+            return channels_last(torch.cat([move(q) for move, q in zip(moves, parts, strict=True)], dim))
+
+        return kernel
 
     def requantize(self, x_qp: QParams, out_qp: QParams, *, relu: bool = False) -> Kernel:
-        """The same values on another grid (+ relu); nothing to do when the two grids are equal and there is no relu."""
+        """The same values on another grid (+ relu); nothing to do when the grids are equal without relu."""
         if same_grid(x_qp, out_qp):
             low = int(out_qp.zero_point)
             return (lambda q: q.clamp(min=low)) if relu else (lambda q: q)
@@ -356,12 +383,14 @@ class Engine:
         return lambda q: q.flatten(start_dim, end_dim)
 
 
-# ---- Shared by the engines -------------------------------------------------------------------------------------------------
+# --- Shared by the engines
 
 
-def finish_sums(weight: Tensor, bias: Tensor | None, weight_qp: QParams, x_qp: QParams, others: Sequence[QParams],
-                out_qp: QParams, relu: bool) -> Kernel:
-    """The kernel from the sums of a weighted layer (and tensors added to it) to its codes: bias, rescaling, relu.
+def finish_sums(
+    weight: Tensor, bias: Tensor | None, weight_qp: QParams, x_qp: QParams, others: Sequence[QParams],
+    out_qp: QParams, relu: bool,
+) -> Kernel:  # fmt: skip
+    """The kernel from the sums of a weighted layer (and what is added to it) to codes: bias, rescaling, relu.
 
     Raises ValueError for grids that no int8 kernel computes with, and where the int32 sum could overflow.
     """
@@ -370,31 +399,33 @@ def finish_sums(weight: Tensor, bias: Tensor | None, weight_qp: QParams, x_qp: Q
     step = (x_qp.scale.double() * weight_qp.scale.double()).expand(weight.shape[0])
     largest_sum = sum_bound(weight, x_qp)
     if largest_sum >= 2**31:
-        raise ValueError(f"a sum of this layer can reach {largest_sum:.3g}, more than an int32 accumulator holds "
-                         f"({2**31 - 1}): expected fewer inputs ({weight[0].numel()} now), or fewer bits")
+        raise ValueError(
+            f"a sum of this layer can reach {largest_sum:.3g}, more than an int32 accumulator holds "
+            f"({2**31 - 1}): expected fewer inputs ({weight[0].numel()} now), or fewer bits"
+        )
     bias = torch.zeros(weight.shape[0]) if bias is None else bias.detach()
     bias_codes, bits = quantize_bias(bias, step, out_qp.scale, largest_sum)
-    multipliers = [(step / 2.0**bits / out_qp.scale.double()).reshape(shape)]
-    rescale_sums = to_codes([*multipliers, *(ratio(other, out_qp) for other in others)], out_qp, relu)
+    multiplier = (step / 2.0**bits / out_qp.scale.double()).reshape(shape)
+    to_out = to_codes([multiplier, *(ratio(other, out_qp) for other in others)], out_qp, relu)
     bias_codes, bits = bias_codes.to(torch.int64).reshape(shape), bits.reshape(shape)
     shifted = bool(bits.any())
 
     def kernel(sums: Tensor, *added: Tensor) -> Tensor:
         sums = sums.to(torch.int64)  # exact: the sums are integers, in whatever type they come
-        if shifted:
-            sums = shift_left(sums, bits)
-        return rescale_sums(sums.add_(bias_codes), *added)
+        return to_out((shift_left(sums, bits) if shifted else sums).add_(bias_codes), *added)
 
     return kernel
 
 
-def _conv2d_in_float(weight: Tensor, x_qp: QParams, stride: Pair, padding: Pair, dilation: Pair, groups: int) -> Kernel:
-    """:func:`conv2d_sums` by a float convolution whose sums are exact; padding by 0 after the zero point is gone."""
+def _conv2d_in_float(
+    weight: Tensor, x_qp: QParams, stride: Pair, padding: Pair, dilation: Pair, groups: int
+) -> Kernel:
+    """:func:`conv2d_sums` by a float convolution, which is exact; it pads by 0, as the zero point is gone."""
     dtype, zero_point = exact_float(weight, x_qp), int(x_qp.zero_point)
     weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
 
     def kernel(q: Tensor) -> Tensor:
-        # NNPACK may take Winograd's algorithm, which is fast and rounds. All others add up products as they are.
+        # NNPACK may take Winograd's algorithm, which is fast and rounds. All others add up plain products.
         with torch.backends.nnpack.flags(enabled=False):
             sums = F.conv2d(q.to(dtype).sub_(zero_point), weight, None, stride, padding, dilation, groups)
         return channels_last(sums)
@@ -410,9 +441,11 @@ def ratio(x_qp: QParams, out_qp: QParams) -> Tensor:
 def check_activation(qp: QParams) -> QParams:
     """qp itself; ValueError when no int8 kernel takes activations on this grid."""
     if qp.signed or qp.bits > 8 or qp.scale.ndim:
-        form = f"{'signed' if qp.signed else 'unsigned'}, {qp.bits} bits, scale of shape {tuple(qp.scale.shape)}"
-        raise ValueError(f"activations on a grid that is {form}: integer kernels take unsigned ones of at most 8 bits "
-                         "with one scale a tensor; use QuantSpec(bits=8)")
+        raise ValueError(
+            f"activations on a grid that is {'signed' if qp.signed else 'unsigned'}, has {qp.bits} bits and "
+            f"a scale of shape {tuple(qp.scale.shape)}: integer kernels take unsigned ones of at most 8 bits "
+            "with one scale a tensor; use QuantSpec(bits=8)"
+        )
     return qp
 
 
@@ -421,15 +454,18 @@ def check_weighted(weight: Tensor, weight_qp: QParams, *activations: QParams) ->
     for qp in activations:
         check_activation(qp)
     if weight.dtype is not torch.int8 or not weight_qp.signed or bool(weight_qp.zero_point.any()):
-        raise ValueError(f"weight codes of {weight.dtype} with zero point(s) {weight_qp.zero_point.unique().tolist()}"
-                         f"{'' if weight_qp.signed else ', unsigned'}: expected int8 codes of a signed, symmetric grid "
-                         "(zero point 0); use QuantSpec(bits=8, signed=True, symmetric=True)")
-    if weight_qp.group_size is not None or weight_qp.axis not in (None, 0) or (
-        weight_qp.axis == 0 and weight_qp.scale.shape != weight.shape[:1]
-    ):
-        raise ValueError(f"weight of shape {tuple(weight.shape)} with {weight_qp.granularity} and a scale of shape "
-                         f"{tuple(weight_qp.scale.shape)}: expected PerTensor(), or PerChannel(0) with one scale for "
-                         "each output channel, which alone can be taken out of the integer sum")
+        raise ValueError(
+            f"weight codes of {weight.dtype} on {'a signed' if weight_qp.signed else 'an unsigned'} grid "
+            f"with zero point(s) {weight_qp.zero_point.unique().tolist()}: expected int8 codes, signed, zero "
+            "point 0; use QuantSpec(bits=8, signed=True, symmetric=True)"
+        )
+    by_channel = weight_qp.axis == 0 and weight_qp.scale.shape == weight.shape[:1]
+    if weight_qp.scale.ndim and not by_channel:
+        raise ValueError(
+            f"weight of shape {tuple(weight.shape)} with {weight_qp.granularity} and a scale of shape "
+            f"{tuple(weight_qp.scale.shape)}: expected PerTensor(), or PerChannel(0) with one scale for each "
+            "output channel, which alone can be taken out of the integer sum"
+        )
 
 
 def same_grid(a: QParams, b: QParams) -> bool:
@@ -439,10 +475,12 @@ def same_grid(a: QParams, b: QParams) -> bool:
 
 def finite(x: Tensor) -> Tensor:
     """x itself; ValueError when it holds NaN or infinity, for which there is no code."""
-    # A sum is finite only if every term is, and one pass is cheap. It may overflow without cause, so look again.
+    # A sum is finite only if every term is: one cheap pass. It may overflow without cause, so look again.
     if not isfinite(x.sum()) and not bool(torch.isfinite(x).all()):
-        raise ValueError(f"the input holds {int(x.isnan().sum())} NaN and {int(x.isinf().sum())} infinite values of "
-                         f"{x.numel()}: expected finite numbers; look at what computed it")
+        raise ValueError(
+            f"the input holds {int(x.isnan().sum())} NaN and {int(x.isinf().sum())} infinite values of "
+            f"{x.numel()}: expected finite numbers; look at what computed it"
+        )
     return x
 
 
@@ -462,9 +500,10 @@ def pair(value: int | Sequence[int]) -> Pair:
     return both
 
 
-def _places(q: Tensor, fill: int, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair,
-            ceil_mode: bool) -> list[Tensor]:
-    """For each place of a pooling window, the codes that stand there in every window: views (N, C, H_out, W_out)."""
+def _places(
+    q: Tensor, fill: int, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool
+) -> list[Tensor]:
+    """For each place of a pooling window, the codes that stand there in all windows: (N, C, H_out, W_out)."""
     out = [_pooled_length(*axis, ceil_mode) for axis in zip(q.shape[2:], kernel, stride, padding, dilation)]
     reach = [(n - 1) * s + d * (k - 1) + 1 for n, k, s, d in zip(out, kernel, stride, dilation)]
     after = [max(0, r - length - p) for r, length, p in zip(reach, q.shape[2:], padding)]
@@ -474,19 +513,26 @@ def _places(q: Tensor, fill: int, kernel: Pair, stride: Pair, padding: Pair, dil
     return [places[..., i, j] for i in range(kernel[0]) for j in range(kernel[1])]
 
 
-def _pooled_length(length: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:
-    """How many windows fit, as torch counts them: with ceil_mode the last may overhang, but must start inside."""
-    room = length + 2 * padding - dilation * (kernel - 1) - 1
+def _pooled_length(
+    length: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool
+) -> int:
+    """How many windows fit, as torch counts: with ceil_mode the last may overhang, but must start inside."""
+    span = dilation * (kernel - 1) + 1
+    room = length + 2 * padding - span
     count = (-(-room // stride) if ceil_mode else room // stride) + 1
     if ceil_mode and (count - 1) * stride >= length + padding:
         count -= 1
-    if room < 0 and not ceil_mode or count < 1:
-        raise ValueError(f"a window of {dilation * (kernel - 1) + 1} does not fit a picture of {length} padded by "
-                         f"{padding} on both sides: expected a larger picture, or a smaller kernel_size")
+    if count < 1:
+        raise ValueError(
+            f"a window of {span} does not fit a picture of {length} padded by {padding} on both sides: "
+            "expected a larger picture, or a smaller kernel_size"
+        )
     return count
 
 
-def _counts(length: int, kernel: int, stride: int, padding: int, ceil_mode: bool, include_pad: bool) -> Tensor:
+def _counts(
+    length: int, kernel: int, stride: int, padding: int, ceil_mode: bool, include_pad: bool
+) -> Tensor:
     """By how many values torch divides, for each window along one axis."""
     start = torch.arange(_pooled_length(length, kernel, stride, padding, 1, ceil_mode)) * stride - padding
     end = (start + kernel).clamp(max=length + padding)  # what overhangs the padding never counts
