@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import subprocess
@@ -120,6 +121,22 @@ def test_the_oldest_python_and_torch_are_the_promised_ones():
     assert PROJECT["requires-python"] == ">=3.10"
     torch = next(need for need in dependencies() if need.name == "torch")
     assert torch.specifier.contains("2.11") and not torch.specifier.contains("2.10")
+
+
+MODULES = {"pillow": "PIL", "ipython": "IPython"}  # a dependency's name in code, where it is another one
+
+
+def test_everything_that_qlab_imports_is_a_direct_dependency():
+    """What comes along with another package today may not come along with its next version."""
+    declared = {MODULES.get(need.name, need.name) for need in dependencies()} | set(sys.stdlib_module_names) | {"qlab"}
+    optional = {need.name for need in dependencies("test", "bench")}  # imported inside the function that needs it
+    for path in (ROOT / "qlab").rglob("*.py"):
+        tree = ast.parse(path.read_text("utf-8"))
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            allowed = declared if node in tree.body else declared | optional
+            assert {name.split(".")[0] for name in names} <= allowed, f"{path.relative_to(ROOT)}:{node.lineno}"
 
 
 def test_importing_qlab_imports_nothing_heavy():

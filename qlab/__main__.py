@@ -1,0 +1,101 @@
+"""The command line: `qlab doctor | train | quantize | bench`, also as `python -m qlab ...`.
+
+A command's code is imported only when that command is called: what one of them lacks must not keep the others from
+answering.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+
+COMMANDS = {
+    "doctor": "say what this machine can do, and what to do about each gap",
+    "train": "train one of the course's networks",
+    "quantize": "turn a trained network into an int8 network, and say what it cost",
+    "bench": "measure how fast and how large a network is, in float and in int8",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. A mistake of the user's is one line on stderr, not a traceback."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    chosen = next((word for word in words if word in COMMANDS), None)
+    try:
+        args = build_parser(chosen).parse_args(words)
+        return args.run(args) or 0
+    except (ValueError, OSError) as error:
+        print(f"qlab {chosen}: {error}", file=sys.stderr)
+        return 1
+    except ImportError as error:
+        print(f"qlab {chosen}: {error}. `qlab doctor` says what is missing and how to get it.", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\nqlab {chosen}: stopped", file=sys.stderr)
+        return 130
+
+
+def build_parser(chosen: str | None) -> argparse.ArgumentParser:
+    """The parser of every command; only the chosen one's code is imported and adds its arguments."""
+    parser = argparse.ArgumentParser(
+        prog="qlab", description="Neural-network quantization, from one number to an int8 network."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, does in COMMANDS.items():
+        command = commands.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.")
+        if name == chosen:
+            add_arguments, run = implementation(name)
+            add_arguments(command)
+            command.set_defaults(run=run)
+    return parser
+
+
+def implementation(name: str) -> tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]:
+    """What adds a command's arguments, and what runs it."""
+    if name == "quantize":  # no module of its own: it is the course's public functions, one after the other
+        return quantize_arguments, quantize
+    module = import_module(f"qlab.{name}")
+    return module.add_arguments, module.run
+
+
+def quantize_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `qlab quantize`."""
+    parser.add_argument("name", help="resnet20, mobilenet_v2 or vgg")
+    parser.add_argument("--data", default="cifar10", choices=["cifar10", "shapes10"], help="default: cifar10")
+    parser.add_argument("--qconfig", default="w8a8", help="bits of weights and activations (default: w8a8)")
+    parser.add_argument("--observer", default="minmax", help="who chooses the activations' ranges (default: minmax)")
+    parser.add_argument("--engine", default="auto", help="whose arithmetic (default: auto; `qlab doctor` lists them)")
+    parser.add_argument("--images", type=int, default=1024, help="training pictures to calibrate on (default: 1024)")
+    parser.add_argument("--out", type=Path, help="where to save the int8 network (.safetensors)")
+
+
+def quantize(args: argparse.Namespace) -> int:
+    """`qlab quantize`: load, calibrate on training pictures, convert, measure on the test split, save."""
+    import qlab
+    from qlab.bench import file_bytes
+    from qlab.int8 import engines
+
+    network = qlab.models.load(args.name, data=args.data)
+    pictures = getattr(qlab.data, args.data)
+    engine = engines.get(args.engine)
+    saturates = engines.available()[engine.name].saturates
+    qconfig = qlab.QConfig.preset(args.qconfig, observer=args.observer, reduce_range=saturates)
+    int8 = qlab.ptq(network, pictures("train").sample(args.images).batches(128), qconfig, engine)
+
+    test = pictures("test")
+    print(f"{args.name}, {args.qconfig}, engine {int8.engine}, {len(test)} test pictures of {test.source}")
+    if saturates:
+        print("  activations have at most 7 bits: with 8, pairs of products would saturate on this processor")
+    for name, each in (("float", network), ("int8", int8)):
+        print(f"  {name:5}  {qlab.evaluate(each, test):6.2f} %  {file_bytes(each) / 1024:8.1f} KiB")
+    if args.out:
+        qlab.save(int8, args.out)
+        print(f"  saved  {args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
