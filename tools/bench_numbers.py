@@ -2,8 +2,9 @@
 
     OMP_NUM_THREADS=1 python tools/bench_numbers.py
 
-Prints nanoseconds a value, the best of several runs, on the activations of a ResNet-20's first stage (64 pictures,
-channels_last) and on the weights of its last one. Background processes make all figures larger; compare within a run.
+Prints nanoseconds a value, the best of several runs, on the activations of a ResNet-20's first stage (64
+pictures, channels_last) and on the weights of its last one. Other processes make all figures larger: compare
+within a run.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def main() -> None:
     for name, x, qp in (("activation", activation, per_tensor), ("weight", weight, per_channel)):
         x = x.clone().requires_grad_()
         upstream = torch.randn_like(x)
-        for label, function in (("fake_quantize", fake_quantize), ("torch, fused", fused), ("quantize", quantize)):
+        functions = {"fake_quantize": fake_quantize, "torch, fused": fused, "quantize": quantize}
+        for label, function in functions.items():
             forward = best(lambda f=function: f(x.detach(), qp)) * 1e9 / x.numel()
             line = f"{name:12}{label:16}{forward:8.2f}"
             if function is not quantize:
@@ -53,12 +55,12 @@ def main() -> None:
                 line += f"   with its gradient {both:8.2f}"
             print(line)
     for name in OBSERVERS:
-        observer, channels = build(QuantSpec(observer=name)), build(
-            QuantSpec(8, signed=True, symmetric=True, granularity=PerChannel(0), observer=name))
+        observer = build(QuantSpec(observer=name))
+        channels = build(QuantSpec(8, signed=True, symmetric=True, granularity=PerChannel(0), observer=name))
         call = best(lambda o=observer: o(activation)) * 1e9 / activation.numel()
         channels(weight)
         choose, choose_channels = (best(o.qparams, 5) * 1e3 for o in (observer, channels))
-        print(f"{name:16}{call:8.2f}   qparams {choose:.1f} ms, of {len(weight)} channels {choose_channels:.1f} ms")
+        print(f"{name:16}{call:8.2f}   qparams {choose:.1f} ms, of 64 channels {choose_channels:.1f} ms")
 
 
 if __name__ == "__main__":
