@@ -306,9 +306,9 @@ class Percentile(HistogramObserver):
     def _quantile(self, share: float) -> torch.Tensor:
         """The value below which this share of each row's values lies, as if they were even within a bin."""
         counts, edges = self.histogram.counts, self.histogram.edges
-        up_to = counts.cumsum(1)
+        up_to = counts.cumsum(1).double()  # float32 cannot count beyond 2**24
         rank = up_to[:, -1:] * share
-        index = torch.searchsorted(up_to.double(), rank.double())
+        index = torch.searchsorted(up_to, rank)
         inside = (rank - (up_to - counts).gather(1, index)) / counts.gather(1, index).clamp(min=1)
         left, right = edges.gather(1, index), edges.gather(1, index + 1)
         return (left + inside * (right - left)).squeeze(1).clamp(self.lo, self.hi)

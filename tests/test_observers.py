@@ -330,6 +330,12 @@ class TestPercentile:
     def test_one_outlier_in_ten_thousand_is_left_out(self):
         assert after(Percentile(spec()), data("outlier")).range()[1] < 5
 
+    def test_a_hundred_million_times_the_data_has_the_same_percentiles(self):
+        observer = after(Percentile(spec()), data("normal"))
+        before = observer.range()
+        observer.histogram.counts *= 10**8
+        assert all(torch.allclose(a, b, rtol=1e-9) for a, b in zip(before, observer.range()))
+
     @pytest.mark.parametrize("percentile", [50, 0, 100.1, math.nan])
     def test_a_percentile_is_between_50_and_100(self, percentile):
         with pytest.raises(ValueError, match=f"percentile={percentile}: expected a number above 50"):
