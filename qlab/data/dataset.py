@@ -13,13 +13,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)  # tensors have no single truth value, and too many numbers to show
 class Dataset:
     """Pictures with their labels.
 
     - ``images``: uint8 (N, 3, 32, 32), red, green, blue. ``labels``: int64 (N,), an index into ``classes``.
     - ``source``: which copy of the data this is, in words; every accuracy is said with it.
     - ``mean``, ``std``: a channel's mean and standard deviation over the training split, with pixels from 0 to 1.
+
+    >>> images = torch.full((6, 3, 32, 32), 128, dtype=torch.uint8)
+    >>> data = Dataset(images, torch.tensor([0, 1] * 3), ("cat", "dog"), "six grey squares", "test", (0.5,) * 3, (0.25,) * 3)
+    >>> data
+    Dataset(six grey squares, test split: 6 pictures of 32x32 in 2 classes)
+    >>> [(tuple(x.shape), y.tolist()) for x, y in data.batches(4)]
+    [((4, 3, 32, 32), [0, 1, 0, 1]), ((2, 3, 32, 32), [0, 1])]
     """
 
     images: Tensor
@@ -33,8 +40,19 @@ class Dataset:
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4 or self.images.shape[1] != 3:
             raise ValueError(f"images are {self.images.dtype} {tuple(self.images.shape)}: expected uint8 (N, 3, H, W)")
-        if len(self.images) != len(self.labels):
-            raise ValueError(f"{len(self.images)} images but {len(self.labels)} labels: expected one label an image")
+        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
+            raise ValueError(
+                f"labels are {self.labels.dtype} {tuple(self.labels.shape)}: expected int64 ({len(self.images)},), one an image"
+            )
+        if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.classes):
+            raise ValueError(
+                f"labels from {self.labels.min()} to {self.labels.max()}: expected 0 to {len(self.classes) - 1}, "
+                f"an index into the {len(self.classes)} classes"
+            )
+
+    def __repr__(self) -> str:
+        size = "x".join(map(str, self.images.shape[2:]))
+        return f"Dataset({self.source}, {self.split} split: {len(self):,} pictures of {size} in {len(self.classes)} classes)"
 
     def __len__(self) -> int:
         return len(self.images)
@@ -56,7 +74,10 @@ class Dataset:
             raise ValueError(f"batch size {size}: expected 1 or more")
         if len(self) == 0:
             raise ValueError(f"the {self.split} split of {self.source} is empty: there is nothing to make batches of")
-        generator = torch.Generator().manual_seed(seed)
+        return self._batches(size, shuffle, torch.Generator().manual_seed(seed), augment)
+
+    def _batches(self, size: int, shuffle: bool, generator: torch.Generator, augment: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        """Apart from :meth:`batches`, so that a wrong size is an error where it was said, not at the first batch."""
         order = torch.randperm(len(self), generator=generator) if shuffle else torch.arange(len(self))
         for index in order.split(size):
             images = self.images[index]

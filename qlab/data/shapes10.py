@@ -21,7 +21,7 @@ from qlab.data.dataset import Dataset
 
 CLASSES = ("circle", "crescent", "cross", "heart", "hexagon", "ring", "semicircle", "square", "star", "triangle")
 SIZES = {"train": 20_000, "validation": 2_000, "test": 5_000}
-MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+MEAN, STD = (0.5, 0.5, 0.5), (0.22, 0.22, 0.22)
 SIDE = 32  # pixels
 CHUNK = 200  # pictures drawn at a time: their fields stay in the processor's cache
 
@@ -82,12 +82,12 @@ def draw(label: int, count: int, dice: Dice) -> np.ndarray:
         n = len(part)
         ground = dice.uniform(40, 215, n, 3, 1, 1)
         picture = ground + texture(n, dice)
-        for _ in range(3):
+        for _ in range(2):
             picture = paint(picture, scrap(n, dice), dice.uniform(0, 255, n, 3, 1, 1))
         shape, inside = place(FIELDS[CLASSES[label]], n, dice)
         picture = paint(picture, shape, another_colour(ground, n, dice) + inside)
         picture = paint(picture, bar(n, dice), dice.uniform(0, 255, n, 3, 1, 1))
-        picture = picture + dice.noise(n, 3, SIDE, SIDE) * dice.uniform(5, 40, n, 1, 1, 1)
+        picture = picture + dice.noise(n, 3, SIDE, SIDE) * dice.uniform(4, 28, n, 1, 1, 1)
         part[...] = np.minimum(np.maximum(picture + np.float32(0.5), 0), 255)
     return pictures
 
@@ -100,7 +100,7 @@ def paint(picture: np.ndarray, distance: Field, colour: np.ndarray) -> np.ndarra
 
 def another_colour(ground: np.ndarray, n: int, dice: Dice) -> np.ndarray:
     """A colour at a random distance from the ground's, from hard to see to glaring: (n, 3, 1, 1)."""
-    step = dice.uniform(40, 120, n, 1, 1, 1) * dice.uniform(0.4, 1, n, 3, 1, 1)
+    step = dice.uniform(45, 150, n, 1, 1, 1) * dice.uniform(0.5, 1, n, 3, 1, 1)
     up = dice.integers(2, n, 3, 1, 1).astype(np.float32) * 2 - 1
     colour = ground + step * up
     return np.where((colour < 0) | (colour > 255), ground - step * up, colour)
@@ -118,7 +118,7 @@ def texture(n: int, dice: Dice) -> np.ndarray:
     waves = (COLUMNS * cosine + ROWS * sine) * dice.uniform(0.06, 0.25, n, 1, 1)
     stripes = np.abs(waves - np.floor(waves) - np.float32(0.5)) * 4 - 1  # a triangle wave
     depth = np.maximum(dice.uniform(-25, 25, n, 1, 1, 1), 0)  # half of the pictures have no stripes
-    return clouds * dice.uniform(10, 50, n, 1, 1, 1) + stripes[:, None] * depth * dice.uniform(0.3, 1, n, 3, 1, 1)
+    return clouds * dice.uniform(8, 40, n, 1, 1, 1) + stripes[:, None] * depth * dice.uniform(0.3, 1, n, 3, 1, 1)
 
 
 def turn(n: int, dice: Dice) -> tuple[np.ndarray, np.ndarray]:
@@ -129,9 +129,9 @@ def turn(n: int, dice: Dice) -> tuple[np.ndarray, np.ndarray]:
 
 def place(field: Callable[[Field, Field], Field], n: int, dice: Dice) -> tuple[Field, np.ndarray]:
     """A shape somewhere in the picture: its distance in pixels, and a gradient (n, 3, 32, 32) to colour its inside."""
-    radius = dice.uniform(6, 12, n, 1, 1)
+    radius = dice.uniform(6.5, 12.5, n, 1, 1)
     cosine, sine = turn(n, dice)
-    x, y = (COLUMNS - dice.uniform(-6, 6, n, 1, 1)) / radius, (ROWS - dice.uniform(-6, 6, n, 1, 1)) / radius
+    x, y = (COLUMNS - dice.uniform(-5, 5, n, 1, 1)) / radius, (ROWS - dice.uniform(-5, 5, n, 1, 1)) / radius
     u, v = x * cosine + y * sine, y * cosine - x * sine
     stretch = dice.uniform(0.85, 1.18, n, 1, 1)
     inside = u[:, None] * dice.uniform(-25, 25, n, 3, 1, 1)
@@ -148,9 +148,9 @@ def scrap(n: int, dice: Dice) -> Field:
 
 
 def bar(n: int, dice: Dice) -> Field:
-    """A bar from edge to edge, 1 to 4 pixels wide, not far from the middle: distance in pixels."""
+    """A bar from edge to edge, 1 to 4 pixels wide, somewhere: distance in pixels."""
     cosine, sine = turn(n, dice)
-    away = COLUMNS * cosine + ROWS * sine - dice.uniform(-12, 12, n, 1, 1)
+    away = COLUMNS * cosine + ROWS * sine - dice.uniform(-20, 20, n, 1, 1)
     return np.abs(away) - dice.uniform(0.5, 2, n, 1, 1)
 
 

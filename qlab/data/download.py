@@ -1,0 +1,108 @@
+"""Fetches one large file: goes on where it stopped, and believes nothing that it has not checked."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import re
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from qlab.data.store import NoRoom, cannot_write, need_space
+
+ATTEMPTS = 5
+TIMEOUT = 30  # seconds without a byte
+BLOCK = 1 << 18  # bytes
+NETWORK = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file on the net: where it is, what it is called here, its size in bytes, and its md5 if someone published it."""
+
+    url: str
+    file: str
+    size: int
+    md5: str | None = None
+
+
+def download(remote: Remote, folder: Path) -> Path:
+    """Fetch ``remote`` into ``folder``, with a bar: afterwards the file is there, whole and checked, or not at all.
+
+    What has come stays in <file>.part, and the next call goes on from there. Raises ConnectionError when the host cannot
+    be reached or keeps breaking off, ValueError when it has another file, NoRoom (an OSError) when the disk is full.
+    """
+    part = folder / f"{remote.file}.part"
+    need_space(folder, remote.size - came(part))
+    for attempt in range(ATTEMPTS):
+        before = came(part)
+        if before >= remote.size:
+            break
+        if attempt:
+            print(f"CIFAR-10: the connection broke after {before:,} of {remote.size:,} bytes: going on from there", flush=True)
+        try:
+            receive(remote, part)
+        except NETWORK as error:
+            if getattr(error, "code", None) == 416:  # nothing there from where we are: it became shorter
+                part.unlink()
+                raise ValueError(f"{remote.url} has fewer bytes than came before: it is another file now") from error
+            if came(part) <= before:  # not one byte came: another attempt would not help
+                raise ConnectionError(f"{remote.url} cannot be reached ({error})") from error
+    if came(part) < remote.size:
+        raise ConnectionError(
+            f"{remote.url} broke off after {came(part):,} of {remote.size:,} bytes. "
+            "They are kept: call again to go on from there"
+        )
+    check(remote, part)
+    return part.replace(folder / remote.file)
+
+
+def came(part: Path) -> int:
+    """How many bytes are there already."""
+    return part.stat().st_size if part.exists() else 0
+
+
+def receive(remote: Remote, part: Path) -> None:
+    """One connection: ask for what is missing, and append it until the end or until it breaks off."""
+    headers = {"User-Agent": "qlab", "Range": f"bytes={came(part)}-"}
+    with urllib.request.urlopen(urllib.request.Request(remote.url, headers=headers), timeout=TIMEOUT) as response:
+        extent = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
+        start, total = map(int, extent.groups()) if extent else (0, int(response.headers.get("Content-Length", remote.size)))
+        if total != remote.size or start not in (0, came(part)):
+            raise ValueError(f"{remote.url} has {total:,} bytes, expected {remote.size:,}: it is another file now")
+        bar = tqdm(total=total, initial=start, desc=remote.file, unit="B", unit_scale=True, mininterval=0.5, leave=False)
+        # Without a Content-Range the host sends everything anew. Unbuffered: a full disk shows here, not at the end.
+        with bar, open(part, "ab" if start else "wb", buffering=0) as file:
+            while block := response.read(BLOCK):
+                append(file, block, part)
+                bar.update(len(block))
+
+
+def append(file, block: bytes, part: Path) -> None:
+    """Write the block; when the disk is full, give back what the half download took."""
+    try:
+        while block:
+            block = block[file.write(block) :]
+    except OSError as error:
+        file.truncate(0)
+        raise cannot_write(part, error) from error
+
+
+def check(remote: Remote, part: Path) -> None:
+    """Raise ValueError, and throw the download away, when it is not the file that was expected."""
+    digest = hashlib.md5(usedforsecurity=False)  # the only checksum that was ever published for these files
+    with open(part, "rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    if came(part) == remote.size and remote.md5 in (None, digest.hexdigest()):
+        return
+    size = came(part)
+    part.unlink()
+    raise ValueError(
+        f"{remote.url} came with {size:,} bytes and the md5 {digest.hexdigest()}, expected {remote.size:,} and "
+        f"{remote.md5 or 'any'}: it was thrown away"
+    )
