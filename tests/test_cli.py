@@ -194,6 +194,16 @@ def test_a_damaged_network_is_a_gap(monkeypatch):
     assert "git checkout" in finding.remedy
 
 
+def test_a_network_that_needs_a_broken_torchvision_does_not_hide_the_others(monkeypatch):
+    def load(name, data):
+        if name == "mobilenet_v2":
+            raise ImportError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr(qlab.models, "manifest", lambda: {"resnet20-cifar10": {}, "mobilenet_v2-cifar10": {}})
+    monkeypatch.setattr(qlab.models, "load", load)
+    assert list(doctor.networks()) == [Finding("fine", "networks", "there and undamaged: resnet20-cifar10")]
+
+
 @pytest.mark.parametrize("text, expected", [("2147483648\n", 2**31), ("max\n", 2**34), ("99999999999999\n", 2**34)])
 def test_a_containers_memory_limit_counts(tmp_path, text, expected):
     (tmp_path / "memory.max").write_text(text)
