@@ -105,7 +105,7 @@ class TestEqualsTorch:
         )
         assert same_bits(fake_quantize(x, qp), theirs)
 
-    @settings(max_examples=150)
+    @settings(max_examples=100)
     @given(st.data())
     def test_the_gradient(self, data):
         x, qp = data.draw(channels(FORMS))
@@ -146,7 +146,7 @@ def channels(draw, forms=((8, False, False), (8, True, False))):
 
 
 class TestEqualsONNX:
-    @settings(max_examples=150)
+    @settings(max_examples=100)
     @given(st.data())
     def test_where_the_scale_is_a_power_of_two(self, data):
         exponent = st.integers(-20, 20)
@@ -156,7 +156,7 @@ class TestEqualsONNX:
         assert torch.equal(quantize(x, qp).int(), codes)
         assert same_bits(dequantize(codes, qp), values)
 
-    @settings(max_examples=150)
+    @settings(max_examples=100)
     @given(st.data())
     def test_elsewhere_only_the_middle_between_two_codes_may_go_either_way(self, data):
         qp = data.draw(grids(tuple(ONNX_TYPES), scale=st.floats(2.0**-20, 2.0**20, width=32)))
@@ -173,7 +173,7 @@ class TestEqualsONNX:
         qp, x = QParams(0.1, 0), torch.arange(255) / 10 + 0.05
         assert 0 < (quantize(x, qp).int() != onnx_round_trip(x, qp)[0]).sum() < 100
 
-    @settings(max_examples=150)
+    @settings(max_examples=100)
     @given(qp=grids())
     def test_dequantize_is_the_same_product(self, qp):
         codes = torch.arange(qp.qmin, qp.qmax + 1, max(1, (qp.qmax - qp.qmin) // 99))
@@ -244,7 +244,7 @@ def in_range(lo, hi, count=101):
 
 
 class TestLaws:
-    @settings(max_examples=200)
+    @settings(max_examples=100)
     @given(chosen())
     def test_the_error_of_an_in_range_value_is_at_most_half_a_step(self, case):
         lo, hi, qp = case
@@ -252,34 +252,34 @@ class TestLaws:
         error = (fake_quantize(x, qp).double() - x.double()).abs().max()
         assert error <= qp.scale.double() * (0.5 + 2.0**-6)  # 2**-6: float32 itself, on grids of 16 bits
 
-    @settings(max_examples=200)
+    @settings(max_examples=100)
     @given(chosen())
     def test_zero_is_exact(self, case):
         qp = case[2]
         assert quantize(torch.zeros(1), qp).int() == qp.zero_point
         assert same_bits(fake_quantize(torch.zeros(1), qp), torch.zeros(1))
 
-    @settings(max_examples=200)
+    @settings(max_examples=100)
     @given(st.data())
     def test_the_round_trip_is_idempotent(self, data):
         qp = data.draw(grids())
         once = fake_quantize(data.draw(values_on(qp)), qp)
         assert torch.equal(fake_quantize(once, qp), once)
 
-    @settings(max_examples=150)
+    @settings(max_examples=100)
     @given(grids())
     def test_every_code_comes_back_from_its_value(self, qp):
         codes = torch.arange(qp.qmin, qp.qmax + 1)
         assert torch.equal(quantize(dequantize(codes, qp), qp).int(), codes.int())
 
-    @settings(max_examples=200)
+    @settings(max_examples=100)
     @given(st.data())
     def test_quantize_is_monotone(self, data):
         qp = data.draw(grids())
         x = data.draw(values_on(qp)).sort().values
         assert (quantize(x, qp).int().diff() >= 0).all()
 
-    @settings(max_examples=200)
+    @settings(max_examples=100)
     @given(st.data())
     def test_fake_quantize_is_dequantize_of_quantize(self, data):
         qp = data.draw(grids())
@@ -288,7 +288,7 @@ class TestLaws:
         double = x.double() * (1 + 2.0**-40)
         assert same_bits(fake_quantize(double, qp), dequantize(quantize(double, qp), qp).double())
 
-    @settings(max_examples=150)
+    @settings(max_examples=100)
     @given(chosen(), st.integers(-20, 20))
     def test_scaling_the_data_scales_the_grid(self, case, power):
         lo, hi, qp = case
@@ -334,7 +334,7 @@ class TestLaws:
 
 
 class TestChosenGrids:
-    @settings(max_examples=150)
+    @settings(max_examples=100)
     @given(chosen())
     def test_the_range_is_covered_and_the_steps_are_not_wasted(self, case):
         lo, hi, qp = case
