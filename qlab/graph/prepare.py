@@ -29,14 +29,14 @@ class FakeQuantizer(nn.Module):
     """Rounds a tensor to the grid of its :class:`QParams`.
 
     ``mode`` is "quantize"; or "observe", which lets the values pass and collects them; or "off", which lets them pass.
-    ``inner`` marks an edge inside convolution + addition: engines that fuse the two never round there, so neither
-    does this; its grid is there for the engines that cannot.
+    ``inner`` marks an edge inside convolution + addition, and ``fused`` says that the two are one step there, which
+    does not round between them.
     """
 
     def __init__(self, spec: QuantSpec, *, inner: bool = False) -> None:
         super().__init__()
         self.spec = spec
-        self.inner = inner
+        self.inner = self.fused = inner
         self.mode = "quantize"
         self.observer = observers.build(spec)
         self.register_buffer("scale", None)  # None until the range is known
@@ -83,7 +83,7 @@ class FakeQuantizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.mode == "quantize":
-            return x if self.inner else fake_quantize(x, self.qparams)
+            return x if self.fused else fake_quantize(x, self.qparams)
         if self.mode == "observe":
             self.observer(x.detach())
         return x
@@ -142,6 +142,15 @@ class Prepared(nn.Module):
     def quantizers(self) -> Iterator[tuple[str, FakeQuantizer]]:
         """(name, fake-quantizer) of every weight and every edge."""
         return ((name, m) for name, m in self.network.named_modules() if isinstance(m, FakeQuantizer))
+
+    def fuse_additions(self, fused: bool = True) -> Prepared:
+        """Whether convolution + addition is rounded once, behind both (the default), or also in between; returns self.
+
+        Engines differ in this: onednn and the reference fuse the two, fbgemm, qnnpack and x86 cannot.
+        """
+        for _, quantizer in self.quantizers():
+            quantizer.fused = quantizer.inner and fused
+        return self
 
     def report(self) -> Report:
         """Every layer: bits, granularity, observer; and why, if it stays in float."""

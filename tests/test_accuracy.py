@@ -1,0 +1,42 @@
+"""The trained networks keep their accuracy in integers, on every engine of this machine."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import qlab
+from qlab import QConfig, data, models
+from qlab.int8 import engines
+
+USABLE = [name for name, engine in engines.available().items() if engine.usable]
+
+
+TRAINED = [key.partition("-")[0] for key in sorted(models.manifest()) if key.endswith(f"-{data.available().name}")]
+
+
+@pytest.fixture(scope="module", params=TRAINED)
+def trained(request):
+    """A trained network with test pictures and calibration pictures of the data at hand."""
+    train = data.at_hand("train").sample(256)
+    return models.load(request.param, data.available().name), data.at_hand("test").sample(400), list(train.batches(64))
+
+
+def answers(network, pictures):
+    with torch.inference_mode():
+        return torch.cat([network(x) for x, _ in pictures.batches(100)]).argmax(1)
+
+
+def test_every_engine_keeps_the_accuracy_and_agrees_with_the_prepared_network(trained):
+    model, pictures, batches = trained
+    right = (answers(model, pictures) == pictures.labels).float().mean()
+    for reduce_range in (False, True):
+        prepared = qlab.calibrate(qlab.prepare(model, QConfig.w8a8(reduce_range=reduce_range)), batches)
+        for name in USABLE:
+            if engines.available()[name].saturates is not reduce_range:
+                continue
+            int8 = qlab.convert(prepared, name)
+            found = answers(int8, pictures)
+            expected = answers(prepared.fuse_additions(engines.get(name).fuses_add), pictures)
+            assert (found == expected).float().mean() >= 0.985, name
+            assert (found == pictures.labels).float().mean() >= right - 0.01, name
