@@ -1,0 +1,379 @@
+"""How fast and how large a network is, measured so that the figure can be trusted.
+
+The networks are timed in turns, A B A B, so that whatever slows the machine down meanwhile slows all of them;
+a time is the median of many rounds and comes with its spread; and no time counts before the output was
+checked. Source of these habits: Hoefler and Belli, "Scientific Benchmarking of Parallel Computing Systems"
+(SC 2015), rules 4 to 9.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from html import escape
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from qlab.export import save
+from qlab.files import write_tensors
+from qlab.int8 import engines
+from qlab.int8.modules import Int8Network
+from qlab.ptq import ptq
+from qlab.qconfig import QConfig
+
+ROUNDS = 15
+SAMPLE = 0.01  # seconds: a quicker call is repeated until it takes this long, as it would be at work
+LEAST_SQNR = 15.0  # decibels: 8-bit networks have 20 to 40, and at 10 the answers already differ
+QUIET = 0.1  # a spread above this says that something else was running
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The times of one network: seconds a call, one number a round; and how close its output is to the
+    baseline's.
+    """
+
+    seconds: tuple[float, ...]
+    images: int
+    sqnr: float = math.inf  # decibels
+
+    @property
+    def ms(self) -> float:
+        """The median, in milliseconds a call."""
+        return 1000 * statistics.median(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """Half of what lies between the quartiles, as a share of the median: half of the rounds are within
+        it.
+        """
+        if len(self.seconds) == 1:
+            return 0.0
+        low, middle, high = statistics.quantiles(self.seconds, n=4, method="inclusive")
+        return (high - low) / 2 / middle
+
+    @property
+    def images_per_second(self) -> float:
+        """Pictures a second, at the median."""
+        return 1000 * self.images / self.ms
+
+
+class Comparison(Mapping[str, Timing]):
+    """The timings by name, the baseline first, and a headline. ``print`` it, or let a notebook show it."""
+
+    def __init__(self, headline: str, timings: Mapping[str, Timing]) -> None:
+        self.headline = headline
+        self._timings = dict(timings)
+
+    def __getitem__(self, name: str) -> Timing:
+        return self._timings[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._timings)
+
+    def __len__(self) -> int:
+        return len(self._timings)
+
+    @property
+    def baseline(self) -> str:
+        """The name of the first network, with which the others are compared."""
+        return next(iter(self))
+
+    def speedup(self, name: str) -> float:
+        """How many times as fast as the baseline ``name`` is: the ratio of the medians."""
+        return self[self.baseline].ms / self[name].ms
+
+    @property
+    def warning(self) -> str:
+        """What makes these times doubtful; empty when nothing does."""
+        name = max(self, key=lambda name: self[name].spread)
+        if self[name].spread <= QUIET:
+            return ""
+        return (
+            f"The times of {name} spread by {100 * self[name].spread:.0f} %: something else keeps this "
+            "processor busy. Close it and measure again before you trust a ratio."
+        )
+
+    def _table(self) -> list[list[str]]:
+        rows = [["", "ms", "spread", "images/s", "speed-up", "SQNR"]]
+        for name, timing in self.items():
+            rows.append([
+                name,
+                f"{timing.ms:.3g}" if timing.ms < 100 else f"{timing.ms:.0f}",
+                f"± {100 * timing.spread:.0f} %",
+                f"{timing.images_per_second:.0f}",
+                f"{self.speedup(name):.2f}",
+                "" if timing.sqnr == math.inf else f"{timing.sqnr:.1f} dB",
+            ])  # fmt: skip
+        return rows
+
+    def __str__(self) -> str:
+        table = self._table()
+        first, *widths = [max(map(len, column)) for column in zip(*table)]
+        lines = ["  ".join([row[0].ljust(first), *map(str.rjust, row[1:], widths)]).rstrip() for row in table]
+        rule = "  ".join("-" * width for width in (first, *widths))
+        return "\n".join(filter(None, [self.headline, lines[0], rule, *lines[1:], self.warning]))
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        def line(row: list[str], tag: str) -> str:
+            sides = ["left", *["right"] * (len(row) - 1)]
+            cells = (f"<{tag} style='text-align:{s}'>{escape(cell)}</{tag}>" for cell, s in zip(row, sides))
+            return f"<tr>{''.join(cells)}</tr>"
+
+        head, *body = self._table()
+        rows = "".join(line(row, "td") for row in body)
+        table = f"<table><thead>{line(head, 'th')}</thead><tbody>{rows}</tbody></table>"
+        below = f"<p>{escape(self.warning)}</p>" if self.warning else ""
+        return f"<p>{escape(self.headline)}</p>{table}{below}"
+
+
+def compare(
+    networks: Mapping[str, Callable[[Tensor], Tensor]],
+    x: Tensor,
+    *,
+    threads: int | None = None,
+    rounds: int = ROUNDS,
+    sqnr: float = LEAST_SQNR,
+    progress: bool = True,
+) -> Comparison:
+    """Time ``networks`` (by name, the baseline first) on one batch ``x``, (N, ...), and say how they compare.
+
+    ``threads`` None leaves torch's number. Raises ValueError when a network is on another device than ``x``,
+    is in training mode, or gives outputs that are not the baseline's to within ``sqnr`` decibels
+    (:func:`check_output`).
+
+    >>> network = torch.nn.Linear(8, 10).eval()
+    >>> result = compare({"one": network, "the same": network}, torch.randn(4, 8), rounds=3)
+    >>> list(result), result["the same"].sqnr, result.speedup("one")
+    (['one', 'the same'], inf, 1.0)
+    """
+    for name, network in networks.items():
+        if isinstance(network, nn.Module):
+            _check_network(name, network, x)
+    calls = {name: partial(network, x) for name, network in networks.items()}
+    return compare_calls(calls, len(x), threads=threads, rounds=rounds, sqnr=sqnr, progress=progress)
+
+
+def _check_network(name: str, network: nn.Module, x: Tensor) -> None:
+    """A time counts for a network as it is used: in eval mode, and where its input is."""
+    if network.training:
+        raise ValueError(f"{name!r} is in training mode, where it computes something else: call its .eval()")
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.device != x.device:
+            raise ValueError(
+                f"{name!r} is on {tensor.device}, its input on {x.device}: times on different devices say nothing "
+                f"about the networks. Move all to one, for instance with .to({str(x.device)!r})."
+            )
+
+
+def compare_calls(
+    calls: Mapping[str, Callable[[], Tensor]],
+    images: int,
+    *,
+    threads: int | None = None,
+    rounds: int = ROUNDS,
+    sqnr: float = LEAST_SQNR,
+    progress: bool = True,
+) -> Comparison:
+    """:func:`compare` for what takes its input in a form of its own: each call gives the outputs of
+    ``images`` pictures.
+
+    >>> x, w = torch.ones(4, 8), torch.ones(8, 8)
+    >>> list(compare_calls({"x @ w": lambda: x @ w, "w @ x.T": lambda: (w @ x.T).T}, 4, rounds=3))
+    ['x @ w', 'w @ x.T']
+    """
+    if not calls:
+        raise ValueError("there is nothing to compare: give at least one network, by name")
+    with _threads(threads) as count, torch.inference_mode():
+        reference = next(iter(calls.values()))().clone()
+        found = {name: check_output(name, call(), reference, sqnr) for name, call in calls.items()}
+        seconds = interleave(calls, rounds=rounds, progress=progress)
+        for name, call in calls.items():  # once more: all the while it must have computed the same
+            check_output(name, call(), reference, sqnr)
+    timings = {name: Timing(seconds[name], images, found[name]) for name in calls}
+    where = setting(count, str(reference.device))
+    return Comparison(f"batch {images}, {where}; medians of {rounds} interleaved rounds", timings)
+
+
+def check_output(name: str, output: Tensor, reference: Tensor, sqnr: float = LEAST_SQNR) -> float:
+    """The SQNR of ``output`` against ``reference``, both (N, ...), in decibels: 10 log10(|reference|^2 /
+    |error|^2).
+
+    Raises ValueError when it is below ``sqnr``, when a single picture's is more than 10 dB lower, or when the
+    output has another shape or device or is not finite: such a network computes something else, and its time
+    says nothing.
+
+    >>> check_output("half a step off", torch.tensor([[10.5, 0.0]]), torch.tensor([[10.0, 0.0]])) > 26
+    True
+    """
+    if output.shape != reference.shape or output.device != reference.device:
+        raise ValueError(
+            f"{name!r} gives {tuple(output.shape)} on {output.device}, the baseline {tuple(reference.shape)} "
+            f"on {reference.device}: compare networks with the same outputs on the same device"
+        )
+    error = (output.double() - reference.double()).flatten(1).square().sum(1)
+    if not error.isfinite().all():
+        raise ValueError(f"{name!r} gives NaN or infinity (or the baseline does): its time says nothing")
+    if not error.any():
+        return math.inf
+    signal = reference.double().square().sum()
+    found = 10 * float(torch.log10(signal / error.sum()))
+    worst = 10 * float(torch.log10(signal / len(error) / error.max()))
+    if found < sqnr or worst < sqnr - 10:
+        raise ValueError(
+            f"{name!r} gives wrong outputs: its SQNR against the baseline is {found:.1f} dB, {worst:.1f} dB "
+            f"at the worst picture; expected at least {sqnr:g} and {sqnr - 10:g} dB. A wrong answer may well be "
+            "fast, so it is not timed. (Is it meant to be this coarse? Then lower sqnr=.)"
+        )
+    return found
+
+
+def interleave(
+    calls: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int = ROUNDS,
+    warm_up: int = 3,
+    progress: bool = True,
+) -> dict[str, tuple[float, ...]]:
+    """Seconds a call, one number a round, for each of ``calls``, which take turns. A bar shows when it takes
+    over 2 s.
+
+    Before, each is called ``warm_up`` times, so that caches are full and compilers done. One that is quicker
+    than 10 ms is called several times in a row in each of its turns.
+
+    >>> times = interleave({"short": lambda: sum(range(1000)), "long": lambda: sum(range(100_000))}, rounds=3)
+    >>> [len(seconds) for seconds in times.values()]
+    [3, 3]
+    """
+    if rounds < 1 or warm_up < 1:
+        raise ValueError(f"rounds={rounds}, warm_up={warm_up}: expected 1 or more of each")
+    repeats: dict[str, int] = {}
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    turns = (1 + rounds) * len(calls)
+    with tqdm(total=turns, desc="timing", leave=False, delay=2, disable=not progress) as bar:
+        for name, call in calls.items():
+            warm = [_sample(call, 1) for _ in range(warm_up)]
+            repeats[name] = max(1, math.ceil(SAMPLE / max(warm[-1], 1e-6)))
+            bar.update()
+        for _ in range(rounds):
+            for name, call in calls.items():
+                seconds[name].append(_sample(call, repeats[name]))
+                bar.update()
+    return {name: tuple(times) for name, times in seconds.items()}
+
+
+def _sample(call: Callable[[], object], repeats: int) -> float:
+    """Seconds a call, over ``repeats`` calls in a row."""
+    _wait_for_gpu()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    _wait_for_gpu()
+    return (time.perf_counter() - start) / repeats
+
+
+def _wait_for_gpu() -> None:
+    """A GPU works behind the back of the program: wait until it has done what it was given."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[int]:
+    """Let torch use ``count`` threads, then as many as before."""
+    before = torch.get_num_threads()
+    if count is not None:
+        if count < 1:
+            raise ValueError(f"threads={count}: expected 1 or more, or None for torch's number ({before})")
+        torch.set_num_threads(count)
+    try:
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+
+
+def setting(threads: int, device: str = "cpu") -> str:
+    """Under which conditions a time was measured: threads and processor, or which GPU; torch."""
+    where = f"{threads} thread{'s' * (threads > 1)}, {processor()}" if device == "cpu" else device
+    return f"{where}, torch {torch.__version__}"
+
+
+def processor() -> str:
+    """The processor in words: its model, and the instructions that decide how fast integers are."""
+    cpu = engines.cpu()
+    if cpu.is_arm:
+        int8 = "int8 dot product" if cpu.dot_product else "no int8 dot product"
+    else:
+        int8 = "AMX" if cpu.amx else "VNNI" if cpu.vnni else "no VNNI"
+    return f"{cpu.model}, {cpu.capability}, {int8}"
+
+
+def memory_bytes(network: nn.Module) -> int:
+    """Bytes of a network's parameters and buffers; of an integer network, of its weights, scales and biases.
+
+    >>> memory_bytes(torch.nn.Linear(10, 5))
+    220
+    """
+    return sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+
+
+def file_bytes(network: nn.Module) -> int:
+    """Bytes of the safetensors file that a network makes: it is written to a temporary folder and measured.
+
+    >>> file_bytes(torch.nn.Linear(10, 5)) > 220
+    True
+    """
+    with tempfile.TemporaryDirectory(prefix="qlab-") as folder:
+        path = Path(folder) / "network.safetensors"
+        if isinstance(network, Int8Network):
+            save(network, path)
+        else:
+            write_tensors(path, network.state_dict())
+        return path.stat().st_size
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `qlab bench`."""
+    parser.add_argument("name", help="resnet20, mobilenet_v2 or vgg")
+    parser.add_argument("--data", default="cifar10", choices=["cifar10", "shapes10"], help="default: cifar10")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 64], help="pictures a call (1 64)")
+    parser.add_argument("--threads", type=int, default=1, help="processor threads (default: 1)")
+    parser.add_argument("--engine", nargs="+", default=["auto"], help="engines, or all (default: auto)")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of each (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """`qlab bench`: the sizes and the times of a trained network, in float and in int8."""
+    from qlab import data, models
+
+    chosen = args.engine
+    if chosen == ["all"]:
+        chosen = [name for name, engine in engines.available().items() if engine.usable]
+    chosen = [engines.get(name).name for name in chosen]
+    saturates = any(engines.availability(name).saturates for name in chosen)
+    network, pictures = models.load(args.name, data=args.data), getattr(data, args.data)
+    calibration = pictures("train").sample(1024).batches(128)
+    int8 = ptq(network, calibration, QConfig.w8a8(reduce_range=saturates), engine=chosen[0])
+    why = ", since products of larger ones would saturate on this processor"
+    print(f"{args.name}, weights of 8 bits, activations of {'7 bits' + why if saturates else '8 bits'}")
+    for name, each in (("float32", network), ("int8", int8)):
+        file, memory = file_bytes(each) / 1024, memory_bytes(each) / 1024
+        print(f"  {name:7}  file {file:6.0f} KiB, in memory {memory:6.0f} KiB")
+    networks = {"float32": network, **{f"int8 {name}": int8.on(name) for name in chosen}}
+    test = pictures("test")
+    for batch in args.batch:
+        x, _ = next(test.batches(batch))
+        print(f"\n{compare(networks, x, threads=args.threads, rounds=args.rounds)}")
+    return 0
