@@ -1,0 +1,23 @@
+"""What the notebooks use, and nothing else does: the figures (``plots``) and the panels around them (``explorables``)."""
+
+from __future__ import annotations
+
+from IPython.display import Markdown
+
+from qlab.data.dataset import Dataset
+
+__all__ = ["banner"]
+
+
+def banner(data: Dataset) -> Markdown:
+    """Which pictures a lesson runs on, for its first cell to show: every number below it was measured on these.
+
+    >>> from qlab.data import shapes10
+    >>> print(banner(shapes10("validation")).data)
+    **Pictures: shapes10** (2,000 in the validation split; 10 classes: circle, crescent, ..., triangle)
+    """
+    first, second, *_, last = data.classes
+    return Markdown(
+        f"**Pictures: {data.source}** ({len(data):,} in the {data.split} split; "
+        f"{len(data.classes)} classes: {first}, {second}, ..., {last})"
+    )

@@ -1,0 +1,83 @@
+"""Panels: controls around a figure that follows them.
+
+A panel shows a JPEG that the kernel draws anew for each value, not a canvas and not an output area: `interact` and
+`Output` hang nbclient and swallow a callback's exception, while this can be driven and checked in plain Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from html import escape
+from pathlib import Path
+
+import anywidget
+import ipywidgets
+import traitlets
+from torch import Tensor
+
+from qlab.course import plots
+from qlab.data.dataset import Dataset
+
+JS = Path(__file__).parent / "js"
+
+
+class Slider(anywidget.AnyWidget):
+    """A slider with a real label, for mouse, finger and keyboard.
+
+    >>> slider = Slider(label="bits", value=8, minimum=2, maximum=8)
+    >>> slider.value = 4
+    """
+
+    _esm = JS / "slider.js"
+    _css = JS / "slider.css"
+    label = traitlets.Unicode().tag(sync=True)
+    value = traitlets.Union([traitlets.Int(), traitlets.Float()]).tag(sync=True)  # 4 stays 4, not 4.0
+    minimum = traitlets.Float(0).tag(sync=True)
+    maximum = traitlets.Float(1).tag(sync=True)
+    step = traitlets.Float(1).tag(sync=True)
+
+
+class Panel(ipywidgets.VBox):
+    """Controls, below them the figure that ``draw`` gives for their values, below that the figure in words.
+
+    ``draw`` is called with the controls' values by name and returns a :class:`qlab.course.plots.Figure`. What it
+    raises stands in the panel instead of the words, until a redraw succeeds; ``error`` holds it.
+    """
+
+    def __init__(self, draw: Callable[..., plots.Figure], **controls: ipywidgets.DOMWidget) -> None:
+        self.draw, self.controls, self.error = draw, controls, None
+        self.picture = ipywidgets.Image(format="jpeg", layout={"max_width": "100%", "object_fit": "contain"})
+        self.words = ipywidgets.HTML()
+        self.figure = self._redraw()  # an error in the first view is the cell's own
+        super().__init__([*controls.values(), self.picture, self.words])
+        for control in controls.values():
+            control.observe(self._follow, "value")
+
+    def _redraw(self) -> plots.Figure:
+        figure = self.draw(**{name: control.value for name, control in self.controls.items()})
+        self.picture.value = figure.frame()
+        self.words.value = f"<em role='status'>{escape(figure.alt)}</em>"
+        return figure
+
+    def _follow(self, change: object) -> None:
+        """A control has moved. Nobody catches what a callback raises, so it is shown here."""
+        try:
+            self._redraw()
+            self.error = None
+        except Exception as error:
+            self.error = error
+            self.words.value = f"<strong role='alert'>{type(error).__name__}: {escape(str(error))}</strong>"
+
+    def _repr_mimebundle_(self, **options) -> tuple[dict, dict]:
+        """The panel, and for a reader without a kernel (GitHub) its first view as a still figure."""
+        data, metadata = self.figure.still()
+        return {**super()._repr_mimebundle_(**options), **data}, metadata
+
+
+def fewer_bits(
+    pictures: Dataset, said: Mapping[int, Tensor], accuracy: Mapping[int, float], float_accuracy: float
+) -> Panel:
+    """Drag the number of bits: the answers of the network, and how many of them are right. Arguments as in plots."""
+    draw = plots.fewer_bits(pictures, said, accuracy, float_accuracy)
+    slider = Slider(label="bits of every weight and activation", value=max(said), minimum=min(said), maximum=max(said))
+    return Panel(draw, bits=slider)

@@ -1,0 +1,88 @@
+"""Every panel, driven in plain Python over its whole range: the picture follows, and what goes wrong is shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from qlab.course import explorables, plots
+from qlab.data import shapes10
+
+
+@pytest.fixture
+def fewer_bits():
+    ten = shapes10("validation").sample(10)
+    said = {bits: (ten.labels + (torch.arange(10) >= bits)) % 10 for bits in range(2, 9)}
+    return explorables.fewer_bits(ten, said, {bits: 10.0 * bits for bits in range(2, 9)}, 90.0)
+
+
+def test_the_picture_follows_the_slider(fewer_bits):
+    slider = fewer_bits.controls["bits"]
+    assert (slider.minimum, slider.value, slider.maximum, slider.step) == (2, 8, 8, 1)
+    frames = {fewer_bits.picture.value}
+    for bits in (7, 6, 5, 4, 3, 2):
+        slider.value = bits
+        assert fewer_bits.figure.finding.startswith(f"{bits} bits: {10 * bits}.0 % right")
+        assert fewer_bits.figure.alt in fewer_bits.words.value
+        frames.add(fewer_bits.picture.value)
+    assert len(frames) == 7
+    slider.value = 8
+    assert fewer_bits.picture.value in frames
+    assert fewer_bits.error is None
+
+
+def small_panel(draw) -> explorables.Panel:
+    return explorables.Panel(draw, x=explorables.Slider(label="x", maximum=3))
+
+
+def reciprocal(x) -> plots.Figure:
+    figure = plots.Figure((2, 1), f"1/x = {1 / (2 - x):.2f}")
+    figure.alt = "<nothing> to see"
+    return figure
+
+
+def test_an_error_in_a_redraw_stands_in_the_panel_until_it_is_mended():
+    panel = small_panel(reciprocal)
+    before = panel.picture.value
+    panel.controls["x"].value = 2
+    assert isinstance(panel.error, ZeroDivisionError)
+    assert "role='alert'" in panel.words.value and "ZeroDivisionError: division by zero" in panel.words.value
+    assert panel.picture.value == before
+    panel.controls["x"].value = 1
+    assert panel.error is None and "alert" not in panel.words.value
+
+
+def test_an_error_in_the_first_view_is_the_cells_own():
+    def draw(x):
+        raise ValueError("no data")
+
+    with pytest.raises(ValueError, match="no data"):
+        small_panel(draw)
+
+
+def test_words_are_text_and_not_markup():
+    assert "&lt;nothing&gt; to see" in small_panel(reciprocal).words.value
+
+
+def test_a_slider_keeps_whole_numbers_whole():
+    slider = explorables.Slider(label="bits", value=8, minimum=2, maximum=8)
+    slider.value = 4
+    assert slider.value == 4 and isinstance(slider.value, int)
+    slider.value = 0.5
+    assert slider.value == 0.5
+
+
+def test_a_panel_is_saved_with_a_still_figure_for_readers_without_a_kernel(fewer_bits):
+    data, metadata = fewer_bits._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in data
+    assert data["image/jpeg"].startswith(b"\xff\xd8")
+    assert data["text/plain"].startswith("8 bits: 80.0 % right")
+    assert metadata["image/jpeg"]["alt"] == data["text/plain"]
+
+
+def test_every_file_that_the_browser_runs_belongs_to_a_widget():
+    source = Path(explorables.__file__).read_text("utf-8")
+    assert [path.name for path in explorables.JS.iterdir() if f'"{path.name}"' not in source] == []
+    assert "render" in explorables.Slider(label="x").get_state("_esm")["_esm"]
