@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
-from qlab.affine import QParams
+from qlab.affine import QParams, grid_limits
 from qlab.granularity import Granularity, PerChannel, PerTensor
 
 
@@ -34,8 +34,9 @@ class QuantSpec:
     narrow_range: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not 1 <= self.bits <= 16:
-            raise ValueError(f"bits={self.bits!r}: expected a whole number from 1 to 16")
+        grid_limits(self.bits, self.signed, self.narrow_range)  # raises where there is no such grid
+        if self.bits == 1 and self.signed and self.symmetric:
+            raise ValueError("bits=1, signed and symmetric: its codes are -1 and 0; expected at least 2 bits")
 
     def qparams(self, scale: Tensor, zero_point: Tensor) -> QParams:
         """The grid of this form with the given scale and zero point."""

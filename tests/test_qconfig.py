@@ -51,6 +51,13 @@ def test_bits_are_whole_and_from_1_to_16(bits):
         QuantSpec(bits)
 
 
+def test_forms_without_a_grid_are_refused_at_once():
+    with pytest.raises(ValueError, match="narrow_range=True with signed=False"):
+        QuantSpec(8, narrow_range=True)
+    with pytest.raises(ValueError, match="bits=1, signed and symmetric: its codes are -1 and 0; expected at least 2"):
+        QConfig.preset("w1a8")
+
+
 def test_overrides_are_names_or_types_and_configurations_or_none():
     with pytest.raises(ValueError, match="overrides key 3: expected a layer's name or a module type"):
         QConfig(overrides={3: None})
