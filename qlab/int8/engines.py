@@ -115,11 +115,10 @@ class Historical(Engine):
         return _clamped(lambda q: op(q, packed(q), scale, zero_point), out_qp)
 
     def add(self, a_qp, b_qp, out_qp, *, relu=False):
-        check_activation(a_qp), check_activation(b_qp)
         scale, zero_point = _grid(out_qp)
-        if relu and zero_point == 255:  # all codes but one are negative: qnnpack refuses a range of one code
-            unbounded = self.add(a_qp, b_qp, out_qp)
-            return lambda a, b: torch.relu(unbounded(a, b))
+        ratios = float(ratio(a_qp, out_qp)), float(ratio(b_qp, out_qp))
+        if min(ratios) < 2**-14 or max(ratios) > 2**7 or (relu and zero_point == 255):
+            return self._on_codes(super().add(a_qp, b_qp, out_qp, relu=relu), out_qp)  # qnnpack refuses these
         op = _direct((torch.ops.quantized.add_relu if relu else torch.ops.quantized.add).default)
         return _clamped(lambda a, b: op(a, b, scale, zero_point), out_qp)
 
@@ -161,7 +160,7 @@ class Historical(Engine):
     def _on_codes(self, kernel: Kernel, out_qp: QParams) -> Kernel:
         """A kernel of the reference (it takes and gives uint8) for quint8 tensors, without a copy."""
         grid = _grid(out_qp)
-        return lambda q: _wrap(kernel(_codes(q)), *grid)
+        return lambda *inputs: _wrap(kernel(*map(_codes, inputs)), *grid)
 
     def _packed(self, prepack, weight, bias, weight_qp, x_qp, out_qp, window) -> Callable[[Tensor], object]:
         """The function "input -> packed weights"; see :func:`_by_shape` for why it depends on the input."""

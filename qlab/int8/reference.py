@@ -241,7 +241,8 @@ class Engine:
 
     def quantize(self, qp: QParams) -> Kernel:
         """Floats -> codes; pictures (4-D) become channels_last. NaN or infinity raises ValueError."""
-        inverse, zero_point = 1 / float(qp.scale), int(check_activation(qp).zero_point)
+        check_activation(qp)
+        inverse, zero_point = 1 / float(qp.scale), int(qp.zero_point)
 
         def kernel(x: Tensor) -> Tensor:
             values = finite(channels_last(x.detach().to(torch.float32))).mul(inverse).round_()
@@ -251,7 +252,8 @@ class Engine:
 
     def dequantize(self, qp: QParams) -> Kernel:
         """Codes -> float32."""
-        scale, zero_point = float(qp.scale), int(check_activation(qp).zero_point)
+        check_activation(qp)
+        scale, zero_point = float(qp.scale), int(qp.zero_point)
         return lambda q: q.to(torch.float32).sub_(zero_point).mul_(scale)
 
     def conv2d(
