@@ -1,7 +1,7 @@
 """The command line: `qlab doctor | train | quantize | bench`, also as `python -m qlab ...`.
 
-A command's code is imported only when that command is called: what one of them lacks must not keep the others from
-answering.
+A command's code is imported only when that command is called: what one of them lacks must not keep the others
+from answering.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code. A mistake of the user's is one line on stderr, not a traceback."""
+    """Run one command; returns the exit code. A user's mistake is a line on stderr, not a traceback."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     chosen = next((word for word in words if word in COMMANDS), None)
     try:
@@ -31,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"qlab {chosen}: {error}", file=sys.stderr)
         return 1
     except ImportError as error:
-        print(f"qlab {chosen}: {error}. `qlab doctor` says what is missing and how to get it.", file=sys.stderr)
+        print(
+            f"qlab {chosen}: {error}. `qlab doctor` says what is missing and how to get it.", file=sys.stderr
+        )
         return 1
     except KeyboardInterrupt:
         print(f"\nqlab {chosen}: stopped", file=sys.stderr)
@@ -53,7 +55,9 @@ def build_parser(chosen: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def implementation(name: str) -> tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]:
+def implementation(
+    name: str,
+) -> tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]:
     """What adds a command's arguments, and what runs it."""
     if name == "quantize":  # no module of its own: it is the course's public functions, one after the other
         return quantize_arguments, quantize
@@ -66,9 +70,15 @@ def quantize_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="resnet20, mobilenet_v2 or vgg")
     parser.add_argument("--data", default="cifar10", choices=["cifar10", "shapes10"], help="default: cifar10")
     parser.add_argument("--qconfig", default="w8a8", help="bits of weights and activations (default: w8a8)")
-    parser.add_argument("--observer", default="minmax", help="who chooses the activations' ranges (default: minmax)")
-    parser.add_argument("--engine", default="auto", help="whose arithmetic (default: auto; `qlab doctor` lists them)")
-    parser.add_argument("--images", type=int, default=1024, help="training pictures to calibrate on (default: 1024)")
+    parser.add_argument(
+        "--observer", default="minmax", help="who chooses the activations' ranges (default: minmax)"
+    )
+    parser.add_argument(
+        "--engine", default="auto", help="whose arithmetic (default: auto; `qlab doctor` lists them)"
+    )
+    parser.add_argument(
+        "--images", type=int, default=1024, help="training pictures to calibrate on (default: 1024)"
+    )
     parser.add_argument("--out", type=Path, help="where to save the int8 network (.safetensors)")
 
 

@@ -1,7 +1,8 @@
 """`qlab doctor`: what this machine can do for the course, and what to do about each gap.
 
-Every check really tries the thing (an engine runs a convolution, torchvision an operator), since a version number says
-little about a machine. A check that itself breaks is a finding too: the doctor must not die of the patient's illness.
+Every check really tries the thing (an engine runs a convolution, torchvision an operator), since a version
+number says little about a machine. A check that itself breaks is a finding too: the doctor must not die of
+the patient's illness.
 """
 
 from __future__ import annotations
@@ -29,12 +30,15 @@ from qlab.int8 import engines
 
 MARKS = {"fine": "✓", "hint": "!", "gap": "✗"}
 PLAIN_MARKS = {"fine": "ok", "hint": "!", "gap": "NO"}  # for a terminal that has no such signs
-REINSTALL = "run `make clean`, then `make lab`, which fetches torch and torchvision from one place (Windows: README.md)"
+REINSTALL = "run `make clean`, then `make lab`: that fetches torch and torchvision from one place"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. ``state``: "fine", "hint" (the course runs, but knows less) or "gap" (it cannot run)."""
+    """One line of the report.
+
+    ``state``: "fine", "hint" (the course runs, but not at its best) or "gap" (it cannot run).
+    """
 
     state: str
     what: str
@@ -77,18 +81,23 @@ def software() -> Iterator[Finding]:
         try:
             yield Finding("fine", package, metadata.version(package))
         except metadata.PackageNotFoundError:
-            yield Finding("gap", package, "not installed", "run `make lab`, which installs it (Windows: README.md)")
+            yield Finding("gap", package, "not installed", "run `make lab`, which installs it")
 
 
 def torchvision() -> Iterator[Finding]:
-    """Whether torchvision's operators load beside this torch; tried in a process of its own, since a failure lingers."""
-    code = "import torch, torchvision as v; v.ops.nms(torch.rand(2, 4), torch.rand(2), 0.5); print(v.__version__)"
+    """Whether torchvision's operators load beside this torch.
+
+    Tried in a process of its own, since a failed import lingers.
+    """
+    code = (
+        "import torch as t, torchvision as v; v.ops.nms(t.rand(2, 4), t.rand(2), 0.5); print(v.__version__)"
+    )
     probe = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if probe.returncode == 0:
         yield Finding("fine", "torchvision", probe.stdout.strip())
     else:
         reason = (probe.stderr.strip().splitlines() or ["no reason given"])[-1]
-        mend = f"torch and torchvision must come from one source: {REINSTALL}. Only mobilenet_v2 needs torchvision"
+        mend = f"they must come from one source: {REINSTALL}. Only mobilenet_v2 needs torchvision"
         yield Finding("hint", "torchvision", f"does not work beside this torch ({reason})", mend)
 
 
@@ -99,12 +108,17 @@ def machine() -> Iterator[Finding]:
     total, free = memory_limit(psutil.virtual_memory().total), psutil.virtual_memory().available
     found = f"{total / 2**30:.1f} GiB, {min(total, free) / 2**30:.1f} GiB free"
     tight = min(total, free) < 2**30
-    yield Finding("hint" if tight else "fine", "memory", found, "lessons need about 1 GiB: close something" if tight else "")
+    yield Finding(
+        "hint" if tight else "fine",
+        "memory",
+        found,
+        "lessons need about 1 GiB: close something" if tight else "",
+    )
     yield Finding("fine", "processor", processor())
 
 
 def memory_limit(physical: int, groups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that this process may use: a container (Binder gives 2 GB) may allow less than the machine has."""
+    """Bytes that this process may use: a container may allow less than the machine has (Binder: 2 GB)."""
     for name in ("memory.max", "memory/memory.limit_in_bytes"):  # control groups, version 2 and version 1
         path = groups / name
         if path.exists() and (text := path.read_text().strip()).isdigit():
@@ -154,7 +168,8 @@ CHECKS = (software, torchvision, machine, kernels, pictures, networks)
 def report(findings: list[Finding], columns: int = 100, encoding: str = "utf-8") -> str:
     """The findings as text that fits a terminal ``columns`` wide and can be written in ``encoding``.
 
-    >>> print(report([Finding("fine", "Python", "3.12.1"), Finding("gap", "torch", "not installed", "run make lab")]))
+    >>> torch = Finding("gap", "torch", "not installed", "run make lab")
+    >>> print(report([Finding("fine", "Python", "3.12.1"), torch]))
     ✓ Python  3.12.1
     ✗ torch   not installed
               -> run make lab
@@ -171,12 +186,20 @@ def report(findings: list[Finding], columns: int = 100, encoding: str = "utf-8")
     lines = []
     for finding in findings:
         head = f"{marks[finding.state]:{width}} {finding.what:{label}}  "
-        lines += textwrap.wrap(head + finding.found, max(columns, 60), subsequent_indent=indent, drop_whitespace=True)
+        lines += textwrap.wrap(
+            head + finding.found, max(columns, 60), subsequent_indent=indent, drop_whitespace=True
+        )
         if finding.remedy:
-            lines += textwrap.wrap(finding.remedy, max(columns, 60), initial_indent=indent + "-> ", subsequent_indent=indent + "   ")
+            lines += textwrap.wrap(
+                finding.remedy,
+                max(columns, 60),
+                initial_indent=indent + "-> ",
+                subsequent_indent=indent + "   ",
+            )
     gaps = sum(finding.state == "gap" for finding in findings)
     lines.append(
-        f"The course cannot run here yet: {gaps} gap{'s' * (gaps != 1)}, marked {marks['gap']}." if gaps
+        f"The course cannot run here yet: {gaps} gap{'s' * (gaps != 1)}, marked {marks['gap']}."
+        if gaps
         else "The course can run here."
     )
     return "\n".join(lines).encode(encoding, "replace").decode(encoding)

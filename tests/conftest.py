@@ -1,4 +1,4 @@
-"""What every test file shares: one thread, one seed, no display, and nothing written into the user's own folders."""
+"""What every test file shares: one thread, one seed, no display, nothing written into a user's folders."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-# A busy machine is no failure. In CI the same examples every time: a red run has to mean that the change is at fault.
+# A busy machine is no failure. In CI the same examples every time: red has to mean that the change did it.
 hypothesis.settings.register_profile("qlab", deadline=None, derandomize="CI" in os.environ, print_blob=True)
 hypothesis.settings.load_profile("qlab")
 

@@ -1,4 +1,4 @@
-"""The command line: it answers at once, names every mistake in a line, and the doctor never dies of what it finds."""
+"""The command line names every mistake in a line, and the doctor never dies of what it finds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def test_help_names_every_command(capsys):
 
 
 def test_it_runs_as_a_module():
-    done = subprocess.run([sys.executable, "-m", "qlab", "quantize", "--help"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "qlab", "quantize", "--help"], capture_output=True, text=True
+    )
     assert done.returncode == 0 and "--engine" in done.stdout, done.stderr
 
 
@@ -47,12 +49,19 @@ def test_every_command_of_another_module_is_there(command, capsys):
     assert stop.value.code == 0 and f"usage: qlab {command}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("error, code, said", [
-    (ValueError("bits=0: expected 1 to 16"), 1, "qlab doctor: bits=0: expected 1 to 16\n"),
-    (FileNotFoundError(2, "No such file", "x.tar"), 1, "qlab doctor: [Errno 2] No such file: 'x.tar'\n"),
-    (ModuleNotFoundError("No module named 'onnx'"), 1, "No module named 'onnx'. `qlab doctor` says what is missing"),
-    (KeyboardInterrupt(), 130, "qlab doctor: stopped"),
-])
+@pytest.mark.parametrize(
+    "error, code, said",
+    [
+        (ValueError("bits=0: expected 1 to 16"), 1, "qlab doctor: bits=0: expected 1 to 16\n"),
+        (FileNotFoundError(2, "No such file", "x.tar"), 1, "qlab doctor: [Errno 2] No such file: 'x.tar'\n"),
+        (
+            ModuleNotFoundError("No module named 'onnx'"),
+            1,
+            "No module named 'onnx'. `qlab doctor` says what is missing",
+        ),
+        (KeyboardInterrupt(), 130, "qlab doctor: stopped"),
+    ],
+)
 def test_a_mistake_is_a_line_not_a_traceback(monkeypatch, capsys, error, code, said):
     def fail(args):
         raise error
@@ -69,19 +78,34 @@ def test_a_mistake_is_a_line_not_a_traceback(monkeypatch, capsys, error, code, s
 @pytest.fixture
 def small_course(monkeypatch):
     """A two-layer network and 40 pictures under the names that `qlab quantize` asks for."""
+
     def shapes(split="train"):
-        images = torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-        return qlab.data.Dataset(images, torch.arange(40) % 10, tuple("abcdefghij"), "forty squares", split, (0.5,) * 3, (0.25,) * 3)
+        images = torch.randint(
+            0, 256, (40, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+        )
+        return qlab.data.Dataset(
+            images,
+            torch.arange(40) % 10,
+            tuple("abcdefghij"),
+            "forty squares",
+            split,
+            (0.5,) * 3,
+            (0.25,) * 3,
+        )
 
     torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, stride=4), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(512, 10))
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, stride=4), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(512, 10)
+    )
     monkeypatch.setattr(qlab.data, "cifar10", shapes)
     monkeypatch.setattr(qlab.models, "load", lambda name, data: network.eval(), raising=False)
 
 
 def test_quantize_says_accuracy_sizes_engine_and_the_copy_of_the_data(small_course, capsys, tmp_path):
     path = tmp_path / "int8.safetensors"
-    assert cli.main(["quantize", "resnet20", "--engine", "reference", "--images", "20", "--out", str(path)]) == 0
+    assert (
+        cli.main(["quantize", "resnet20", "--engine", "reference", "--images", "20", "--out", str(path)]) == 0
+    )
     output = capsys.readouterr().out
     assert "resnet20, w8a8, engine reference, 40 test pictures of forty squares" in output
     rows = {line.split()[0]: line.split() for line in output.splitlines()[1:]}
@@ -135,7 +159,11 @@ def test_a_check_that_breaks_is_a_finding(monkeypatch):
 
     monkeypatch.setattr(doctor, "CHECKS", (machine, doctor.software))
     broken, python, *_ = doctor.examine()
-    assert (broken.state, broken.what, broken.found) == ("gap", "machine", "RuntimeError: no such instruction")
+    assert (broken.state, broken.what, broken.found) == (
+        "gap",
+        "machine",
+        "RuntimeError: no such instruction",
+    )
     assert "make lab" in broken.remedy and "report this line" in broken.remedy
     assert python.what == "Python"
 
@@ -151,11 +179,13 @@ def test_what_is_not_installed_is_a_gap_with_a_remedy(monkeypatch):
 
 
 def test_a_torchvision_built_for_another_torch_is_found(monkeypatch):
-    failed = SimpleNamespace(returncode=1, stdout="", stderr="Traceback\nRuntimeError: operator torchvision::nms does not exist\n")
+    failed = SimpleNamespace(
+        returncode=1, stdout="", stderr="Traceback\nRuntimeError: operator torchvision::nms does not exist\n"
+    )
     monkeypatch.setattr(doctor.subprocess, "run", lambda *args, **options: failed)
     (finding,) = doctor.torchvision()
     assert finding.state == "hint" and "operator torchvision::nms does not exist" in finding.found
-    assert "must come from one source" in finding.remedy
+    assert "they must come from one source" in finding.remedy
 
 
 def test_an_engine_that_saturates_or_does_not_work_is_a_hint(monkeypatch):
@@ -168,7 +198,10 @@ def test_an_engine_that_saturates_or_does_not_work_is_a_hint(monkeypatch):
     monkeypatch.setattr(engines, "choose", lambda: ("x86", "it is fast; reduce_range=True mends saturation"))
     reference, x86, qnnpack = doctor.kernels()
     assert (reference.state, reference.found) == ("fine", "works")
-    assert (x86.state, x86.found) == ("hint", 'works, "auto" takes it: it is fast; reduce_range=True mends saturation')
+    assert (x86.state, x86.found) == (
+        "hint",
+        'works, "auto" takes it: it is fast; reduce_range=True mends saturation',
+    )
     assert (qnnpack.state, qnnpack.found) == ("hint", "not here: this torch has no qnnpack kernels")
 
 
@@ -204,7 +237,9 @@ def test_a_network_that_needs_a_broken_torchvision_does_not_hide_the_others(monk
     assert list(doctor.networks()) == [Finding("fine", "networks", "there and undamaged: resnet20-cifar10")]
 
 
-@pytest.mark.parametrize("text, expected", [("2147483648\n", 2**31), ("max\n", 2**34), ("99999999999999\n", 2**34)])
+@pytest.mark.parametrize(
+    "text, expected", [("2147483648\n", 2**31), ("max\n", 2**34), ("99999999999999\n", 2**34)]
+)
 def test_a_containers_memory_limit_counts(tmp_path, text, expected):
     (tmp_path / "memory.max").write_text(text)
     assert doctor.memory_limit(2**34, tmp_path) == expected
@@ -225,5 +260,7 @@ def test_the_report_fits_the_terminal(columns):
 
 
 def test_the_report_is_plain_where_the_terminal_knows_ascii_only():
-    text = doctor.report([Finding("fine", "Python", "3.12"), Finding("gap", "torch", "weg – fort")], encoding="ascii")
+    text = doctor.report(
+        [Finding("fine", "Python", "3.12"), Finding("gap", "torch", "weg – fort")], encoding="ascii"
+    )
     assert text.isascii() and "ok Python" in text and "NO torch" in text

@@ -1,4 +1,4 @@
-"""The files that say what is installed agree with each other, and what the README tells a student to type is there."""
+"""The files that say what is installed agree, and what the README tells a student to type is there."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ else:
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-CONDA_NAMES = {"torch": "pytorch-cpu", "matplotlib": "matplotlib-base"}  # where conda-forge calls it otherwise
+CONDA_NAMES = {
+    "torch": "pytorch-cpu",
+    "matplotlib": "matplotlib-base",
+}  # where conda-forge calls it otherwise
 BINDER_PYTHON = "3.12"
 REPO2DOCKER_JUPYTERLAB = "4.4.9"  # what Binder's base image brings
 
@@ -37,7 +40,9 @@ def pinned(name: str, python: str) -> Version:
     """The version of a package that a clone installs on Linux with this Python."""
     environment = {"python_version": python, "python_full_version": f"{python}.1", "sys_platform": "linux"}
     found = [p for p in pins() if p.name == name and (p.marker is None or p.marker.evaluate(environment))]
-    assert len(found) == 1, f"constraints.txt gives {[str(p) for p in found]} for {name} on Python {python}: run `make constraints`"
+    assert len(found) == 1, (
+        f"{name} on Python {python}: constraints.txt has {list(map(str, found))}; run `make constraints`"
+    )
     return Version(str(found[0].specifier).removeprefix("=="))
 
 
@@ -51,26 +56,28 @@ def test_every_direct_dependency_is_pinned_inside_its_range(python):
     environment = {"python_version": python, "sys_platform": "linux"}
     for need in dependencies("test", "bench"):
         if need.marker is None or need.marker.evaluate(environment):
-            assert need.specifier.contains(pinned(need.name, python)), f"{need}: constraints.txt has another version"
+            assert need.specifier.contains(pinned(need.name, python)), (
+                f"{need}: constraints.txt has another version"
+            )
 
 
 def test_constraints_hold_versions_only():
     for pin in pins():
         assert re.fullmatch(r"==[\w.]+", str(pin.specifier)), f"{pin}: expected one exact version"
         assert pin.url is None
-        # An NVIDIA package's version belongs to one build of torch, which says so itself; another build needs another one.
+        # An NVIDIA package's version belongs to one build of torch, which says so itself.
         assert not pin.name.startswith(("nvidia-", "cuda-", "triton"))
 
 
 def test_pinned_torch_admits_the_cpu_build():
-    """PyTorch's own index calls it 2.15.0+cpu; without a local label in the pin, that version satisfies it."""
+    """PyTorch's own index calls it 2.15.0+cpu, which satisfies a pin without such a label."""
     for pin in pins():
         if pin.name in ("torch", "torchvision"):
             assert pin.specifier.contains(str(pin.specifier).removeprefix("==") + "+cpu")
 
 
 def conda_range(need: Requirement) -> str:
-    """pyproject's lower bound up to the minor version that constraints.txt pins: the newest that the tests have seen."""
+    """pyproject's lower bound up to the pinned minor version, the newest that the tests have seen."""
     lowest = next(part.version for part in need.specifier if part.operator == ">=")
     newest = pinned(need.name, BINDER_PYTHON)
     return f"{CONDA_NAMES.get(need.name, need.name)}>={lowest},<{newest.major}.{newest.minor + 1}"
@@ -108,8 +115,12 @@ def test_every_file_beside_the_code_is_package_data():
     """Weights that are not named in pyproject.toml are missing from an installed qlab, not from a clone."""
     config = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     data = config["tool"]["setuptools"]["package-data"]
-    shipped = {path for package, patterns in data.items() for pattern in patterns
-               for path in (ROOT / package.replace(".", "/")).glob(pattern)}
+    shipped = {
+        path
+        for package, patterns in data.items()
+        for pattern in patterns
+        for path in (ROOT / package.replace(".", "/")).glob(pattern)
+    }
     tracked = subprocess.run(["git", "ls-files", "qlab"], cwd=ROOT, capture_output=True, text=True)
     if tracked.returncode:
         pytest.skip("not a git clone")
@@ -128,20 +139,29 @@ MODULES = {"pillow": "PIL", "ipython": "IPython"}  # a dependency's name in code
 
 def test_everything_that_qlab_imports_is_a_direct_dependency():
     """What comes along with another package today may not come along with its next version."""
-    declared = {MODULES.get(need.name, need.name) for need in dependencies()} | set(sys.stdlib_module_names) | {"qlab"}
-    optional = {need.name for need in dependencies("test", "bench")}  # imported inside the function that needs it
+    declared = (
+        {MODULES.get(need.name, need.name) for need in dependencies()}
+        | set(sys.stdlib_module_names)
+        | {"qlab"}
+    )
+    optional = {
+        need.name for need in dependencies("test", "bench")
+    }  # imported inside the function that needs it
     for path in (ROOT / "qlab").rglob("*.py"):
         tree = ast.parse(path.read_text("utf-8"))
         for node in ast.walk(tree):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
             allowed = declared if node in tree.body else declared | optional
-            assert {name.split(".")[0] for name in names} <= allowed, f"{path.relative_to(ROOT)}:{node.lineno}"
+            assert {name.split(".")[0] for name in names} <= allowed, (
+                f"{path.relative_to(ROOT)}:{node.lineno}"
+            )
 
 
 def test_importing_qlab_imports_nothing_heavy():
     """A CPU torch beside a CUDA torchvision cannot be imported; and no lesson needs onnx to start."""
-    code = "import qlab, sys; print([m for m in ('torchvision', 'matplotlib', 'ipywidgets', 'onnx') if m in sys.modules])"
+    heavy = ["torchvision", "matplotlib", "ipywidgets", "onnx"]
+    code = f"import qlab, sys; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -163,14 +183,18 @@ def test_every_file_that_the_readme_names_is_there():
 
 def test_every_make_command_in_the_readme_is_a_rule():
     rules = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
-    commands = set(re.findall(r"\bmake ([a-z]+)\b", "\n".join(re.findall(r"`[^`\n]+`|```.*?```", readme(), re.DOTALL))))
+    commands = set(
+        re.findall(r"\bmake ([a-z]+)\b", "\n".join(re.findall(r"`[^`\n]+`|```.*?```", readme(), re.DOTALL)))
+    )
     assert {"lab", "test"} <= commands
     assert commands <= rules
 
 
 def test_ci_calls_the_readmes_test_command():
     script = (ROOT / ".ci" / "run").read_text("utf-8")
-    assert script.rstrip().splitlines()[-1] == "make test", "its closing line is what CI reads, so nothing may follow it"
+    assert script.rstrip().splitlines()[-1] == "make test", (
+        "its closing line is what CI reads, so nothing may follow it"
+    )
 
 
 @pytest.fixture
@@ -196,8 +220,12 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for uv 
 
 
 @posix
-@pytest.mark.parametrize("version, said", [("2.15.0+cpu", "CPU, about 200 MB"), ("2.15.0+cu132", "CUDA, about 3 GB")])
-def test_the_installer_takes_the_build_that_fits_where_pytorchs_index_answers(installer, tmp_path, capsys, version, said):
+@pytest.mark.parametrize(
+    "version, said", [("2.15.0+cpu", "CPU, about 200 MB"), ("2.15.0+cu132", "CUDA, about 3 GB")]
+)
+def test_the_installer_takes_the_build_that_fits_where_pytorchs_index_answers(
+    installer, tmp_path, capsys, version, said
+):
     assert installer.torch_source(fake_uv(tmp_path, f"cat >/dev/null; echo torch=={version}")) == "auto"
     if sys.platform == "linux":
         assert said in capsys.readouterr().out
@@ -211,7 +239,9 @@ def test_the_installer_takes_pypis_build_where_pytorchs_index_gives_nothing(inst
 
 
 @posix
-def test_the_installer_does_not_wait_for_an_index_that_never_answers(installer, tmp_path, monkeypatch, capsys):
+def test_the_installer_does_not_wait_for_an_index_that_never_answers(
+    installer, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(installer, "PROBE_SECONDS", 0.2)
     assert installer.torch_source(fake_uv(tmp_path, "exec sleep 30")) == "pypi"
     assert "no answer within 0.2 s" in capsys.readouterr().out

@@ -1,13 +1,15 @@
 """Make .venv and install qlab and the course's packages into it: `python3 tools/install.py [test] [bench]`.
 
-`make` calls this; on Windows it is called by hand. It needs a Python with venv and pip, and nothing else: uv, which does
-the installing, is put into .venv when it is not on the PATH.
+`make` calls this; on Windows it is called by hand. It needs a Python with venv and pip, and nothing else: uv,
+which does the installing, is put into .venv when it is not on the PATH.
 
-torch comes in builds of very different size, and torchvision has to come from the same place as torch. So the place is
-chosen once, before anything large is downloaded, and remembered in .venv/torch-source.
+torch comes in builds of very different size, and torchvision has to come from the same place as torch. So the
+place is chosen once, before anything large is downloaded, and remembered in .venv/torch-source.
 """
 
-from __future__ import annotations  # this file alone has to be readable by an old Python, to say that it is too old
+from __future__ import (
+    annotations,
+)  # this file alone has to be readable by an old Python, to say that it is too old
 
 import json
 import os
@@ -34,12 +36,14 @@ def run(*command: object, **options) -> None:
     """Run a command; when it fails, stop and say which one it was."""
     code = subprocess.run([str(part) for part in command], cwd=ROOT, **options).returncode
     if code:
-        sys.exit(f"qlab: this command failed with exit code {code}; its own message stands above:\n  "
-                 + " ".join(str(part) for part in command))
+        sys.exit(
+            f"qlab: this command failed with exit code {code}; its own message stands above:\n  "
+            + " ".join(str(part) for part in command)
+        )
 
 
 def works(python: Path) -> bool:
-    """Whether .venv's Python starts and is new enough; a copied folder or a removed Python leaves one that does not."""
+    """Whether .venv's Python starts (in a copied folder it does not) and is new enough."""
     code = f"import sys; sys.exit(sys.version_info < {OLDEST})"
     try:
         return subprocess.run([str(python), "-c", code], capture_output=True).returncode == 0
@@ -52,8 +56,10 @@ def make_environment() -> str:
     uv = shutil.which("uv")
     new_enough = sys.version_info >= OLDEST
     if not new_enough and not uv:
-        sys.exit(f"qlab: this is Python {sys.version.split()[0]}; expected Python {OLDEST[0]}.{OLDEST[1]} or newer. Name one, "
-                 "for example `make lab PYTHON=python3.12`, or install uv, which can fetch one.")
+        sys.exit(
+            f"qlab: this is Python {sys.version.split()[0]}; expected 3.10 or newer. Name one, "
+            "for example `make lab PYTHON=python3.12`, or install uv, which can fetch one."
+        )
     if not works(PYTHON):
         if VENV.exists():
             say("the Python in .venv does not start or is too old: making .venv anew")
@@ -62,8 +68,10 @@ def make_environment() -> str:
             run(uv, "venv", "--quiet", "--python", sys.executable if new_enough else ">=3.10", VENV)
         elif subprocess.run([sys.executable, "-m", "venv", str(VENV)]).returncode:
             shutil.rmtree(VENV, ignore_errors=True)
-            sys.exit("qlab: Python could not make a virtual environment (above is why). On Debian and Ubuntu: "
-                     "apt install python3-venv; then run the same command again.")
+            sys.exit(
+                "qlab: Python could not make a virtual environment (above is why). On Debian and Ubuntu: "
+                "apt install python3-venv; then run the same command again."
+            )
     if uv:
         return uv
     own = BIN / ("uv.exe" if os.name == "nt" else "uv")
@@ -74,9 +82,9 @@ def make_environment() -> str:
 
 
 def torch_source(uv: str) -> str:
-    """Where torch and torchvision come from: "auto" (the build that fits this machine, CPU or CUDA) or "pypi".
+    """Where torch and torchvision come from: "auto" (the build that fits this machine) or "pypi".
 
-    uv knows PyTorch's own indexes but waits long for one that cannot be reached, and a company's or a school's network may
+    uv knows PyTorch's own indexes but waits long for one that cannot be reached, and a school's network may
     let through PyPI only. So ask for the two packages' descriptions first, with short patience.
     """
     if os.environ.get("UV_TORCH_BACKEND"):
@@ -84,34 +92,49 @@ def torch_source(uv: str) -> str:
         return "as told"
     if NOTE.exists():
         return NOTE.read_text().strip()
+    build, failure = ask_pytorch(uv)
+    if failure:
+        say(f"torch: PyPI's build, because PyTorch's own index gave nothing ({failure})")
+        say(f"torch: {'with CUDA, about 3 GB' if sys.platform == 'linux' else 'about 200 MB'} to download")
+        return "pypi"
+    size = "CPU, about 200 MB" if "+cpu" in build or sys.platform == "darwin" else "CUDA, about 3 GB"
+    say(f"torch: the build that fits this machine, from PyTorch's own index ({size} to download)")
+    return "auto"
+
+
+def ask_pytorch(uv: str) -> tuple[str, str]:
+    """What PyTorch's own index has for this machine, and why it has nothing; one of the two is empty."""
     patience = {"UV_HTTP_TIMEOUT": "5", "UV_HTTP_CONNECT_TIMEOUT": "5", "UV_HTTP_RETRIES": "0"}
-    command = [uv, "pip", "compile", "--quiet", "--no-deps", "--torch-backend=auto", "--python", str(PYTHON),
-               "--constraints", "constraints.txt", "-"]
+    options = ["--quiet", "--no-deps", "--torch-backend=auto", "--constraints", "constraints.txt"]
     try:
-        probe = subprocess.run(command, input="torch\ntorchvision\n", text=True, capture_output=True, cwd=ROOT,
-                               timeout=PROBE_SECONDS, env={**os.environ, **patience})
-        reason = (probe.stderr.strip().splitlines() or ["no reason given"])[-1].replace("cause: ", "").strip()
-        found = probe.returncode == 0
+        probe = subprocess.run(
+            [uv, "pip", "compile", *options, "--python", str(PYTHON), "-"],
+            input="torch\ntorchvision\n",
+            env={**os.environ, **patience},
+            timeout=PROBE_SECONDS,
+            cwd=ROOT,
+            text=True,
+            capture_output=True,
+        )
     except subprocess.TimeoutExpired:
-        found, reason = False, f"no answer within {PROBE_SECONDS} s"
-    if found:
-        cpu = "+cpu" in probe.stdout or sys.platform == "darwin"
-        say("torch: the build that fits this machine, from PyTorch's own index "
-            + ("(CPU, about 200 MB to download)" if cpu else "(CUDA, about 3 GB to download)"))
-    else:
-        say(f"torch: PyPI's build, because PyTorch's own index gave nothing ({reason})")
-        say("torch: " + ("on Linux that build brings CUDA along, about 3 GB to download"
-                         if sys.platform == "linux" else "about 200 MB to download"))
-    return "auto" if found else "pypi"
+        return "", f"no answer within {PROBE_SECONDS} s"
+    if probe.returncode:
+        lines = probe.stderr.strip().splitlines() or ["no reason given"]
+        return "", lines[-1].replace("cause: ", "").strip()
+    return probe.stdout, ""
 
 
 def check_torch() -> None:
-    """torchvision's operators load only beside the torch they were built for: find out now, not in a lesson."""
-    code = "import torch, torchvision; torchvision.ops.nms(torch.rand(2, 4), torch.rand(2), 0.5); print(torch.__version__)"
+    """torchvision's operators load only beside the torch they were built for: better found out now."""
+    code = (
+        "import torch as t, torchvision as v; v.ops.nms(t.rand(2, 4), t.rand(2), 0.5); print(t.__version__)"
+    )
     probe = subprocess.run([str(PYTHON), "-c", code], text=True, capture_output=True)
     if probe.returncode:
-        sys.exit(f"qlab: torch and torchvision do not work together:\n{probe.stderr.strip()}\n"
-                 "qlab: `make clean` and the same command again fetches both from one place.")
+        sys.exit(
+            f"qlab: torch and torchvision do not work together:\n{probe.stderr.strip()}\n"
+            "qlab: `make clean` and the same command again fetches both from one place."
+        )
     say(f"torch {probe.stdout.strip()} and torchvision work together")
 
 
@@ -131,13 +154,17 @@ def main(extras: list[str]) -> None:
     if (VENV / "ready").exists():
         say(f"bringing .venv up to date: {what}")
     else:
-        say(f"installing {what} into .venv: about {190 if 'test' in extras else 100} MB to download, and torch")
+        say(
+            f"installing {what} into .venv: "
+            f"about {190 if 'test' in extras else 100} MB to download, and torch"
+        )
     uv = make_environment()
     source = torch_source(uv)
     target = "." + (f"[{','.join(extras)}]" if extras else "")
     backend = ["--torch-backend=auto"] if source == "auto" else []
-    quiet = [] if sys.stderr.isatty() else ["--quiet"]  # a person sees progress, a log does not need 140 lines
-    run(uv, "pip", "install", *quiet, "--python", PYTHON, "--constraints", "constraints.txt", *backend, "--editable", target)
+    # A person sees progress; a log does not need 140 lines.
+    options = [*backend, *([] if sys.stderr.isatty() else ["--quiet"])]
+    run(uv, "pip", "install", *options, "--python", PYTHON, "--constraints", "constraints.txt", "-e", target)
     check_torch()
     NOTE.write_text(source + "\n")
     quiet_jupyter()
