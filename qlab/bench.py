@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from qlab.export import save
 from qlab.files import write_tensors
@@ -173,8 +173,8 @@ def _check_network(name: str, network: nn.Module, x: Tensor) -> None:
     for tensor in (*network.parameters(), *network.buffers()):
         if tensor.device != x.device:
             raise ValueError(
-                f"{name!r} is on {tensor.device}, its input on {x.device}: times on different devices say nothing "
-                f"about the networks. Move all to one, for instance with .to({str(x.device)!r})."
+                f"{name!r} is on {tensor.device}, its input on {x.device}: times on different devices say "
+                f"nothing about the networks. Move all to one, for instance with .to({str(x.device)!r})."
             )
 
 
@@ -207,9 +207,9 @@ def compare_calls(
     return Comparison(f"batch {images}, {where}; medians of {rounds} interleaved rounds", timings)
 
 
+@torch.no_grad()
 def check_output(name: str, output: Tensor, reference: Tensor, sqnr: float = LEAST_SQNR) -> float:
-    """The SQNR of ``output`` against ``reference``, both (N, ...), in decibels: 10 log10(|reference|^2 /
-    |error|^2).
+    """SQNR of ``output`` against ``reference``, both (N, ...), in decibels: 10 log10(|reference|^2 / |error|^2).
 
     Raises ValueError when it is below ``sqnr``, when a single picture's is more than 10 dB lower, or when the
     output has another shape or device or is not finite: such a network computes something else, and its time
@@ -234,8 +234,8 @@ def check_output(name: str, output: Tensor, reference: Tensor, sqnr: float = LEA
     if found < sqnr or worst < sqnr - 10:
         raise ValueError(
             f"{name!r} gives wrong outputs: its SQNR against the baseline is {found:.1f} dB, {worst:.1f} dB "
-            f"at the worst picture; expected at least {sqnr:g} and {sqnr - 10:g} dB. A wrong answer may well be "
-            "fast, so it is not timed. (Is it meant to be this coarse? Then lower sqnr=.)"
+            f"at the worst picture; expected at least {sqnr:g} and {sqnr - 10:g} dB. A wrong answer may well "
+            "be fast, so it is not timed. (Is it meant to be this coarse? Then lower sqnr=.)"
         )
     return found
 

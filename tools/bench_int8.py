@@ -13,6 +13,7 @@ import argparse
 import json
 import math
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -38,8 +39,8 @@ def main(words: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ImportError) as error:
         print(f"bench_int8: nothing to measure: {error}", file=sys.stderr)
         return 1
-    task = Task(network, [x for x, _ in calibration.batches(128)], args.threads)
-    with silenced():
+    with silenced(), tempfile.TemporaryDirectory(prefix="qlab-bench-") as folder:
+        task = Task(network, [x for x, _ in calibration.batches(128)], args.threads, Path(folder))
         ready, left_out = build(chosen(args.only), task)
         runs = []
         for size in args.batch:

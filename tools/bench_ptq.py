@@ -12,6 +12,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
 from bench_int8 import reason
@@ -35,7 +36,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ImportError) as error:
         print(f"bench_ptq: nothing to measure: {error}", file=sys.stderr)
         return 1
-    task = Task(network, [x for x, _ in calibration.batches(args.batch)], args.threads)
+    task = Task(network, [x for x, _ in calibration.batches(args.batch)], args.threads, Path())
     with silenced(), torch.no_grad():
         comparison, left_out = measure(contenders(task), task, next(test.batches(256))[0], args.rounds)
     print(f"{args.network} quantized with {args.images} pictures, {comparison}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ Bind = Callable[[Tensor], Call]  # a batch -> what is timed; specialized to the 
 KNOWN_WARNINGS = [
     (DeprecationWarning, r"torch\.ao\.quantization is deprecated"),
     (DeprecationWarning, r"You are using the legacy TorchScript-based ONNX export"),
+    (DeprecationWarning, r"The feature will be removed\. Please remove usage of this function"),  # torch.onnx
     (FutureWarning, r"`torch\.jit\.\w+` is deprecated"),
     (UserWarning, r"torch\.quantize_per_tensor, .* are deprecated"),
     (UserWarning, r"Please use quant_min and quant_max to specify the range for observers"),
@@ -56,7 +56,8 @@ class Task:
 
     network: nn.Module
     calibration: Sequence[Tensor]
-    threads: int = 1
+    threads: int
+    folder: Path  # for the files that a library wants to have
 
     @cached_property
     def reduce_range(self) -> bool:
@@ -67,11 +68,6 @@ class Task:
     def fx(self) -> dict[str, nn.Module]:
         """The networks that torch.ao's FX mode has converted, by backend."""
         return {}
-
-    @cached_property
-    def folder(self) -> tempfile.TemporaryDirectory:
-        """Where onnxruntime's files lie."""
-        return tempfile.TemporaryDirectory(prefix="qlab-bench-")
 
 
 def eager(task: Task) -> Bind:
@@ -224,7 +220,7 @@ def _compile(network: Callable[[Tensor], Tensor], x: Tensor) -> Call:
 
 
 def _onnx_file(task: Task) -> Path:
-    path = Path(task.folder.name) / "float.onnx"
+    path = task.folder / "float.onnx"
     if not path.exists():
         axes = {"x": {0: "batch"}, "y": {0: "batch"}}
         options = {"input_names": ["x"], "output_names": ["y"], "dynamic_axes": axes, "dynamo": False}

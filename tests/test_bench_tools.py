@@ -1,0 +1,175 @@
+"""The benchmarks against other libraries are honest: who fails or is wrong is named, and everybody computes the same."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import qlab
+from qlab.bench import check_output
+
+TOOLS = Path(__file__).parents[1] / "tools"
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    """Imports a module of tools/ as it is when its scripts run."""
+    monkeypatch.syspath_prepend(TOOLS)
+    yield importlib.import_module
+    for name in ("bench_int8", "bench_ptq", "peers"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU()]
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    return network.eval().to(memory_format=torch.channels_last)
+
+
+def batches(count: int = 2) -> list[torch.Tensor]:
+    return [torch.randn(8, 3, 8, 8).contiguous(memory_format=torch.channels_last) for _ in range(count)]
+
+
+@pytest.fixture
+def task(tool, network, tmp_path):
+    return tool("peers").Task(network, batches(), 1, tmp_path)
+
+
+@pytest.fixture
+def course(monkeypatch, network):
+    """The small network and a few pictures, under the names that the tools ask for."""
+
+    def noise(split="train"):
+        images = torch.randint(0, 256, (1024, 3, 8, 8), dtype=torch.uint8)
+        return qlab.data.Dataset(images, torch.arange(1024) % 10, tuple("abcdefghij"), "noise", split, (0.5,) * 3, (0.3,) * 3)
+
+    monkeypatch.setattr(qlab.data, "cifar10", noise)
+    monkeypatch.setattr(qlab.models, "load", lambda name, data: network)
+
+
+# --- who fails is named
+
+
+def missing(task):
+    raise ModuleNotFoundError("No module named 'fastest'")
+
+
+def broken(task):
+    def bind(x):
+        raise RuntimeError("no kernel for this shape\nand a long trace")
+
+    return bind
+
+
+def wrong(task):
+    return lambda x: lambda: torch.zeros(len(x), 10)
+
+
+def test_what_is_missing_or_broken_or_wrong_is_named_and_not_timed(tool, task):
+    bench_int8, peers = tool("bench_int8"), tool("peers")
+    makers = {"float": peers.eager, "missing": missing, "broken": broken, "wrong": wrong, "bf16": peers.bfloat16}
+    ready, not_built = bench_int8.build(makers, task)
+    comparison, not_timed = bench_int8.measure(ready, batches()[0], threads=1, rounds=2)
+    assert list(comparison) == ["float", "bf16"]
+    assert not_built == {"missing": "ModuleNotFoundError: No module named 'fastest' (`make bench` installs it)"}
+    assert not_timed["broken"] == "RuntimeError: no kernel for this shape"
+    assert not_timed["wrong"].startswith("ValueError: 'wrong' gives wrong outputs: its SQNR against the baseline is")
+
+
+def test_the_report_names_them_too(tool, course, monkeypatch, tmp_path, capsys):
+    bench_int8, peers = tool("bench_int8"), tool("peers")
+    everybody = {"fp32": peers.eager, "missing": missing, "wrong": wrong}
+    monkeypatch.setattr(bench_int8, "all_peers", lambda: everybody)
+    json_path, plot_path = tmp_path / "speed.json", tmp_path / "speed.png"
+    words = ["--batch", "2", "8", "--rounds", "2", "--only", "missing", "wrong", "reference"]
+    assert bench_int8.main([*words, "--json", str(json_path), "--plot", str(plot_path)]) == 0
+    output = capsys.readouterr().out
+    assert output.count("\nresnet20, batch ") == 2 and output.count("\nint8 qlab reference ") == 2
+    assert output.count("without missing: ModuleNotFoundError") == 2
+    assert output.count("without wrong: ValueError: 'wrong' gives wrong outputs") == 2
+
+    written = json.loads(json_path.read_text(), parse_constant=pytest.fail)  # Infinity and NaN are no JSON
+    assert [run["batch"] for run in written["runs"]] == [2, 8] and written["data"] == "noise"
+    assert [row["name"] for row in written["runs"][0]["rows"]] == ["fp32", "int8 qlab reference"]
+    assert set(written["runs"][1]["left_out"]) == {"missing", "wrong"}
+    assert plot_path.read_bytes().startswith(b"\x89PNG") and "quickest is" in bench_int8.title(written)
+
+
+def test_ptq_that_gives_a_wrong_network_is_named_and_not_timed(tool, task, network):
+    bench_ptq = tool("bench_ptq")
+    zeros = lambda x: torch.zeros(len(x), 10)  # noqa: E731
+    calls = {"right": lambda: network, "wrong": lambda: zeros, "missing": partial(missing, task)}
+    with torch.no_grad():
+        comparison, left_out = bench_ptq.measure(calls, task, batches()[0], rounds=2)
+    assert list(comparison) == ["right"] and comparison["right"].images == 16
+    assert set(left_out) == {"wrong", "missing"} and "gives wrong outputs" in left_out["wrong"]
+
+
+def test_ptq_is_timed_with_every_observer_beside_torch_ao(tool, course, capsys):
+    bench_ptq = tool("bench_ptq")
+    assert bench_ptq.main(["--images", "16", "--batch", "8", "--rounds", "1", "--threads", "1"]) == 0
+    output = capsys.readouterr().out
+    assert "resnet20 quantized with 16 pictures, 1 thread, " in output
+    for name in ("torch.ao FX histogram", "torch.ao FX minmax", *(f"qlab {o}" for o in bench_ptq.OBSERVERS)):
+        assert name in output
+
+
+@pytest.mark.parametrize("name", ["bench_int8", "bench_ptq"])
+def test_without_trained_weights_the_tools_say_what_is_missing(tool, monkeypatch, capsys, name):
+    def load(network, data):
+        raise ValueError(f"no trained weights for '{network}-{data}': there are vgg-cifar10")
+
+    monkeypatch.setattr(qlab.models, "load", load)
+    assert tool(name).main(["--threads", "1"]) == 1
+    assert "nothing to measure: no trained weights for 'resnet20-cifar10'" in capsys.readouterr().err
+
+
+# --- everybody computes the same network
+
+
+def own_peers() -> list[str]:
+    """Those that need nothing but torch and the onnxruntime that the tests need anyway, and no C++ compiler."""
+    sys.path.insert(0, str(TOOLS))
+    try:
+        peers = importlib.import_module("peers")
+        return [name for name in peers.all_peers() if "Inductor" not in name and "torch.compile" not in name]
+    finally:
+        sys.path.remove(str(TOOLS))
+        sys.modules.pop("peers")
+
+
+@pytest.mark.parametrize("name", own_peers())
+def test_a_peer_computes_the_same_network(tool, task, name):
+    peers = tool("peers")
+    with peers.silenced(), torch.no_grad():
+        bind = peers.all_peers()[name](task)
+        for x in (batches()[0], batches()[0][:1]):  # it must not be tied to the batch it was made with
+            output = bind(x)().clone()
+            assert check_output(name, output, task.network(x)) > (15 if "int8" in name else 30)
+
+
+def test_the_minmax_form_of_torch_ao_uses_no_histogram(tool, task):
+    peers = tool("peers")
+    backend = peers.fx_backends()[0]
+    with peers.silenced(), torch.no_grad():
+        x = batches()[0]
+        outputs = [peers.fx_convert(task, backend, histogram)(x) for histogram in (True, False)]
+    assert not torch.equal(*outputs)
+    for output in outputs:
+        check_output("torch.ao", output, task.network(x))
+
+
+def test_the_first_is_the_float_network_in_channels_last(tool):
+    bench_int8 = tool("bench_int8")
+    assert list(bench_int8.chosen(["onednn_plain"])) == ["fp32 eager channels_last", "int8 qlab onednn_plain"]
+    names = list(bench_int8.chosen(None))
+    assert names[0] == "fp32 eager channels_last"
+    assert {f"int8 qlab {name}" for name in qlab.int8.engines.NAMES} < set(names)
