@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from qlab.graph.convert import convert
 from qlab.graph.prepare import Prepared, prepare
