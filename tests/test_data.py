@@ -27,22 +27,28 @@ def numbers(x: torch.Tensor) -> list[int]:
 # --- what it is made of
 
 
-@pytest.mark.parametrize("images, complaint", [
-    (torch.zeros(3, 3, 8, 8), r"images are torch.float32 \(3, 3, 8, 8\): expected uint8 \(N, 3, H, W\)"),
-    (torch.zeros(3, 8, 8, 3, dtype=torch.uint8), r"images are torch.uint8 \(3, 8, 8, 3\)"),
-    (torch.zeros(3, 8, 8, dtype=torch.uint8), r"images are torch.uint8 \(3, 8, 8\)"),
-])
+@pytest.mark.parametrize(
+    "images, complaint",
+    [
+        (torch.zeros(3, 3, 8, 8), r"images are torch.float32 \(3, 3, 8, 8\): expected uint8 \(N, 3, H, W\)"),
+        (torch.zeros(3, 8, 8, 3, dtype=torch.uint8), r"images are torch.uint8 \(3, 8, 8, 3\)"),
+        (torch.zeros(3, 8, 8, dtype=torch.uint8), r"images are torch.uint8 \(3, 8, 8\)"),
+    ],
+)
 def test_images_of_another_form_are_refused(images, complaint):
     with pytest.raises(ValueError, match=complaint):
         Dataset(images, torch.zeros(3, dtype=torch.int64), CLASSES, "", "train", (0,) * 3, (1,) * 3)
 
 
-@pytest.mark.parametrize("labels, complaint", [
-    (torch.tensor([0, 1]), r"labels are torch.int64 \(2,\): expected int64 \(3,\), one an image"),
-    (torch.tensor([0.0, 1.0, 2.0]), r"labels are torch.float32"),
-    (torch.tensor([0, 1, 3]), r"labels from 0 to 3: expected 0 to 2, an index into the 3 classes"),
-    (torch.tensor([-1, 1, 2]), r"labels from -1 to 2"),
-])
+@pytest.mark.parametrize(
+    "labels, complaint",
+    [
+        (torch.tensor([0, 1]), r"labels are torch.int64 \(2,\): expected int64 \(3,\), one an image"),
+        (torch.tensor([0.0, 1.0, 2.0]), r"labels are torch.float32"),
+        (torch.tensor([0, 1, 3]), r"labels from 0 to 3: expected 0 to 2, an index into the 3 classes"),
+        (torch.tensor([-1, 1, 2]), r"labels from -1 to 2"),
+    ],
+)
 def test_labels_that_do_not_fit_are_refused(labels, complaint):
     with pytest.raises(ValueError, match=complaint):
         numbered(3, labels)
@@ -64,7 +70,9 @@ def test_normalized_pixels_have_mean_zero_and_variance_one():
     images = torch.randint(0, 256, (50, 3, 8, 8), dtype=torch.uint8)
     pixels = images.double() / 255
     mean, std = (tuple(f(dim=(0, 2, 3)).tolist()) for f in (pixels.mean, pixels.std))
-    x, _ = next(Dataset(images, torch.zeros(50, dtype=torch.int64), CLASSES, "", "train", mean, std).batches(50))
+    x, _ = next(
+        Dataset(images, torch.zeros(50, dtype=torch.int64), CLASSES, "", "train", mean, std).batches(50)
+    )
     assert x.dtype == torch.float32 and x.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(x.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(x.std((0, 2, 3)), torch.ones(3), atol=1e-5, rtol=0)
@@ -73,7 +81,9 @@ def test_normalized_pixels_have_mean_zero_and_variance_one():
 def test_each_channel_has_its_own_mean_and_deviation():
     images = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1)
     data = Dataset(images, torch.tensor([0]), CLASSES, "", "train", (0.5, 0.2, 0.0), (0.5, 1.0, 0.25))
-    torch.testing.assert_close(data.normalize(images).flatten(), torch.tensor([-1.0, 0.0, 4.0]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        data.normalize(images).flatten(), torch.tensor([-1.0, 0.0, 4.0]), atol=1e-6, rtol=0
+    )
 
 
 # --- batches
@@ -81,8 +91,11 @@ def test_each_channel_has_its_own_mean_and_deviation():
 
 @given(count=st.integers(1, 40), size=st.integers(1, 50), shuffle=st.booleans(), augment=st.booleans())
 def test_an_epoch_shows_each_picture_once_with_its_label(count, size, shuffle, augment):
-    seen = [(n, y) for x, ys in numbered(count).batches(size, shuffle=shuffle, augment=augment)
-            for n, y in zip(numbers(x), ys.tolist())]
+    seen = [
+        (n, y)
+        for x, ys in numbered(count).batches(size, shuffle=shuffle, augment=augment)
+        for n, y in zip(numbers(x), ys.tolist())
+    ]
     assert sorted(seen) == [(n, n % 3) for n in range(count)]
 
 
@@ -127,7 +140,9 @@ def possible(picture: torch.Tensor, pad: int) -> list[torch.Tensor]:
 
 @given(seed=st.integers(0, 2**31), pad=st.integers(0, 3))
 def test_an_augmented_picture_is_the_picture_shifted_and_perhaps_mirrored(seed, pad):
-    images = torch.randint(0, 256, (4, 3, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    images = torch.randint(
+        0, 256, (4, 3, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+    )
     changed = shift_and_mirror(images, torch.Generator().manual_seed(seed), pad)
     for before, after in zip(images, changed):
         assert any(torch.equal(after, candidate) for candidate in possible(before, pad))
@@ -138,7 +153,7 @@ def test_all_shifts_are_as_likely_and_half_of_the_pictures_are_mirrored():
     images = position.expand(8100, 3, 8, 8).contiguous()
     changed = shift_and_mirror(images, torch.Generator().manual_seed(0), pad=4)[:, 0].int()
     mirrored = changed[:, 4, 3] > changed[:, 4, 4]
-    # The sign of the step from column 3 to 4 tells; where the border was folded exactly there, it is left out.
+    # Whether the columns run backwards tells it; the fold of the border is never in the middle.
     assert 0.45 < mirrored.float().mean() < 0.55
     middle = changed[:, 4, 4] // 8  # the row that came to the middle: 0 to 7, and row 8 reflected is 6
     counts = torch.bincount(middle, minlength=8).float() / 900

@@ -63,7 +63,9 @@ def test_a_connection_that_breaks_is_taken_up_where_it_broke(tmp_path, capsys, s
 
 def test_a_connection_that_breaks_for_good_keeps_what_came(tmp_path):
     with serve({"/data.tgz": CONTENT}, breaks_after=[1000] * module.ATTEMPTS) as host:
-        with pytest.raises(ConnectionError, match="broke off after 5,000 of 1,024,000 bytes. They are kept: call again"):
+        with pytest.raises(
+            ConnectionError, match="broke off after 5,000 of 1,024,000 bytes. They are kept: call again"
+        ):
             download(remote_of(host), tmp_path)
         assert names(tmp_path) == ["data.tgz.part"]
         assert download(remote_of(host), tmp_path).read_bytes() == CONTENT
@@ -85,7 +87,9 @@ def test_a_host_that_cannot_resume_sends_everything_anew(tmp_path):
 
 def test_a_wrong_checksum_throws_the_download_away(tmp_path):
     with serve({"/data.tgz": b"y" * len(CONTENT)}) as host:
-        with pytest.raises(ValueError, match=f"the md5 [0-9a-f]{{32}}, expected 1,024,000 and {MD5}: it was thrown away"):
+        with pytest.raises(
+            ValueError, match=f"the md5 [0-9a-f]{{32}}, expected 1,024,000 and {MD5}: it was thrown away"
+        ):
             download(remote_of(host), tmp_path)
     assert names(tmp_path) == []
 
@@ -102,7 +106,9 @@ def test_a_half_download_of_another_file_does_not_get_past_the_checksum(tmp_path
 def test_a_file_of_another_size_is_refused_before_it_is_fetched(tmp_path, half):
     (tmp_path / "data.tgz.part").write_bytes(CONTENT[:half])
     with serve({"/data.tgz": CONTENT}) as host:
-        with pytest.raises(ValueError, match="has 1,024,000 bytes, expected 2,000,000: it is another file now"):
+        with pytest.raises(
+            ValueError, match="has 1,024,000 bytes, expected 2,000,000: it is another file now"
+        ):
             download(remote_of(host, size=2_000_000), tmp_path)
     assert (tmp_path / "data.tgz.part").read_bytes() == CONTENT[:half]
 
@@ -159,13 +165,17 @@ def test_a_host_that_falls_silent_is_left(tmp_path, monkeypatch):
 
 def test_no_download_is_begun_that_the_disk_has_no_room_for(tmp_path):
     with serve({"/data.tgz": CONTENT}) as host:
-        with pytest.raises(NoRoom, match="the disk is full: .* needs 1000000000 MB more and has .* set QLAB_DATA") as caught:
+        with pytest.raises(
+            NoRoom, match="the disk is full: .* needs 1000000000 MB more and has .* set QLAB_DATA"
+        ) as caught:
             download(remote_of(host, size=10**15), tmp_path)
         assert host.asked == [] and caught.value.errno == errno.ENOSPC
 
 
 def test_a_disk_that_becomes_full_gets_back_what_the_download_took(tmp_path):
-    resource = pytest.importorskip("resource", reason="a limit on the size of files stands in for the full disk")
+    resource = pytest.importorskip(
+        "resource", reason="a limit on the size of files stands in for the full disk"
+    )
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with serve({"/data.tgz": CONTENT}) as host:
         resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, limits[1]))

@@ -28,7 +28,7 @@ def validation():
 
 
 def test_the_pictures_are_the_same_on_every_machine(validation):
-    # The committed networks were trained on these very pictures. Another digest means: train them again, or undo.
+    # The committed networks were trained on these very pictures: another digest means training them again.
     assert hashlib.sha256(validation.images.numpy().tobytes()).hexdigest() == (
         "1249cb7a5454328b3d79a36d571f20b612acf086306f52f393af0dffe6ce3013"
     )
@@ -46,7 +46,13 @@ def test_every_class_is_there_as_often(validation):
 
 def test_the_splits_and_seeds_have_other_pictures(validation, monkeypatch):
     monkeypatch.setattr(drawing, "SIZES", {"train": 100, "validation": 100, "test": 100})
-    kinds = [shapes10("train"), shapes10("validation"), shapes10("test"), shapes10("train", seed=1), shapes10("test", seed=1)]
+    kinds = [
+        shapes10("train"),
+        shapes10("validation"),
+        shapes10("test"),
+        shapes10("train", seed=1),
+        shapes10("test", seed=1),
+    ]
     pictures = {image.numpy().tobytes() for kind in kinds for image in kind.images}
     assert len(pictures) == 500
     assert [kind.source for kind in kinds] == ["shapes10"] * 3 + ["shapes10, seed 1"] * 2
@@ -54,8 +60,12 @@ def test_the_splits_and_seeds_have_other_pictures(validation, monkeypatch):
 
 def test_mean_and_deviation_are_the_ones_it_says(validation):
     pixels = validation.images.double() / 255
-    torch.testing.assert_close(pixels.mean((0, 2, 3)), torch.tensor(validation.mean).double(), atol=0.01, rtol=0)
-    torch.testing.assert_close(pixels.std((0, 2, 3)), torch.tensor(validation.std).double(), atol=0.01, rtol=0)
+    torch.testing.assert_close(
+        pixels.mean((0, 2, 3)), torch.tensor(validation.mean).double(), atol=0.01, rtol=0
+    )
+    torch.testing.assert_close(
+        pixels.std((0, 2, 3)), torch.tensor(validation.std).double(), atol=0.01, rtol=0
+    )
 
 
 def test_an_unknown_split_is_named():
@@ -115,7 +125,10 @@ def test_no_two_shapes_cover_the_same_pixels():
         assert 0.1 < masks[one].mean() < 0.8
         for other in masks:
             if one != other:
-                assert (masks[one] ^ masks[other]).sum() > 0.05 * (masks[one] | masks[other]).sum(), (one, other)
+                assert (masks[one] ^ masks[other]).sum() > 0.05 * (masks[one] | masks[other]).sum(), (
+                    one,
+                    other,
+                )
 
 
 def test_paint_covers_what_is_inside_and_half_of_an_edge_pixel():
@@ -126,7 +139,7 @@ def test_paint_covers_what_is_inside_and_half_of_an_edge_pixel():
 
 
 def test_each_picture_shows_its_shape_in_another_colour():
-    """Where the shape is, the mean colour differs from the ground's by what was asked for, in every channel."""
+    """Its colour differs from the ground's by what was asked for, in every channel."""
     dice = Dice(3)
     ground = dice.uniform(40, 215, 500, 3, 1, 1)
     step = np.abs(drawing.another_colour(ground, 500, dice) - ground)
@@ -159,5 +172,10 @@ def test_the_dice_are_fair():
 
 def test_the_raw_numbers_are_pcg64s():
     """What numpy promises never to change; its distributions it may."""
-    assert Dice(7)._bits.random_raw(2).tolist() == np.random.PCG64(np.random.SeedSequence([7])).random_raw(2).tolist()
-    assert Dice(7).integers(2**32, 1)[0] == int(np.random.PCG64(np.random.SeedSequence([7])).random_raw()) >> 32
+    assert (
+        Dice(7)._bits.random_raw(2).tolist()
+        == np.random.PCG64(np.random.SeedSequence([7])).random_raw(2).tolist()
+    )
+    assert (
+        Dice(7).integers(2**32, 1)[0] == int(np.random.PCG64(np.random.SeedSequence([7])).random_raw()) >> 32
+    )

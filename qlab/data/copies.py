@@ -1,8 +1,8 @@
-"""Reads a copy of CIFAR-10 in whatever form it comes: a folder, a tar or a zip; with picture files or with the official
-batches (A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009).
+"""Reads a copy of CIFAR-10 in whatever form it comes: folder, tar or zip; picture files or official batches.
 
-Nothing is unpacked to disk, and nothing that a file says is executed: entries that point out of their archive are
-refused, and the official pickles are read by an unpickler that can build arrays, text and numbers only.
+Nothing is unpacked to disk, and nothing that a file says is executed: entries that point out of their archive
+are refused, and the official pickles (A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images",
+2009) are read by an unpickler that can build arrays, text and numbers only.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 TOTAL = {"train": 50_000, "test": 10_000}  # pictures of the whole CIFAR-10
@@ -40,13 +40,15 @@ Entry = tuple[str, Callable[[], bytes]]  # a file's name, and what reads it
 def read_copy(path: Path) -> tuple[dict[str, Tensor], str]:
     """Every picture of the copy of CIFAR-10 at ``path``, and which copy it is, in words.
 
-    The dict holds "train.images" uint8 (N, 3, 32, 32) and "train.labels" int64 (N,), the same for "validation" and
-    "test". A split is sorted by class, and in a class by file name or as the official batches have it. Raises
-    ValueError when the archive is damaged, has entries that a data set must not have, or is not complete.
+    The dict holds "train.images" uint8 (N, 3, 32, 32) and "train.labels" int64 (N,), the same for
+    "validation" and "test". A split is sorted by class, and in a class by file name or as the official
+    batches have it. Raises ValueError when the archive is damaged or incomplete, or has entries that no data
+    set needs.
     """
     found = Found(path)
     try:
-        with tqdm(total=sum(TOTAL.values()), desc="CIFAR-10", unit="img", delay=1, leave=False) as bar:
+        total = sum(TOTAL.values())
+        with tqdm(desc="CIFAR-10", total=total, unit="img", delay=1, mininterval=0.5, leave=False) as bar:
             for name, read in entries(path):
                 bar.update(found.take(name, read))
     except DAMAGE as error:
@@ -65,7 +67,10 @@ def read_copy(path: Path) -> tuple[dict[str, Tensor], str]:
 def together(split: str, classes: list[np.ndarray]) -> dict[str, Tensor]:
     """The pictures of all classes as one tensor, and their labels."""
     labels = [torch.full((len(pixels),), label) for label, pixels in enumerate(classes)]
-    return {f"{split}.images": torch.from_numpy(np.concatenate(classes)), f"{split}.labels": torch.cat(labels)}
+    return {
+        f"{split}.images": torch.from_numpy(np.concatenate(classes)),
+        f"{split}.labels": torch.cat(labels),
+    }
 
 
 class Found:
@@ -73,7 +78,7 @@ class Found:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.files: dict[tuple[str, str], list[tuple[str, bytes]]] = {}  # (split, class) -> (file, its pixels)
+        self.files: dict[tuple[str, str], list[tuple[str, bytes]]] = {}  # split, class -> file, its pixels
         self.kinds: Counter[str] = Counter()  # how many pictures were PNG, JPEG, official
         self.folders: set[str] = set()  # where train/ and test/ are; two places would mix two data sets
         self.batches: set[str] = set()
@@ -81,7 +86,8 @@ class Found:
     def take(self, name: str, read: Callable[[], bytes]) -> int:
         """Read the entry if it belongs to CIFAR-10; how many pictures it had."""
         *top, split, folder, file = ["", "", *name.split("/")]
-        if split in TOTAL and folder in CLASSES and file.lower().endswith(SUFFIXES) and not file.startswith("."):
+        picture = file.lower().endswith(SUFFIXES) and not file.startswith(".")
+        if picture and split in TOTAL and folder in CLASSES:
             kind, pixels = decode(read(), f"{name} of {self.path}")
             self.files.setdefault((split, folder), []).append((file, pixels))
             kinds = {kind: 1}
@@ -108,23 +114,27 @@ class Found:
             raise ValueError(f"{self.path} holds more than one copy of CIFAR-10: point at a single one")
         if self.batches and len(self.batches) < len(BATCHES):
             lacking = ", ".join(sorted(set(BATCHES) - self.batches))
-            raise ValueError(f"{self.path} lacks {lacking} of {OFFICIAL}: the copy is incomplete, fetch it again")
+            raise ValueError(
+                f"{self.path} lacks {lacking} of {OFFICIAL}: the copy is incomplete, fetch it again"
+            )
         for split in TOTAL:
             counts = {name: self.count(split, name) for name in CLASSES}
             least, most = min(counts, key=counts.get), max(counts, key=counts.get)
             if counts[least] == 0:
                 raise ValueError(
-                    f"{self.path} has no pictures of the class {least} in {split}/: expected {OFFICIAL}, or the folders "
-                    f"train/ and test/ with PNG or JPEG files in a folder for each class ({', '.join(CLASSES)})"
+                    f"{self.path} has no pictures of the class {least} in {split}/: expected {OFFICIAL}, "
+                    "or the folders train/ and test/ with PNG or JPEG files in a folder for each class "
+                    f"({', '.join(CLASSES)})"
                 )
             if counts[least] != counts[most]:
                 raise ValueError(
-                    f"{self.path} has {counts[least]} pictures in {split}/{least} but {counts[most]} in {split}/{most}: "
-                    "expected as many in each class. The copy is incomplete: fetch or unpack it again"
+                    f"{self.path} has {counts[least]} pictures in {split}/{least} but {counts[most]} in "
+                    f"{split}/{most}: expected as many in each class. The copy is incomplete: "
+                    "fetch or unpack it again"
                 )
 
     def pixels(self, split: str, name: str) -> np.ndarray:
-        """The pictures of a class, by file name: uint8 (N, 3, 32, 32). They are handed over, to need the memory once."""
+        """A class's pictures by file name, uint8 (N, 3, 32, 32); handed over, to need the memory once."""
         files = sorted(self.files.pop((split, name)))
         return np.frombuffer(b"".join(pixels for _, pixels in files), np.uint8).reshape(-1, 3, 32, 32)
 
@@ -149,7 +159,9 @@ def decode(data: bytes, what: str) -> tuple[str, bytes]:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
             kind, size, pixels = image.format, image.size, np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for a broken file
-        raise ValueError(f"{what} is not a whole picture ({error}): the copy is damaged, fetch it again") from error
+        raise ValueError(
+            f"{what} is not a whole picture ({error}): the copy is damaged, fetch it again"
+        ) from error
     if size != (32, 32):
         raise ValueError(f"{what} is {size[0]}x{size[1]} pixels: CIFAR-10 has pictures of 32x32")
     return kind, pixels.transpose(2, 0, 1).tobytes()
@@ -159,14 +171,14 @@ def decode(data: bytes, what: str) -> tuple[str, bytes]:
 
 
 class Unpickler(pickle.Unpickler):
-    """Builds numpy arrays and plain values; a pickle that asks for anything else is refused, for it could run code."""
+    """Builds numpy arrays and plain values; refuses a pickle that asks for more: it could run code."""
 
     def find_class(self, module: str, name: str) -> Callable:
         module = module.replace("numpy._core", "numpy.core")
         allowed = {
             ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
             ("numpy", "ndarray"): np.ndarray,
-            ("numpy", "dtype"): lambda code, align=False, copy=False: np.dtype(code, bool(align), bool(copy)),
+            ("numpy", "dtype"): lambda code, align, copy: np.dtype(code, align=bool(align), copy=bool(copy)),
             ("_codecs", "encode"): codecs.encode,  # how Python 3 writes bytes in an old pickle
         }
         if (module, name) not in allowed:
@@ -183,7 +195,10 @@ def read_batch(data: bytes, what: str) -> tuple[np.ndarray, np.ndarray]:
     except Exception as error:  # noqa: BLE001: a damaged pickle can end in any of them
         raise ValueError(f"{what} is not an official CIFAR-10 batch ({error}): fetch it again") from error
     if not fits or len(labels) and not 0 <= labels.min() <= labels.max() < len(CLASSES):
-        raise ValueError(f"{what} has other arrays than an official CIFAR-10 batch: expected uint8 (N, 3072), labels 0 to 9")
+        raise ValueError(
+            f"{what} has other arrays than an official CIFAR-10 batch: "
+            "expected uint8 (N, 3072), labels 0 to 9"
+        )
     return images, labels
 
 
@@ -217,7 +232,8 @@ def copy_folders(root: Path) -> list[Path]:
     """The folders under ``root`` that hold the files of a copy: classes, or official batches."""
     tops = [root, *sorted(p for p in root.iterdir() if p.is_dir())]
     classes = [top / split / name for top in tops for split in TOTAL for name in CLASSES]
-    return [folder for folder in [*(t for t in tops if t.name == OFFICIAL), *classes] if folder.is_dir()]
+    official = [top for top in tops if top.name == OFFICIAL]
+    return official + [folder for folder in classes if folder.is_dir()]
 
 
 def tar_entries(path: Path) -> Iterator[Entry]:
@@ -240,6 +256,9 @@ def zip_entries(path: Path) -> Iterator[Entry]:
 
 def refuse_unsafe(path: Path, name: str, link: bool) -> None:
     """Raise ValueError for an entry that would reach out of the folder where the archive is unpacked."""
-    if link or name.startswith(("/", "\\")) or re.match("[A-Za-z]:", name) or ".." in re.split(r"[/\\]", name):
+    outside = re.match(r"[/\\]|[A-Za-z]:", name) or ".." in re.split(r"[/\\]", name)
+    if link or outside:
         kind = "a link or a device" if link else "a path out of its folder"
-        raise ValueError(f"{path} holds {name!r}, {kind}: no honest copy of CIFAR-10 does. Get it from another place")
+        raise ValueError(
+            f"{path} holds {name!r}, {kind}: no honest copy of CIFAR-10 does. Get it from another place"
+        )

@@ -13,18 +13,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-@dataclass(frozen=True, eq=False, repr=False)  # tensors have no single truth value, and too many numbers to show
+@dataclass(
+    frozen=True, eq=False, repr=False
+)  # tensors have no single truth value, and too many numbers to show
 class Dataset:
     """Pictures with their labels.
 
     - ``images``: uint8 (N, 3, 32, 32), red, green, blue. ``labels``: int64 (N,), an index into ``classes``.
     - ``source``: which copy of the data this is, in words; every accuracy is said with it.
-    - ``mean``, ``std``: a channel's mean and standard deviation over the training split, with pixels from 0 to 1.
+    - ``mean``, ``std``: a channel's mean and standard deviation over the training split, pixels from 0 to 1.
 
-    >>> images = torch.full((6, 3, 32, 32), 128, dtype=torch.uint8)
-    >>> data = Dataset(images, torch.tensor([0, 1] * 3), ("cat", "dog"), "six grey squares", "test", (0.5,) * 3, (0.25,) * 3)
+    >>> images, labels = torch.full((6, 3, 32, 32), 128, dtype=torch.uint8), torch.tensor([0, 1] * 3)
+    >>> data = Dataset(images, labels, ("cat", "dog"), "grey squares", "test", (0.5,) * 3, (0.25,) * 3)
     >>> data
-    Dataset(six grey squares, test split: 6 pictures of 32x32 in 2 classes)
+    Dataset(grey squares, test split: 6 pictures of 32x32 in 2 classes)
     >>> [(tuple(x.shape), y.tolist()) for x, y in data.batches(4)]
     [((4, 3, 32, 32), [0, 1, 0, 1]), ((2, 3, 32, 32), [0, 1])]
     """
@@ -39,20 +41,24 @@ class Dataset:
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4 or self.images.shape[1] != 3:
-            raise ValueError(f"images are {self.images.dtype} {tuple(self.images.shape)}: expected uint8 (N, 3, H, W)")
+            raise ValueError(
+                f"images are {self.images.dtype} {tuple(self.images.shape)}: expected uint8 (N, 3, H, W)"
+            )
         if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
             raise ValueError(
-                f"labels are {self.labels.dtype} {tuple(self.labels.shape)}: expected int64 ({len(self.images)},), one an image"
+                f"labels are {self.labels.dtype} {tuple(self.labels.shape)}: "
+                f"expected int64 ({len(self.images)},), one an image"
             )
         if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.classes):
             raise ValueError(
-                f"labels from {self.labels.min()} to {self.labels.max()}: expected 0 to {len(self.classes) - 1}, "
-                f"an index into the {len(self.classes)} classes"
+                f"labels from {self.labels.min()} to {self.labels.max()}: "
+                f"expected 0 to {len(self.classes) - 1}, an index into the {len(self.classes)} classes"
             )
 
     def __repr__(self) -> str:
         size = "x".join(map(str, self.images.shape[2:]))
-        return f"Dataset({self.source}, {self.split} split: {len(self):,} pictures of {size} in {len(self.classes)} classes)"
+        what = f"{len(self):,} pictures of {size} in {len(self.classes)} classes"
+        return f"Dataset({self.source}, {self.split} split: {what})"
 
     def __len__(self) -> int:
         return len(self.images)
@@ -68,16 +74,20 @@ class Dataset:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches (x, y): x float32 (size, 3, 32, 32) normalized and channels_last, y int64 (size,).
 
-        The last batch may be smaller. ``augment`` shifts each picture by up to 4 pixels and mirrors half of them.
+        The last batch may be smaller. ``augment`` shifts each picture by up to 4 pixels, and mirrors half.
         """
         if size < 1:
             raise ValueError(f"batch size {size}: expected 1 or more")
         if len(self) == 0:
-            raise ValueError(f"the {self.split} split of {self.source} is empty: there is nothing to make batches of")
+            raise ValueError(
+                f"the {self.split} split of {self.source} is empty: there is nothing to make batches of"
+            )
         return self._batches(size, shuffle, torch.Generator().manual_seed(seed), augment)
 
-    def _batches(self, size: int, shuffle: bool, generator: torch.Generator, augment: bool) -> Iterator[tuple[Tensor, Tensor]]:
-        """Apart from :meth:`batches`, so that a wrong size is an error where it was said, not at the first batch."""
+    def _batches(
+        self, size: int, shuffle: bool, generator: torch.Generator, augment: bool
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Apart from :meth:`batches`, so that a wrong size is an error at once and not at the first batch."""
         order = torch.randperm(len(self), generator=generator) if shuffle else torch.arange(len(self))
         for index in order.split(size):
             images = self.images[index]
@@ -86,12 +96,12 @@ class Dataset:
             yield self.normalize(images), self.labels[index]
 
     def sample(self, count: int, seed: int = 0) -> Dataset:
-        """``count`` pictures drawn without replacement, as even over the classes as possible, in random order."""
+        """``count`` pictures, none of them twice, as even over the classes as possible, in random order."""
         if not 0 < count <= len(self):
             raise ValueError(f"sample({count}): expected 1 to {len(self)}, the size of this split")
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(self), generator=generator)
-        # How many of its class came before each picture: taking the lowest ranks first takes all classes in turn.
+        # How many of its class came before each picture: the lowest ranks first takes all classes in turn.
         rank = torch.empty_like(order)
         for label in range(len(self.classes)):
             where = (self.labels[order] == label).nonzero()[:, 0]
@@ -105,7 +115,7 @@ class Dataset:
 
 
 def shift_and_mirror(images: Tensor, generator: torch.Generator, pad: int = 4) -> Tensor:
-    """Each picture moved by up to ``pad`` pixels (its border mirrored inwards), half of them flipped left to right."""
+    """Each picture moved by up to ``pad`` pixels (border mirrored inwards), half flipped left to right."""
     count, _, height, width = images.shape
     padded = F.pad(images.float(), (pad,) * 4, mode="reflect").to(torch.uint8)
     top, left = torch.randint(0, 2 * pad + 1, (2, count, 1), generator=generator)
@@ -113,5 +123,7 @@ def shift_and_mirror(images: Tensor, generator: torch.Generator, pad: int = 4) -
     columns = left + torch.arange(width)
     mirrored = torch.rand(count, 1, generator=generator) < 0.5
     columns = torch.where(mirrored, columns.flip(1), columns)
-    picked = padded.permute(0, 2, 3, 1)[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    picked = padded.permute(0, 2, 3, 1)[
+        torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]
+    ]
     return picked.permute(0, 3, 1, 2)

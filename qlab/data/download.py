@@ -10,9 +10,9 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
-from qlab.data.store import NoRoom, cannot_write, need_space
+from qlab.data.store import cannot_write, need_space
 
 ATTEMPTS = 5
 TIMEOUT = 30  # seconds without a byte
@@ -22,7 +22,7 @@ NETWORK = (urllib.error.URLError, http.client.HTTPException, ConnectionError, Ti
 
 @dataclass(frozen=True)
 class Remote:
-    """A file on the net: where it is, what it is called here, its size in bytes, and its md5 if someone published it."""
+    """A file on the net: where it is, its name here, its size in bytes, and its md5 if one was published."""
 
     url: str
     file: str
@@ -31,10 +31,11 @@ class Remote:
 
 
 def download(remote: Remote, folder: Path) -> Path:
-    """Fetch ``remote`` into ``folder``, with a bar: afterwards the file is there, whole and checked, or not at all.
+    """Fetch ``remote`` into ``folder``, with a bar; then the file is there, whole and checked, or not at all.
 
-    What has come stays in <file>.part, and the next call goes on from there. Raises ConnectionError when the host cannot
-    be reached or keeps breaking off, ValueError when it has another file, NoRoom (an OSError) when the disk is full.
+    What has come stays in <file>.part, and the next call goes on from there. Raises ConnectionError when the
+    host cannot be reached or keeps breaking off, ValueError when it has another file, NoRoom (an OSError)
+    when the disk is full.
     """
     part = folder / f"{remote.file}.part"
     need_space(folder, remote.size - came(part))
@@ -43,13 +44,15 @@ def download(remote: Remote, folder: Path) -> Path:
         if before >= remote.size:
             break
         if attempt:
-            print(f"CIFAR-10: the connection broke after {before:,} of {remote.size:,} bytes: going on from there", flush=True)
+            broke = f"the connection broke after {before:,} of {remote.size:,} bytes"
+            print(f"CIFAR-10: {broke}: going on from there", flush=True)
         try:
             receive(remote, part)
         except NETWORK as error:
             if getattr(error, "code", None) == 416:  # nothing there from where we are: it became shorter
                 part.unlink()
-                raise ValueError(f"{remote.url} has fewer bytes than came before: it is another file now") from error
+                words = f"{remote.url} has fewer bytes than came before: it is another file now"
+                raise ValueError(words) from error
             if came(part) <= before:  # not one byte came: another attempt would not help
                 raise ConnectionError(f"{remote.url} cannot be reached ({error})") from error
     if came(part) < remote.size:
@@ -69,13 +72,19 @@ def came(part: Path) -> int:
 def receive(remote: Remote, part: Path) -> None:
     """One connection: ask for what is missing, and append it until the end or until it breaks off."""
     headers = {"User-Agent": "qlab", "Range": f"bytes={came(part)}-"}
-    with urllib.request.urlopen(urllib.request.Request(remote.url, headers=headers), timeout=TIMEOUT) as response:
+    request = urllib.request.Request(remote.url, headers=headers)
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
         extent = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
-        start, total = map(int, extent.groups()) if extent else (0, int(response.headers.get("Content-Length", remote.size)))
+        if extent:
+            start, total = map(int, extent.groups())
+        else:  # a host that knows no ranges sends everything anew
+            start, total = 0, int(response.headers.get("Content-Length", remote.size))
         if total != remote.size or start not in (0, came(part)):
-            raise ValueError(f"{remote.url} has {total:,} bytes, expected {remote.size:,}: it is another file now")
-        bar = tqdm(total=total, initial=start, desc=remote.file, unit="B", unit_scale=True, mininterval=0.5, leave=False)
-        # Without a Content-Range the host sends everything anew. Unbuffered: a full disk shows here, not at the end.
+            raise ValueError(
+                f"{remote.url} has {total:,} bytes, expected {remote.size:,}: it is another file now"
+            )
+        bar = tqdm(desc=remote.file, total=total, initial=start, unit="B", unit_scale=True, leave=False)
+        # Unbuffered, so that a full disk shows at the block that found it so.
         with bar, open(part, "ab" if start else "wb", buffering=0) as file:
             while block := response.read(BLOCK):
                 append(file, block, part)
@@ -103,6 +112,6 @@ def check(remote: Remote, part: Path) -> None:
     size = came(part)
     part.unlink()
     raise ValueError(
-        f"{remote.url} came with {size:,} bytes and the md5 {digest.hexdigest()}, expected {remote.size:,} and "
-        f"{remote.md5 or 'any'}: it was thrown away"
+        f"{remote.url} came with {size:,} bytes and the md5 {digest.hexdigest()}, "
+        f"expected {remote.size:,} and {remote.md5 or 'any'}: it was thrown away"
     )

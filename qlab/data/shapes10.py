@@ -1,12 +1,14 @@
 """shapes10: ten kinds of shapes, drawn on the spot, for a computer that has no copy of CIFAR-10.
 
-A picture is 32x32 pixels of colour, as in CIFAR-10: one shape of any size, turn and colour on a textured ground, with
-scraps behind it, a bar across it and noise over it. Each shape is a signed distance field (negative inside), which
-gives smooth edges without drawing at a higher resolution first (Quilez, "2D distance functions").
+A picture is 32x32 pixels of colour, as in CIFAR-10: one shape of any size, turn and colour on a textured
+ground, with scraps behind it, a bar across it and noise over it. Each shape is a signed distance field
+(negative inside), which gives smooth edges without drawing at a higher resolution first (Quilez, "2D distance
+functions").
 
-The same seed gives the same pictures on every machine: the random numbers are PCG64's raw ones (numpy keeps those as
-they are, unlike its distributions), and of floating point only operations are used that IEEE 754 rounds one way
-(+ - * / sqrt), one at a time. A sum over an axis or a sine would differ in the last bit from one processor to the next.
+The same seed gives the same pictures on every machine: the random numbers are PCG64's raw ones (numpy keeps
+those as they are, unlike its distributions), and of floating point only operations are used that IEEE 754
+rounds one way (+ - * / sqrt), one at a time. A sum over an axis or a sine would differ in the last bit between
+processors. The committed networks were trained on these pictures: to draw others means to train again.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import torch
 
 from qlab.data.dataset import Dataset
 
-CLASSES = ("circle", "crescent", "cross", "heart", "hexagon", "ring", "semicircle", "square", "star", "triangle")
+CLASSES = tuple("circle crescent cross heart hexagon ring semicircle square star triangle".split())
 SIZES = {"train": 20_000, "validation": 2_000, "test": 5_000}
 MEAN, STD = (0.5, 0.5, 0.5), (0.22, 0.22, 0.22)
 SIDE = 32  # pixels
@@ -72,7 +74,8 @@ def shapes10(split: str = "train", seed: int = 0) -> Dataset:
     if split not in SIZES:
         raise ValueError(f"split {split!r}: expected one of {', '.join(map(repr, SIZES))}")
     count = SIZES[split] // len(CLASSES)
-    dice = [Dice(seed, list(SIZES).index(split), label) for label in range(len(CLASSES))]  # one a class: any order will do
+    # Each class has dice of its own, so that it does not matter which one is drawn first.
+    dice = [Dice(seed, list(SIZES).index(split), label) for label in range(len(CLASSES))]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         images = list(pool.map(draw, range(len(CLASSES)), [count] * len(CLASSES), dice))
     labels = torch.arange(len(CLASSES)).repeat(count)  # one of each class in turn
@@ -106,7 +109,8 @@ def paint(picture: np.ndarray, distance: Field, colour: np.ndarray) -> None:
     cover = np.clip(np.float32(0.5) - distance, 0, 1)
     n, y, x = cover.nonzero()  # most pixels are not touched
     old = picture[n, :, y, x]
-    picture[n, :, y, x] = old + (np.broadcast_to(colour, picture.shape)[n, :, y, x] - old) * cover[n, y, x][:, None]
+    new = np.broadcast_to(colour, picture.shape)[n, :, y, x]
+    picture[n, :, y, x] = old + (new - old) * cover[n, y, x][:, None]
 
 
 def another_colour(ground: np.ndarray, n: int, dice: Dice) -> np.ndarray:
@@ -129,7 +133,8 @@ def texture(n: int, dice: Dice) -> np.ndarray:
     waves = (COLUMNS * cosine + ROWS * sine) * dice.uniform(0.06, 0.25, n, 1, 1)
     stripes = np.abs(waves - np.floor(waves) - np.float32(0.5)) * 4 - 1  # a triangle wave
     depth = np.maximum(dice.uniform(-25, 25, n, 1, 1, 1), 0)  # half of the pictures have no stripes
-    return clouds * dice.uniform(8, 40, n, 1, 1, 1) + stripes[:, None] * depth * dice.uniform(0.3, 1, n, 3, 1, 1)
+    clouds = clouds * dice.uniform(8, 40, n, 1, 1, 1)
+    return clouds + stripes[:, None] * depth * dice.uniform(0.3, 1, n, 3, 1, 1)
 
 
 def turn(n: int, dice: Dice) -> tuple[np.ndarray, np.ndarray]:
@@ -139,7 +144,7 @@ def turn(n: int, dice: Dice) -> tuple[np.ndarray, np.ndarray]:
 
 
 def place(field: Callable[[Field, Field], Field], n: int, dice: Dice) -> tuple[Field, np.ndarray]:
-    """A shape somewhere in the picture: its distance in pixels, and a gradient (n, 3, 32, 32) to colour its inside."""
+    """A shape somewhere: its distance in pixels, and a gradient (n, 3, 32, 32) to colour its inside."""
     radius = dice.uniform(6.5, 12.5, n, 1, 1)
     cosine, sine = turn(n, dice)
     x, y = (COLUMNS - dice.uniform(-5, 5, n, 1, 1)) / radius, (ROWS - dice.uniform(-5, 5, n, 1, 1)) / radius
@@ -166,6 +171,7 @@ def bar(n: int, dice: Dice) -> Field:
 
 
 # --- the ten distance fields: x, y in units of the shape's radius
+
 
 def circle(x: Field, y: Field) -> Field:
     return np.sqrt(x * x + y * y) - np.float32(0.9)
@@ -207,7 +213,8 @@ def heart(x: Field, y: Field) -> Field:
     """A square on its corner and two half discs on its upper sides."""
     x, y = np.abs(x), np.float32(0.2) - y
     u, v = x - np.float32(0.4), y - np.float32(0.4)
-    return np.minimum((x + np.abs(y)) * np.float32(0.7071) - np.float32(0.566), np.sqrt(u * u + v * v) - np.float32(0.566))
+    corner = (x + np.abs(y)) * np.float32(0.7071)
+    return np.minimum(corner, np.sqrt(u * u + v * v)) - np.float32(0.566)
 
 
 def star(x: Field, y: Field) -> Field:
@@ -219,4 +226,7 @@ def star(x: Field, y: Field) -> Field:
     return second - np.float32(0.34)
 
 
-FIELDS = {field.__name__: field for field in (circle, crescent, cross, heart, hexagon, ring, semicircle, square, star, triangle)}
+FIELDS = {
+    field.__name__: field
+    for field in (circle, crescent, cross, heart, hexagon, ring, semicircle, square, star, triangle)
+}

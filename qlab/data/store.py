@@ -1,5 +1,6 @@
-"""Where pictures are kept: a copy of CIFAR-10 is decoded once into one file of plain uint8 numbers, which is then mapped
-into memory instead of being read, and so opens at once.
+"""Where pictures are kept: a copy of CIFAR-10 is decoded once into one file of plain uint8 numbers.
+
+That file is then mapped into memory instead of being read, and so opens at once.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from filelock import FileLock
 from safetensors import SafetensorError
 from torch import Tensor
 
-from qlab.data.copies import copy_folders, read_copy
+from qlab.data.copies import BATCHES, copy_folders, read_copy
 from qlab.files import read_tensors, write_tensors
 
 LAYOUT = 1  # of the file; another one would be decoded anew
@@ -50,20 +51,21 @@ def lock(folder: Path) -> FileLock:
         folder.mkdir(parents=True, exist_ok=True)
         return FileLock(folder / "cifar10.lock")
     except OSError as error:
-        raise NoRoom(error.errno, f"cannot keep pictures in {folder} ({error}): set QLAB_DATA to another folder") from error
+        words = f"cannot keep pictures in {folder} ({error}): set QLAB_DATA to another folder"
+        raise NoRoom(error.errno, words) from error
 
 
 def stored(path: Path) -> Path:
     """The file that the copy at ``path`` is decoded into, as it is now; it may not be there yet.
 
-    A copy is known by its place, size and time of change, a folder by those of the folders in it: a picture that is
-    overwritten in its place goes unnoticed, one that comes or goes does not.
+    A copy is known by its place, size and time of change, a folder by those of the folders in it: a picture
+    that is overwritten in its place goes unnoticed, one that comes or goes does not.
     """
     path = path.resolve()
     looked_at = [path]
     if path.is_dir():
         for folder in copy_folders(path):
-            looked_at += [folder, *folder.glob("*_batch*")]
+            looked_at += [folder, *(folder / name for name in BATCHES if (folder / name).exists())]
     states = [(str(part), part.stat().st_size, part.stat().st_mtime_ns) for part in looked_at]
     place = hashlib.sha256(str(path).encode()).hexdigest()[:8]
     state = hashlib.sha256(repr((LAYOUT, states)).encode()).hexdigest()[:8]
@@ -71,7 +73,7 @@ def stored(path: Path) -> Path:
 
 
 def decode_into(file: Path, path: Path, check: Callable[[dict[str, Tensor]], None] | None = None) -> None:
-    """Decode the copy at ``path`` into ``file``, all or nothing; ``check`` may refuse the pictures by raising."""
+    """Decode the copy at ``path`` into ``file``, all or nothing; ``check`` may refuse it by raising."""
     print(f"CIFAR-10: decoding {path} into {file}, once (about 15 s)", flush=True)
     tensors, source = read_copy(path)
     if check is not None:
@@ -79,7 +81,10 @@ def decode_into(file: Path, path: Path, check: Callable[[dict[str, Tensor]], Non
     need_space(file.parent, sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()))
     try:
         write_tensors(file, tensors, {"source": source})
-    except (OSError, SafetensorError) as error:  # the latter is how safetensors tells of a disk that became full
+    except (
+        OSError,
+        SafetensorError,
+    ) as error:  # the latter is how safetensors tells of a disk that became full
         raise cannot_write(file, error) from error
     for outdated in file.parent.glob(f"{file.name.rpartition('-')[0]}-*.safetensors"):
         if outdated != file:  # the same place, as it was before it changed
@@ -110,4 +115,5 @@ def need_space(folder: Path, size: int) -> None:
 def cannot_write(file: Path, error: Exception) -> NoRoom:
     """The error to raise when writing ``file`` ended in ``error``."""
     number = getattr(error, "errno", None) or errno.EIO
-    return NoRoom(number, f"cannot write {file} ({error}). Make room, or set QLAB_DATA to a folder on another disk")
+    words = f"cannot write {file} ({error}). Make room, or set QLAB_DATA to a folder on another disk"
+    return NoRoom(number, words)
