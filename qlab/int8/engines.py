@@ -132,12 +132,12 @@ class Historical(Engine):
         return lambda q: torch.max_pool2d(q, kernel_size, stride, padding, dilation, ceil_mode)
 
     def avg_pool2d(self, x_qp, out_qp, **window):
-        return self._on_codes(super().avg_pool2d(x_qp, out_qp, **window), out_qp)
+        return self._in_float(lambda x: F.avg_pool2d(x, **window), x_qp, out_qp)
 
     def adaptive_avg_pool2d(self, x_qp, out_qp, *, output_size):
-        if same_grid(x_qp, out_qp):  # torch's kernel knows no other
+        if same_grid(x_qp, out_qp):  # torch's integer kernel knows no other
             return lambda q: F.adaptive_avg_pool2d(q, output_size)
-        return self._on_codes(super().adaptive_avg_pool2d(x_qp, out_qp, output_size=output_size), out_qp)
+        return self._in_float(lambda x: F.adaptive_avg_pool2d(x, output_size), x_qp, out_qp)
 
     def cat(self, qps, out_qp, *, dim=1):
         moves, grid = [self.requantize(qp, out_qp) for qp in qps], _grid(out_qp)
@@ -149,13 +149,15 @@ class Historical(Engine):
         return kernel
 
     def requantize(self, x_qp, out_qp, *, relu=False):
+        if same_grid(check_activation(x_qp), out_qp):
+            return torch.relu if relu else lambda q: q
+        return self._in_float(torch.relu_ if relu else lambda x: x, x_qp, out_qp)
+
+    def _in_float(self, change: Callable[[Tensor], Tensor], x_qp: QParams, out_qp: QParams) -> Kernel:
+        """Where torch has no integer kernel: dequantize, change, quantize; rounded once all the same."""
         check_activation(x_qp)
         (scale, zero_point), quantize, quint8 = _grid(out_qp), torch.quantize_per_tensor, torch.quint8
-        if same_grid(x_qp, out_qp):
-            return torch.relu if relu else lambda q: q
-        if relu:
-            return _clamped(lambda q: quantize(q.dequantize().relu_(), scale, zero_point, quint8), out_qp)
-        return _clamped(lambda q: quantize(q.dequantize(), scale, zero_point, quint8), out_qp)
+        return _clamped(lambda q: quantize(change(q.dequantize()), scale, zero_point, quint8), out_qp)
 
     def _on_codes(self, kernel: Kernel, out_qp: QParams) -> Kernel:
         """A kernel of the reference (it takes and gives uint8) for quint8 tensors, without a copy."""
@@ -226,6 +228,12 @@ class PlainOnednn(Engine):
 
     def add(self, a_qp, b_qp, out_qp, *, relu=False):
         return _rescaled_in_float([a_qp, b_qp], out_qp, relu)  # torch.ops.onednn.qadd takes ten times as long
+
+    def avg_pool2d(self, x_qp, out_qp, **window):
+        return _rescaled_in_float([x_qp], out_qp, change=lambda x: F.avg_pool2d(x, **window))
+
+    def adaptive_avg_pool2d(self, x_qp, out_qp, *, output_size):
+        return _rescaled_in_float([x_qp], out_qp, change=lambda x: F.adaptive_avg_pool2d(x, output_size))
 
     def requantize(self, x_qp, out_qp, *, relu=False):
         if same_grid(x_qp, out_qp):
@@ -332,17 +340,25 @@ def _room_for_bias(weight, scale, bias, x_qp, out_qp) -> tuple[Tensor, Tensor]:
     return codes, scale / factor
 
 
-def _rescaled_in_float(qps: Sequence[QParams], out_qp: QParams, relu: bool) -> Kernel:
-    """The sum of tensors of codes, each from its grid, as codes of out_qp: float32 is enough for 8 bits."""
+def _rescaled_in_float(
+    qps: Sequence[QParams], out_qp: QParams, relu: bool = False, change: Callable | None = None
+) -> Kernel:
+    """The sum of tensors of codes, each from its grid (changed, if asked), as codes of out_qp.
+
+    It computes in units of out_qp's step; float32 is exact enough for 8 bits.
+    """
     factors = [float(ratio(qp, out_qp)) for qp in qps]
-    offset = int(out_qp.zero_point) - sum(factor * int(qp.zero_point) for factor, qp in zip(factors, qps))
-    low = int(out_qp.zero_point) if relu else out_qp.qmin
+    offset = -sum(factor * int(qp.zero_point) for factor, qp in zip(factors, qps))
+    zero_point, highest = int(out_qp.zero_point), out_qp.qmax
+    low = zero_point if relu else out_qp.qmin
 
     def kernel(*parts: Tensor) -> Tensor:
-        total = parts[0].to(torch.float32).mul_(factors[0])
+        total = parts[0].to(torch.float32).mul_(factors[0]).add_(offset)
         for part, factor in zip(parts[1:], factors[1:]):
             total.add_(part, alpha=factor)
-        return total.add_(offset).round_().clamp_(low, out_qp.qmax).to(torch.int32).to(torch.uint8)
+        if change is not None:
+            total = change(total)
+        return total.round_().add_(zero_point).clamp_(low, highest).to(torch.int32).to(torch.uint8)
 
     return kernel
 
