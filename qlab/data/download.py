@@ -5,19 +5,17 @@ from __future__ import annotations
 import hashlib
 import http.client
 import re
-import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from qlab.data.store import cannot_write, need_space
+from qlab.data.store import NoRoom, cannot_write, need_space
 
 ATTEMPTS = 5
 TIMEOUT = 30  # seconds without a byte
 BLOCK = 1 << 18  # bytes
-NETWORK = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)
 
 
 @dataclass(frozen=True)
@@ -48,13 +46,16 @@ def download(remote: Remote, folder: Path) -> Path:
             print(f"CIFAR-10: {broke}: going on from there", flush=True)
         try:
             receive(remote, part)
-        except NETWORK as error:
+        except NoRoom:
+            raise
+        except (OSError, http.client.HTTPException) as error:  # all that a network can do
             if getattr(error, "code", None) == 416:  # nothing there from where we are: it became shorter
                 part.unlink()
                 words = f"{remote.url} has fewer bytes than came before: it is another file now"
                 raise ValueError(words) from error
             if came(part) <= before:  # not one byte came: another attempt would not help
-                raise ConnectionError(f"{remote.url} cannot be reached ({error})") from error
+                reason = error if hasattr(error, "code") else getattr(error, "reason", error)
+                raise ConnectionError(f"{remote.url} cannot be reached ({reason})") from error
     if came(part) < remote.size:
         raise ConnectionError(
             f"{remote.url} broke off after {came(part):,} of {remote.size:,} bytes. "
