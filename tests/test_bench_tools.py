@@ -1,4 +1,4 @@
-"""The benchmarks against other libraries are honest: who fails or is wrong is named, and everybody computes the same."""
+"""The benchmarks beside other libraries: who fails or is wrong is named, and everybody computes the same."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ def course(monkeypatch, network):
 
     def noise(split="train"):
         images = torch.randint(0, 256, (1024, 3, 8, 8), dtype=torch.uint8)
-        return qlab.data.Dataset(images, torch.arange(1024) % 10, tuple("abcdefghij"), "noise", split, (0.5,) * 3, (0.3,) * 3)
+        labels, moments = torch.arange(1024) % 10, ((0.5,) * 3, (0.3,) * 3)
+        return qlab.data.Dataset(images, labels, tuple("abcdefghij"), "noise", split, *moments)
 
     monkeypatch.setattr(qlab.data, "cifar10", noise)
     monkeypatch.setattr(qlab.models, "load", lambda name, data: network)
@@ -75,13 +76,14 @@ def wrong(task):
 
 def test_what_is_missing_or_broken_or_wrong_is_named_and_not_timed(tool, task):
     bench_int8, peers = tool("bench_int8"), tool("peers")
-    makers = {"float": peers.eager, "missing": missing, "broken": broken, "wrong": wrong, "bf16": peers.bfloat16}
-    ready, not_built = bench_int8.build(makers, task)
+    makers = {"float": peers.eager, "missing": missing, "broken": broken, "wrong": wrong}
+    ready, not_built = bench_int8.build({**makers, "bf16": peers.bfloat16}, task)
     comparison, not_timed = bench_int8.measure(ready, batches()[0], threads=1, rounds=2)
     assert list(comparison) == ["float", "bf16"]
-    assert not_built == {"missing": "ModuleNotFoundError: No module named 'fastest' (`make bench` installs it)"}
+    why = "ModuleNotFoundError: No module named 'fastest' (`make bench` installs it)"
+    assert not_built == {"missing": why}
     assert not_timed["broken"] == "RuntimeError: no kernel for this shape"
-    assert not_timed["wrong"].startswith("ValueError: 'wrong' gives wrong outputs: its SQNR against the baseline is")
+    assert not_timed["wrong"].startswith("ValueError: 'wrong' gives wrong outputs: its SQNR against")
 
 
 def test_the_report_names_them_too(tool, course, monkeypatch, tmp_path, capsys):
@@ -136,7 +138,7 @@ def test_without_trained_weights_the_tools_say_what_is_missing(tool, monkeypatch
 
 
 def own_peers() -> list[str]:
-    """Those that need nothing but torch and the onnxruntime that the tests need anyway, and no C++ compiler."""
+    """Those that need no torchao and no C++ compiler: torch's own, and onnxruntime, which the tests have."""
     sys.path.insert(0, str(TOOLS))
     try:
         peers = importlib.import_module("peers")

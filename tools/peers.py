@@ -28,7 +28,7 @@ KNOWN_WARNINGS = [
     (DeprecationWarning, r"torch\.ao\.quantization is deprecated"),
     (DeprecationWarning, r"You are using the legacy TorchScript-based ONNX export"),
     (DeprecationWarning, r"The feature will be removed\. Please remove usage of this function"),  # torch.onnx
-    (FutureWarning, r"`torch\.jit\.\w+` is deprecated"),
+    (Warning, r"`torch\.jit\.\w+` is (deprecated|not supported)"),  # of another category in every release
     (UserWarning, r"torch\.quantize_per_tensor, .* are deprecated"),
     (UserWarning, r"Please use quant_min and quant_max to specify the range for observers"),
     (UserWarning, r"To copy construct from a tensor"),  # inside torch's own lowering of int8 convolutions
