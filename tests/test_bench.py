@@ -1,4 +1,4 @@
-"""A time that can be trusted: taken in turns, with its spread and its conditions, and only of right outputs."""
+"""A time that can be trusted: in turns, with its spread and its conditions, and only of right outputs."""
 
 from __future__ import annotations
 
