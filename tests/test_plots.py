@@ -121,7 +121,7 @@ def test_a_frame_is_the_whole_figure(moving):
     figure = draw(3)
     figure.canvas.draw()
     whole = pixels(plots.jpeg(np.asarray(figure.canvas.buffer_rgba())))
-    assert fast.shape == (360, 900, 3)
+    assert fast.shape == (340, 900, 3)
     assert np.abs(fast - whole).mean() < 0.1
     assert np.abs(fast - pixels(draw(8).frame())).mean() > 0.3
 
@@ -139,8 +139,8 @@ def test_a_still_figure_brings_its_words_and_is_drawn_the_same_each_time(moving)
     assert data == moving()(6).still()[0]
     words = "6 bits: 86.0 % right (float: 90.5 %). 8 of these 10 pictures get the right answer with 6 bits."
     assert data["text/plain"] == metadata["image/jpeg"]["alt"] == words
-    assert pixels(data["image/jpeg"]).shape == (540, 1350, 3)
-    assert (metadata["image/jpeg"]["width"], metadata["image/jpeg"]["height"]) == (900, 360)
+    assert pixels(data["image/jpeg"]).shape == (510, 1350, 3)
+    assert (metadata["image/jpeg"]["width"], metadata["image/jpeg"]["height"]) == (900, 340)
     assert len(data["image/jpeg"]) < 250_000
 
 

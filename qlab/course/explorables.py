@@ -46,7 +46,7 @@ class Panel(ipywidgets.VBox):
 
     def __init__(self, draw: Callable[..., plots.Figure], **controls: ipywidgets.DOMWidget) -> None:
         self.draw, self.controls, self.error = draw, controls, None
-        self.picture = ipywidgets.Image(format="jpeg", layout={"max_width": "100%", "object_fit": "contain"})
+        self.picture = ipywidgets.Image(format="jpeg", layout={"max_width": "100%", "align_self": "flex-start"})
         self.words = ipywidgets.HTML()
         self.figure = self._redraw()  # an error in the first view is the cell's own
         super().__init__([*controls.values(), self.picture, self.words])
@@ -79,5 +79,5 @@ def fewer_bits(
 ) -> Panel:
     """Drag the number of bits: the answers of the network, and how many of them are right. Arguments as in plots."""
     draw = plots.fewer_bits(pictures, said, accuracy, float_accuracy)
-    slider = Slider(label="bits of every weight and activation", value=max(said), minimum=min(said), maximum=max(said))
+    slider = Slider(label="bits of weights and activations", value=max(said), minimum=min(said), maximum=max(said))
     return Panel(draw, bits=slider)

@@ -139,7 +139,7 @@ def fewer_bits(
     set it gets right, in percent. The curve shows no fewer bits than were asked for, so nobody sees the end too soon.
     """
     widths = sorted(accuracy, reverse=True)
-    picture = Figure((9, 3.6))
+    picture = Figure((9, 3.4))
     left, right = picture.add_gridspec(1, 2, width_ratios=(3, 2))
     grid = left.subgridspec(2, -(-len(pictures) // 2))
     captions = [line for (line,) in show_pictures(picture, grid, pictures, 7, (QUANTIZED,))]

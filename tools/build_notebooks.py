@@ -1,0 +1,116 @@
+"""notebooks/source/*.py (jupytext's percent format) -> notebooks/*.ipynb, executed: `make notebooks`.
+
+The same source gives the same file. What would differ from one run to the next is left out (widget models, times of
+execution, versions) or, where it is what the lesson is about (a cell tagged `timing`), kept from the last build as
+long as nothing else in the notebook has changed. A warning stops the build: a student should never see one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import hashlib
+import os
+import sys
+import time
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
+METADATA = {
+    "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+WIDGET = "application/vnd.jupyter.widget-view+json"
+CELL_SECONDS = 120
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="lessons to build, such as 00_float_to_int8 (default: all)")
+    names = parser.parse_args(arguments).names
+    for source in sorted((FOLDER / "source").glob("*.py")):
+        if not names or source.stem in names:
+            start = time.perf_counter()
+            verb = "written" if build(source, FOLDER / f"{source.stem}.ipynb") else "as it was"
+            print(f"{source.stem}: {verb}, {time.perf_counter() - start:.0f} s", flush=True)
+
+
+def build(source: Path, target: Path) -> bool:
+    """Execute ``source`` into ``target``; False when ``target`` is up to date and was not touched.
+
+    Raises RuntimeError when a cell warns, and what nbclient raises when one fails.
+    """
+    notebook = execute(read(source), target.parent)
+    if target.exists() and without_timings(nbformat.read(target, as_version=4)) == without_timings(notebook):
+        return False
+    part = target.with_suffix(".part")
+    nbformat.write(notebook, part)
+    part.replace(target)
+    return True
+
+
+def read(source: Path) -> NotebookNode:
+    """The notebook that ``source`` describes, without outputs. A cell's id follows from its text."""
+    written = jupytext.read(source, fmt="py:percent")
+    notebook = nbformat.v4.new_notebook(metadata=copy.deepcopy(METADATA))
+    seen: set[str] = set()
+    for cell in written.cells:
+        make = nbformat.v4.new_code_cell if cell.cell_type == "code" else nbformat.v4.new_markdown_cell
+        tags = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
+        name = hashlib.sha256(cell.source.encode()).hexdigest()[:8]
+        while name in seen:  # the same text twice
+            name += "x"
+        seen.add(name)
+        notebook.cells.append(make(cell.source, metadata=tags, id=name))
+    return notebook
+
+
+def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
+    """Run every cell in ``folder``, with the Python that runs this."""
+    client = NotebookClient(
+        notebook, timeout=CELL_SECONDS, kernel_name="python3", record_timing=False, store_widget_state=False,
+        resources={"metadata": {"path": str(folder)}},
+        extra_arguments=["--IPKernelApp.log_level=40"],  # it warns in the terminal of a network that is this machine
+    )  # fmt: skip
+    client.execute()
+    notebook.metadata = nbformat.from_dict(METADATA)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = clean(cell)
+    nbformat.validate(notebook)
+    return notebook
+
+
+def clean(cell: NotebookNode) -> list[NotebookNode]:
+    """A cell's outputs without progress bars, and with a panel's still picture in place of the panel."""
+    outputs: list[NotebookNode] = []
+    for output in cell.outputs:
+        if output.output_type == "stream":
+            if output.name == "stderr":
+                raise RuntimeError(f"a cell warns, and students would see it:\n{cell.source}\n---\n{output.text}")
+            if outputs and outputs[-1].output_type == "stream":
+                outputs[-1].text += output.text
+                continue
+        elif output.data.pop(WIDGET, None) and set(output.data) == {"text/plain"}:
+            continue  # a progress bar; a panel has a picture as well
+        outputs.append(output)
+    return outputs
+
+
+def without_timings(notebook: NotebookNode) -> NotebookNode:
+    """The notebook without the outputs of the cells tagged `timing`."""
+    notebook = copy.deepcopy(notebook)
+    for cell in notebook.cells:
+        if "timing" in cell.metadata.get("tags", []):
+            cell.outputs = []
+    return notebook
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")
+    sys.exit(main())
