@@ -7,6 +7,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -134,28 +135,31 @@ def test_the_oldest_python_and_torch_are_the_promised_ones():
     assert torch.specifier.contains("2.11") and not torch.specifier.contains("2.10")
 
 
-MODULES = {"pillow": "PIL", "ipython": "IPython"}  # a dependency's name in code, where it is another one
+MODULES = {"pillow": "PIL", "ipython": "IPython", "pyyaml": "yaml"}  # names in code, where they differ
 
 
-def test_everything_that_qlab_imports_is_a_direct_dependency():
+def imports(path: Path) -> Iterator[tuple[str, int, bool]]:
+    """Each package that a file imports, in which line, and whether at the top of the file."""
+    tree = ast.parse(path.read_text("utf-8"))
+    for node in ast.walk(tree):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+        for name in names:
+            yield name.split(".")[0], node.lineno, node in tree.body
+
+
+@pytest.mark.parametrize("folder", ["qlab", "tests", "tools", "notebooks/source"])
+def test_everything_that_is_imported_is_a_direct_dependency(folder):
     """What comes along with another package today may not come along with its next version."""
-    declared = (
-        {MODULES.get(need.name, need.name) for need in dependencies()}
-        | set(sys.stdlib_module_names)
-        | {"qlab"}
-    )
-    optional = {
-        need.name for need in dependencies("test", "bench")
-    }  # imported inside the function that needs it
-    for path in (ROOT / "qlab").rglob("*.py"):
-        tree = ast.parse(path.read_text("utf-8"))
-        for node in ast.walk(tree):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
-            allowed = declared if node in tree.body else declared | optional
-            assert {name.split(".")[0] for name in names} <= allowed, (
-                f"{path.relative_to(ROOT)}:{node.lineno}"
-            )
+    needs, more = dependencies(), dependencies("test", "bench")
+    own = {path.stem for path in (ROOT / folder).glob("*.py")} | {"qlab"} | set(sys.stdlib_module_names)
+    always = {MODULES.get(need.name, need.name) for need in needs} | own
+    optional = {MODULES.get(need.name, need.name) for need in more}
+    for path in (ROOT / folder).rglob("*.py"):
+        for name, line, at_top in imports(path):
+            # qlab may import an optional package too, inside the function that needs it.
+            allowed = always if folder == "qlab" and at_top else always | optional | {"tomllib"}
+            assert name in allowed, f"{path.relative_to(ROOT)}:{line} imports {name}"
 
 
 def test_importing_qlab_imports_nothing_heavy():
