@@ -9,7 +9,7 @@ import struct
 import tarfile
 import threading
 import zipfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -158,7 +158,8 @@ def serve(files: dict[str, bytes], **habits):
             if host.says_length:
                 self.send_header("Content-Length", str(len(rest)))
             self.end_headers()
-            self.wfile.write(rest[: host.breaks_after.pop(0) if host.breaks_after else None])
+            with suppress(ConnectionError):  # who asked may have gone
+                self.wfile.write(rest[: host.breaks_after.pop(0) if host.breaks_after else None])
 
         def log_message(self, *args) -> None:
             """Quiet."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import re
+import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,13 +50,14 @@ def download(remote: Remote, folder: Path) -> Path:
         except NoRoom:
             raise
         except (OSError, http.client.HTTPException) as error:  # all that a network can do
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()  # it holds the connection
             if getattr(error, "code", None) == 416:  # nothing there from where we are: it became shorter
                 part.unlink()
                 words = f"{remote.url} has fewer bytes than came before: it is another file now"
                 raise ValueError(words) from error
             if came(part) <= before:  # not one byte came: another attempt would not help
-                reason = error if hasattr(error, "code") else getattr(error, "reason", error)
-                raise ConnectionError(f"{remote.url} cannot be reached ({reason})") from error
+                raise ConnectionError(f"{remote.url} cannot be reached ({error})") from error
     if came(part) < remote.size:
         raise ConnectionError(
             f"{remote.url} broke off after {came(part):,} of {remote.size:,} bytes. "

@@ -7,7 +7,7 @@ functions").
 
 The same seed gives the same pictures on every machine: the random numbers are PCG64's raw ones (numpy keeps
 those as they are, unlike its distributions), and of floating point only operations are used that IEEE 754
-rounds one way (+ - * / sqrt), one at a time. A sum over an axis or a sine would differ in the last bit between
+rounds one way (+ - * / sqrt), one at a time: a sum over an axis or a sine would differ in a last bit between
 processors. The committed networks were trained on these pictures: to draw others means to train again.
 """
 
