@@ -176,6 +176,7 @@ def test_a_copy_that_changed_is_decoded_anew_and_the_old_one_goes(tmp_path, name
     path = named(write_zip(tmp_path / "a.zip", picture_files()))
     cifar10("test")
     before = kept(data)
+    (data / f"{before[0]}.123.part").write_bytes(b"half")  # of a process that was killed
     os.utime(path, ns=(1, 1))
     cifar10("test")
     assert len(kept(data)) == 1 and kept(data) != before

@@ -86,8 +86,8 @@ def decode_into(file: Path, path: Path, check: Callable[[dict[str, Tensor]], Non
         SafetensorError,
     ) as error:  # the latter is how safetensors tells of a disk that became full
         raise cannot_write(file, error) from error
-    for outdated in file.parent.glob(f"{file.name.rpartition('-')[0]}-*.safetensors"):
-        if outdated != file:  # the same place, as it was before it changed
+    for outdated in file.parent.glob(f"{file.name.rpartition('-')[0]}-*"):
+        if outdated != file:  # of the same place: before it changed, or half written
             with suppress(OSError):  # Windows keeps a file that someone has open
                 outdated.unlink()
 
