@@ -81,10 +81,7 @@ def decode_into(file: Path, path: Path, check: Callable[[dict[str, Tensor]], Non
     need_space(file.parent, sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()))
     try:
         write_tensors(file, tensors, {"source": source})
-    except (
-        OSError,
-        SafetensorError,
-    ) as error:  # the latter is how safetensors tells of a disk that became full
+    except (OSError, SafetensorError) as error:  # the latter is how safetensors tells of a full disk
         raise cannot_write(file, error) from error
     for outdated in file.parent.glob(f"{file.name.rpartition('-')[0]}-*"):
         if outdated != file:  # of the same place: before it changed, or half written
