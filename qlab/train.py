@@ -51,7 +51,7 @@ class Plan:
         return self.rate * 0.5 * (1 + math.cos(math.pi * (progress - warm) / (1 - warm)))
 
 
-def evaluate(network: nn.Module, data: Dataset, *, batch: int = 256, progress: bool = True) -> float:
+def evaluate(network: nn.Module, data: Dataset, *, batch: int = 64, progress: bool = True) -> float:
     """Top-1 accuracy in percent of ``network`` on every picture of ``data``; float, prepared or int8.
 
     Raises ValueError when an output is NaN: an arg max would hide it. A bar shows when it takes over 2 seconds.

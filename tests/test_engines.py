@@ -227,6 +227,28 @@ def test_quantize_dequantize_and_flatten(name, qp, shape, seed):
     assert torch.equal(codes(engine.flatten()(q)), codes(q).flatten(1))
 
 
+@every_engine
+def test_the_bias_of_a_layer_of_few_bits_is_not_rounded_to_its_coarse_sums(name):
+    """At 2 bits one step of the sum is 20 codes of an 8-bit output; a bias on that grid would be off by up to 10."""
+    torch.manual_seed(0)
+    x_qp, weight_qp, out_qp = QParams(1.0, 1, 2), QParams(1.0, 0, 2, signed=True), QParams(0.05, 128)
+    weight, x = torch.randint(-1, 2, (8, 16), dtype=torch.int8), draw((32, 16), x_qp)
+    bias = torch.linspace(-2, 2, 8)
+    kernels = both(name, "linear", weight, bias, weight_qp, x_qp, out_qp)
+    assert_within_one(engines.get(name), kernels, [(x, x_qp)])
+    pictures = draw((2, 16, 4, 4), x_qp)
+    kernels = both(name, "conv2d", weight[:, :, None, None], bias, weight_qp, x_qp, out_qp)
+    assert_within_one(engines.get(name), kernels, [(pictures, x_qp)])
+
+
+@every_engine
+def test_a_relu_on_a_grid_of_negative_numbers_leaves_one_code(name):
+    qp, out_qp = QParams(0.1, 5), QParams(0.1, 255)
+    a, b = draw((2, 3, 4, 4), qp), draw((2, 3, 4, 4), qp)
+    kernels = both(name, "add", qp, qp, out_qp, relu=True)
+    assert assert_within_one(engines.get(name), kernels, [(a, qp), (b, qp)]).unique().tolist() == [255]
+
+
 # --- saturation
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -153,4 +154,7 @@ def test_a_notebook_shows_a_figure_and_its_words(moving, monkeypatch):
 
 
 def test_the_banner_says_which_pictures_a_lesson_runs_on(ten):
-    assert banner(ten).data.startswith("**Pictures: shapes10** (10 in the validation split; 10 classes: circle, ")
+    said = banner(ten).data
+    assert said.startswith("**Pictures: shapes10** (10 in the validation split; 10 classes: circle, ")
+    assert "qlab.data.cifar10()" in said
+    assert "qlab.data.cifar10()" not in banner(replace(ten, source="CIFAR-10, JPEG copy")).data

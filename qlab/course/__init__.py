@@ -14,10 +14,12 @@ def banner(data: Dataset) -> Markdown:
 
     >>> from qlab.data import shapes10
     >>> print(banner(shapes10("validation")).data)
-    **Pictures: shapes10** (2,000 in the validation split; 10 classes: circle, crescent, ..., triangle)
+    **Pictures: shapes10** (2,000 in the validation split; 10 classes: circle, crescent, ..., triangle)...
     """
     first, second, *_, last = data.classes
+    classes = f"{len(data.classes)} classes: {first}, {second}, ..., {last}"
+    stands_in = " These drawn shapes stand in for CIFAR-10. To fetch it, run `qlab.data.cifar10()`; then restart the kernel."
     return Markdown(
-        f"**Pictures: {data.source}** ({len(data):,} in the {data.split} split; "
-        f"{len(data.classes)} classes: {first}, {second}, ..., {last})"
+        f"**Pictures: {data.source}** ({len(data):,} in the {data.split} split; {classes})"
+        + (stands_in if data.source.startswith("shapes10") else "")
     )

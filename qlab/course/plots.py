@@ -144,10 +144,10 @@ def fewer_bits(
     grid = left.subgridspec(2, -(-len(pictures) // 2))
     captions = [line for (line,) in show_pictures(picture, grid, pictures, 7, (QUANTIZED,))]
     ax = picture.add_subplot(right)
-    ax.set(xlabel="bits", ylabel="right answers in %", xlim=(widths[0] + 0.3, widths[-1] - 0.3), ylim=(0, 103))
+    ax.set(xlabel="bits", ylabel="right answers in %", xlim=(widths[-1] - 0.3, widths[0] + 0.3), ylim=(0, 103))
     ax.set_xticks(widths)
     ax.axhline(float_accuracy, color=FLOAT, linestyle="--")
-    ax.text(widths[-1], float_accuracy - 2, "float", color=FLOAT, ha="right", va="top")
+    ax.text(widths[-1], float_accuracy - 2, "float", color=FLOAT, va="top")
     (curve,) = ax.plot([], [], "o-", color=QUANTIZED)
     (now,) = ax.plot([], [], "o", color=QUANTIZED, markersize=13)
     picture.moves(*captions, curve, now)
