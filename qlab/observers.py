@@ -453,6 +453,7 @@ OBSERVERS = {
     "percentile": Percentile,
     "mse": MSE,
     "entropy": Entropy,
+    "dynamic": MinMax,  # of one batch: see qlab.graph.prepare.DynamicQuantizer
 }
 
 
@@ -465,8 +466,8 @@ def build(spec: QuantSpec) -> Observer:
     >>> build(QuantSpec(observer=partial(Percentile, percentile=99.9))).percentile
     99.9
 
-    Raises ValueError for a name that is none of "minmax", "moving_average", "percentile", "mse" and
-    "entropy".
+    Raises ValueError for a name that is none of "minmax", "moving_average", "percentile", "mse", "entropy"
+    and "dynamic".
     """
     if callable(spec.observer):
         return spec.observer(spec)

@@ -21,12 +21,13 @@ from qlab.qconfig import QConfig
 Batches = Iterable[Tensor | tuple[Tensor, Tensor]]
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: the grids that are found here are trained with later
 def calibrate(prepared: Prepared, batches: Batches, *, progress: bool = True) -> Prepared:
     """Show ``batches`` to a prepared network, so that its observers see the ranges; each range becomes a grid.
 
     ``batches`` yield inputs x, or pairs (x, label) whose label is not looked at. The network runs in float. A second
-    calibration starts afresh. Returns ``prepared``. Raises ValueError when there is no batch, or one is not finite.
+    calibration starts afresh. Weights need no data, nor do ranges taken at run time: where there is nothing else,
+    ``batches`` may be empty. Returns ``prepared``. Raises ValueError when there is no batch, or one is not finite.
     """
     weights = {layer.weight_quantizer: layer.weight for _, layer in prepared.weighted()}
     edges = [quantizer for _, quantizer in prepared.quantizers() if quantizer not in weights]
@@ -36,7 +37,7 @@ def calibrate(prepared: Prepared, batches: Batches, *, progress: bool = True) ->
             x = batch[0] if isinstance(batch, (tuple, list)) else batch
             prepared(x)
             count += len(x)
-    if count == 0:
+    if count == 0 and any(quantizer.needs_data for quantizer in edges):
         raise ValueError("calibrate got no batch: give it at least one, for instance data.sample(512).batches(64)")
     for quantizer, weight in weights.items():
         quantizer.observer(weight)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor, nn
 
 from qlab.affine import QParams, grid_limits
+from qlab.codebook import Binary, Grid
 from qlab.granularity import Granularity, PerChannel, PerTensor
 
 
@@ -20,7 +21,7 @@ class QuantSpec:
     """How one tensor is quantized: the grid's width, its form, who shares a scale, and who chooses the range.
 
     ``observer`` is a name from :mod:`qlab.observers` ("minmax", "moving_average", "percentile", "mse", "entropy")
-    or any callable that makes an observer from a spec.
+    or any callable that makes an observer from a spec; "dynamic" takes the range anew from each batch at run time.
 
     >>> QuantSpec(bits=4, signed=True, symmetric=True, granularity=PerChannel(0))
     QuantSpec(bits=4, signed=True, symmetric=True, granularity=PerChannel(axis=0), observer='minmax', narrow_range=False)
@@ -49,7 +50,7 @@ class QuantSpec:
 class QConfig:
     """How a network is quantized: its weights, its activations, and the exceptions.
 
-    - ``weight``: the spec of every weight. ``activation``: the spec of every input of a convolution or linear layer;
+    - ``weight``: the spec of every weight, or another grid (:mod:`qlab.codebook`). ``activation``: the spec of every input of a convolution or linear layer;
       None leaves activations in float (weight-only, W4A32).
     - ``carrier``: the spec of the tensors that are only carried (added, pooled, concatenated, given out). Sums of few
       bits lose more than they save, so it stays at 8 bits; with 8-bit activations the two are one and the same.
@@ -64,13 +65,20 @@ class QConfig:
     True
     """
 
-    weight: QuantSpec = QuantSpec(8, signed=True, symmetric=True, granularity=PerChannel(0), narrow_range=True)
-    activation: QuantSpec | None = QuantSpec(8)
-    carrier: QuantSpec = QuantSpec(8)
+    weight: QuantSpec | Grid = QuantSpec(8, signed=True, symmetric=True, granularity=PerChannel(0), narrow_range=True)
+    activation: QuantSpec | Grid | None = QuantSpec(8)
+    carrier: QuantSpec | Grid = QuantSpec(8)
     first_last: int | None = 8
     overrides: Mapping[str | type, QConfig | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for role in ("activation", "carrier"):
+            spec = getattr(self, role)
+            if isinstance(spec, Grid) and not spec.for_activations:
+                raise ValueError(
+                    f"{role}={spec}: this grid is made from weights and holds for them alone; expected a QuantSpec "
+                    "such as QuantSpec(bits=1), or a codebook.FloatGrid"
+                )
         for key, value in self.overrides.items():
             if not isinstance(key, (str, type)):
                 raise ValueError(f"overrides key {key!r}: expected a layer's name or a module type such as nn.Linear")
@@ -83,6 +91,7 @@ class QConfig:
     def preset(cls, name: str, *, observer: str | Callable = "minmax", reduce_range: bool = False, **changes) -> QConfig:
         """The configuration that a shorthand such as "w8a8" or "w4a32" names; a32 leaves activations in float.
 
+        w1 means the binary grid (:class:`qlab.codebook.Binary`), as one bit of equal steps around 0 is none.
         ``observer`` chooses the range of the activations. ``reduce_range`` gives 8-bit activations 7 bits, which
         keeps a processor without VNNI from saturating the sum of two products in 16 bits. ``changes`` are fields of
         QConfig.
@@ -98,7 +107,7 @@ class QConfig:
         activation = None
         if activation_bits != 32:
             activation = replace(carrier, bits=min(activation_bits, carrier.bits) if reduce_range else activation_bits)
-        weight = replace(cls.weight, bits=weight_bits, narrow_range=weight_bits > 1)
+        weight = Binary() if weight_bits == 1 else replace(cls.weight, bits=weight_bits)
         return cls(**{"weight": weight, "activation": activation, "carrier": carrier, **changes})
 
     @classmethod
@@ -146,9 +155,17 @@ class QConfig:
         return self.at_least(self.first_last) if edge and self.first_last else self
 
     def at_least(self, bits: int) -> QConfig:
-        """The same configuration with no spec below ``bits``, nor activations above what the carrier has."""
+        """The same configuration with no spec below ``bits``, nor activations above what the carrier has.
 
-        def widen(spec: QuantSpec | None, most: int) -> QuantSpec | None:
-            return spec if spec is None or spec.bits >= min(bits, most) else replace(spec, bits=min(bits, most))
+        A grid of :mod:`qlab.codebook` with fewer bits gives way to the default one of equal steps.
+
+        >>> QConfig.preset("w1a1").at_least(8).weight == QConfig.w8a8().weight
+        True
+        """
+
+        def widen(spec: QuantSpec | Grid | None, most: int) -> QuantSpec | Grid | None:
+            if spec is None or spec.bits >= min(bits, most):
+                return spec
+            return replace(QConfig.weight if isinstance(spec, Grid) else spec, bits=min(bits, most))
 
         return replace(self, weight=widen(self.weight, bits), activation=widen(self.activation, self.carrier.bits))

@@ -55,7 +55,7 @@ def test_forms_without_a_grid_are_refused_at_once():
     with pytest.raises(ValueError, match="narrow_range=True with signed=False"):
         QuantSpec(8, narrow_range=True)
     with pytest.raises(ValueError, match="bits=1, signed and symmetric: its codes are -1 and 0; expected at least 2"):
-        QConfig.preset("w1a8")
+        QuantSpec(1, signed=True, symmetric=True)
 
 
 def test_overrides_are_names_or_types_and_configurations_or_none():

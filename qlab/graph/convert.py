@@ -9,10 +9,11 @@ import copy
 from dataclasses import dataclass, field
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from qlab.affine import QParams, quantize
-from qlab.graph.prepare import WEIGHTED, FakeQuantizer, Prepared
+from qlab.codebook import GridQuantizer
+from qlab.graph.prepare import WEIGHTED, DynamicQuantizer, FakeQuantizer, Prepared
 from qlab.graph.trace import name_of
 from qlab.int8 import modules as int8
 from qlab.int8.modules import Int8Network, Program, Step
@@ -22,7 +23,8 @@ def convert(prepared: Prepared, engine: str = "auto") -> Int8Network:
     """The integer network that a calibrated or trained ``prepared`` network stands for, on ``engine``.
 
     ``engine`` is "auto" or a name from ``qlab.int8.engines.available()``. Raises RuntimeError when the network was not
-    calibrated, ValueError when a layer asks for what no 8-bit kernel does (9 bits and more, scales by group).
+    calibrated, ValueError when a layer asks for what no 8-bit kernel does (9 bits and more, scales by group, a table of
+    values, a smaller float, a range taken at run time).
     """
     if not isinstance(prepared, Prepared):
         raise TypeError(f"convert takes what qlab.prepare gave, not a {type(prepared).__name__}")
@@ -65,7 +67,7 @@ class _Builder:
     def _visit(self, node: fx.Node, network: fx.GraphModule) -> _Value:
         module = network.get_submodule(node.target) if node.op == "call_module" else None
         decision = self.prepared.decisions.get(node.name)
-        if isinstance(module, FakeQuantizer):
+        if isinstance(module, (FakeQuantizer, GridQuantizer)):
             return self._round(node, module)
         if decision is None or not decision.quantized:
             return self._float(node, module)
@@ -87,8 +89,10 @@ class _Builder:
             return _Value(integers=self._step(layer, inputs, self.grids[inputs[0]]))
         return _Value(waiting=(layer, inputs))
 
-    def _round(self, node: fx.Node, quantizer: FakeQuantizer) -> _Value:
+    def _round(self, node: fx.Node, quantizer: FakeQuantizer | GridQuantizer) -> _Value:
         """A fake-quantizer: the layer that waited for its grid becomes a step, floats become integers."""
+        if isinstance(quantizer, (GridQuantizer, DynamicQuantizer)):
+            raise ValueError(f"{node.target}: {_no_constant_grid(quantizer)}")
         source, grid = self.values[node.args[0]], quantizer.qparams
         if grid.bits > 8 or grid.signed:
             raise ValueError(
@@ -161,21 +165,45 @@ def _check_top(node: fx.Node, grid: QParams, highest: float | None) -> None:
         )
 
 
+def _no_constant_grid(quantizer: GridQuantizer | DynamicQuantizer) -> str:
+    """Why integer kernels cannot take these activations, and the way out."""
+    if isinstance(quantizer, DynamicQuantizer):
+        why = 'their range is taken anew from each batch (observer="dynamic"), and the kernels need one that stays'
+        way = 'choose another observer, such as "minmax"'
+    else:
+        why = f"values of {quantizer.spec.name} are not equally spaced, and no integer kernel computes with them"
+        way = "choose QuantSpec(8)"
+    return f"{why}: {way}, and calibrate; or stay with the prepared network"
+
+
 def _weighted(name: str, layer: nn.Conv2d | nn.Linear, op: str, **options) -> int8.Weighted:
     """The integer layer of a convolution or linear layer: its weights as codes."""
-    spec, qparams = layer.weight_quantizer.spec, layer.weight_quantizer.qparams
-    if spec.bits > 8 or not spec.signed or qparams.group_size is not None or qparams.axis not in (None, 0):
+    codes, qparams = _integers(name, layer)
+    if qparams.bits > 8 or not qparams.signed or qparams.group_size is not None or qparams.axis not in (None, 0):
         raise ValueError(
-            f"{name}: weights of {spec.bits} bits, signed={spec.signed}, {spec.granularity} have no integer kernel. "
-            "Expected at most 8 bits, signed, PerTensor() or PerChannel(0)."
+            f"{name}: weights of {qparams.bits} bits, signed={qparams.signed}, {qparams.granularity} have no integer "
+            "kernel. Expected at most 8 bits, signed, PerTensor() or PerChannel(0)."
         )
     if isinstance(layer, nn.Conv2d):
         names = ("stride", "padding", "dilation", "groups")
         options = {**{name: getattr(layer, name) for name in names}, **options}
-    codes = quantize(layer.weight.detach(), qparams).to(torch.int8)
     cls = {"conv": int8.Int8Conv2d, "linear": int8.Int8Linear, "weight_only": int8.WeightOnly}[op]
     bias = None if layer.bias is None else layer.bias.detach().clone()
-    return cls(name, codes, qparams.scale.clone(), bias, spec.bits, **options)
+    return cls(name, codes.to(torch.int8), qparams.scale.clone(), bias, qparams.bits, **options)
+
+
+def _integers(name: str, layer: nn.Conv2d | nn.Linear) -> tuple[Tensor, QParams]:
+    """A layer's weights as codes, and their grid."""
+    quantizer, weight = layer.weight_quantizer, layer.weight.detach()
+    if not isinstance(quantizer, GridQuantizer):
+        return quantize(weight, quantizer.qparams), quantizer.qparams
+    if not hasattr(quantizer, "integers"):
+        raise ValueError(
+            f"{name}: weights on the grid {quantizer.spec} are not integers times a scale, so no integer kernel "
+            "computes with them. Give this layer a QuantSpec, codebook.Binary() or codebook.Ternary(); leave it in "
+            f"float with overrides={{{name!r}: None}}; or stay with the prepared network."
+        )
+    return quantizer.integers(weight)
 
 
 def _call(node: fx.Node) -> int8.Call:

@@ -30,11 +30,13 @@ class FakeQuantizer(nn.Module):
 
     ``mode`` is "quantize"; or "observe", which lets the values pass and collects them; or "off", which lets them pass.
     ``inner`` marks an edge inside convolution + addition, and ``fused`` says that the two are one step there, which
-    does not round between them.
+    does not round between them. ``needs_data`` says whether it can only be used after calibration.
     """
 
     def __init__(self, spec: QuantSpec, *, inner: bool = False) -> None:
         super().__init__()
+    needs_data = True
+
         self.spec = spec
         self.inner = self.fused = inner
         self.mode = "quantize"
@@ -91,9 +93,41 @@ class FakeQuantizer(nn.Module):
 
 class QuantConv2d(nn.Conv2d):
     """A convolution that sees its own weights through a fake-quantizer."""
+class DynamicQuantizer(FakeQuantizer):
+    """Takes its range anew from each batch that it rounds: nothing to calibrate, but a search for the ends every time.
+
+    PerTensor() shares one range among the batch, PerChannel(0) gives each picture its own.
+    """
+
+    needs_data = False
+
+    @property
+    def qparams(self) -> None:
+        """None: there is a grid only where there is a batch."""
+        return None
+
+    def settle(self) -> None:
+        """End observing."""
+        self.mode = "quantize"
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.mode != "quantize" or self.fused:
+            return x
+        observer = observers.build(self.spec)
+        observer(x.detach())
+        return fake_quantize(x, observer.qparams())
+
+
+def fake_quantizer(spec: QuantSpec | Grid, *, inner: bool = False) -> FakeQuantizer | GridQuantizer:
+    """The fake-quantizer that a spec asks for."""
+    if isinstance(spec, Grid):
+        return spec.quantizer(inner=inner)
+    return (DynamicQuantizer if spec.observer == "dynamic" else FakeQuantizer)(spec, inner=inner)
+
+
 
     kind = "conv"
-    weight_quantizer: FakeQuantizer
+    weight_quantizer: FakeQuantizer | GridQuantizer
 
     def forward(self, x: Tensor) -> Tensor:
         return self._conv_forward(x, self.weight_quantizer(self.weight), self.bias)
@@ -103,7 +137,7 @@ class QuantLinear(nn.Linear):
     """A linear layer that sees its own weights through a fake-quantizer."""
 
     kind = "linear"
-    weight_quantizer: FakeQuantizer
+    weight_quantizer: FakeQuantizer | GridQuantizer
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight_quantizer(self.weight), self.bias)
@@ -139,9 +173,10 @@ class Prepared(nn.Module):
         """(name, layer) of every layer whose weights are quantized."""
         return ((name, m) for name, m in self.network.named_modules() if hasattr(m, "weight_quantizer"))
 
-    def quantizers(self) -> Iterator[tuple[str, FakeQuantizer]]:
+    def quantizers(self) -> Iterator[tuple[str, FakeQuantizer | GridQuantizer]]:
         """(name, fake-quantizer) of every weight and every edge."""
-        return ((name, m) for name, m in self.network.named_modules() if isinstance(m, FakeQuantizer))
+        kinds = (FakeQuantizer, GridQuantizer)
+        return ((name, m) for name, m in self.network.named_modules() if isinstance(m, kinds))
 
     def fuse_additions(self, fused: bool = True) -> Prepared:
         """Whether convolution + addition is rounded once, behind both (the default), or also in between; returns self.
@@ -176,11 +211,11 @@ class Prepared(nn.Module):
         before = next(iter(node.all_input_nodes), node)
         return _is_quantized(before, self.decisions) and tail_of(before, self.decisions) is node is not before
 
-    def grid(self, node: fx.Node | None) -> QuantSpec | None:
+    def grid(self, node: fx.Node | None) -> QuantSpec | Grid | None:
         """The spec of the grid on which a node's output lies, None when it is float."""
         while node is not None and node.op == "call_module":
             module = self.network.get_submodule(node.target)
-            if isinstance(module, FakeQuantizer):
+            if isinstance(module, (FakeQuantizer, GridQuantizer)):
                 return module.spec
             if kind_of(node) not in KEEPS_GRID:
                 return None
@@ -276,7 +311,7 @@ def _quantize_weights(network: fx.GraphModule, decisions: dict[str, Decision]) -
             continue
         layer = network.get_submodule(node.target)
         layer.__class__ = QuantConv2d if decision.kind == "conv" else QuantLinear
-        layer.weight_quantizer = FakeQuantizer(decision.qconfig.weight)
+        layer.weight_quantizer = fake_quantizer(decision.qconfig.weight)
 
 
 def tail_of(node: fx.Node, decisions: dict[str, Decision]) -> fx.Node:
@@ -336,9 +371,9 @@ def _insert(network, node, head: fx.Node | None, readers, spec: QuantSpec, decis
     if head is None or decisions[head.name].kind not in KEEPS_GRID:  # else its input is on the grid already
         inner = _inside_addition(node, decisions)
         if inner or not readers:  # no multiplication reads it, so there is nothing to save bits for
-            spec = replace(spec, bits=max(spec.bits, 8))
+            spec = spec if spec.bits >= 8 else replace(spec, bits=8)
             readers = []
-        first = _quantizer_behind(network, node, name, FakeQuantizer(spec, inner=inner))
+        first = _quantizer_behind(network, node, name, fake_quantizer(spec, inner=inner))
         for user in list(node.users):
             if user is not first and (head is not None or any(user is reader for reader, _ in readers)):
                 user.replace_input_with(node, first)
@@ -346,7 +381,7 @@ def _insert(network, node, head: fx.Node | None, readers, spec: QuantSpec, decis
     for reader, wish in readers:
         if wish != spec:
             if wish not in others:
-                others[wish] = _quantizer_behind(network, first, f"{name}_{wish.bits}bit", FakeQuantizer(wish))
+                others[wish] = _quantizer_behind(network, first, f"{name}_{wish.bits}bit", fake_quantizer(wish))
             reader.replace_input_with(first, others[wish])
 
 
@@ -386,10 +421,14 @@ def _run_in_place(network: fx.GraphModule) -> None:
             network.get_submodule(node.target).inplace = False
 
 
-def _in_words(spec: QuantSpec) -> str:
-    granularity = type(spec.granularity).__name__.replace("Per", "per ").lower()
-    return f"{spec.bits} bits, {granularity}"
+def _in_words(spec: QuantSpec | Grid) -> str:
+    words = f"{spec.bits} bit{'s' if spec.bits > 1 else ''}"
+    if isinstance(spec, Grid):
+        words = f"{words} ({spec.name})"
+        if spec.bits > 8:  # a float of 16 bits has no scale
+            return words
+    return f"{words}, {type(spec.granularity).__name__.replace('Per', 'per ').lower()}"
 
 
-def _observer_name(spec: QuantSpec) -> str:
+def _observer_name(spec: QuantSpec | Grid) -> str:
     return spec.observer if isinstance(spec.observer, str) else getattr(spec.observer, "__name__", repr(spec.observer))
