@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from qlab import observers
 from qlab.affine import QParams, fake_quantize
+from qlab.codebook import Grid, GridQuantizer
 from qlab.graph.fold import fold_batchnorm
 from qlab.graph.report import Report, Row
 from qlab.graph.trace import insert_module, kind_of, name_of, shape_of, trace
@@ -33,10 +34,10 @@ class FakeQuantizer(nn.Module):
     does not round between them. ``needs_data`` says whether it can only be used after calibration.
     """
 
-    def __init__(self, spec: QuantSpec, *, inner: bool = False) -> None:
-        super().__init__()
     needs_data = True
 
+    def __init__(self, spec: QuantSpec, *, inner: bool = False) -> None:
+        super().__init__()
         self.spec = spec
         self.inner = self.fused = inner
         self.mode = "quantize"
@@ -91,8 +92,6 @@ class FakeQuantizer(nn.Module):
         return x
 
 
-class QuantConv2d(nn.Conv2d):
-    """A convolution that sees its own weights through a fake-quantizer."""
 class DynamicQuantizer(FakeQuantizer):
     """Takes its range anew from each batch that it rounds: nothing to calibrate, but a search for the ends every time.
 
@@ -125,6 +124,8 @@ def fake_quantizer(spec: QuantSpec | Grid, *, inner: bool = False) -> FakeQuanti
     return (DynamicQuantizer if spec.observer == "dynamic" else FakeQuantizer)(spec, inner=inner)
 
 
+class QuantConv2d(nn.Conv2d):
+    """A convolution that sees its own weights through a fake-quantizer."""
 
     kind = "conv"
     weight_quantizer: FakeQuantizer | GridQuantizer
