@@ -10,7 +10,9 @@ from __future__ import annotations
 from importlib import import_module
 
 from qlab import observers
+from qlab.adaround import adaround
 from qlab.affine import QParams, choose_qparams, dequantize, fake_quantize, quantize
+from qlab.bias_correction import correct_bias
 from qlab.export import load, save
 from qlab.graph.convert import convert
 from qlab.graph.prepare import prepare
@@ -21,11 +23,12 @@ from qlab.train import evaluate
 
 __version__ = "0.1.0"
 
-_LATER = ("bench", "course", "data", "models")  # loaded when they are first used: they bring more than torch along
+_LATER = ("bench", "course", "data", "datafree", "models", "qat")  # loaded when first used: they bring more than torch
 
 __all__ = [
-    "PerChannel", "PerGroup", "PerTensor", "QConfig", "QParams", "QuantSpec", "calibrate", "choose_qparams", "convert",
-    "dequantize", "evaluate", "fake_quantize", "load", "observers", "prepare", "ptq", "quantize", "save", *_LATER,
+    "PerChannel", "PerGroup", "PerTensor", "QConfig", "QParams", "QuantSpec", "adaround", "calibrate", "choose_qparams",
+    "convert", "correct_bias", "dequantize", "evaluate", "fake_quantize", "load", "observers", "prepare", "ptq",
+    "quantize", "save", *_LATER,
 ]  # fmt: skip
 
 

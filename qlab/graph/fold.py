@@ -1,7 +1,7 @@
 """BatchNorm folding: at inference a BatchNorm is a scale and a shift a channel, which the layer before it can absorb.
 
-Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"
-(CVPR 2018), section 3.2.
+Sources: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"
+(CVPR 2018), section 3.2; Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction" (2019).
 """
 
 from __future__ import annotations
@@ -35,6 +35,10 @@ def fold_batchnorm(network: fx.GraphModule) -> fx.GraphModule:
 def fold_layer(layer: nn.Conv2d | nn.Linear, norm: nn.Module) -> None:
     """w <- w * g,  b <- (b - mean) * g + beta  with  g = gamma / sqrt(variance + eps), one a channel; in place.
 
+    What the BatchNorm knew is kept: over the training pictures, each channel that the layer now gives has mean beta
+    and standard deviation abs(gamma). They become its buffers ``output_mean`` and ``output_std``, outside of the
+    state dict, for the methods that need no data (Nagel et al. 2019).
+
     >>> conv, norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4).eval()
     >>> x = torch.randn(1, 3, 8, 8)
     >>> expected = norm(conv(x))
@@ -53,6 +57,10 @@ def fold_layer(layer: nn.Conv2d | nn.Linear, norm: nn.Module) -> None:
         bias = bias + norm.bias
     layer.weight.mul_(gain.reshape(-1, *[1] * (layer.weight.ndim - 1)))
     layer.bias = nn.Parameter(bias)
+    one, zero = torch.ones_like(gain), torch.zeros_like(gain)
+    std, mean = (default if kept is None else kept for kept, default in ((norm.weight, one), (norm.bias, zero)))
+    layer.register_buffer("output_mean", mean.detach().clone(), persistent=False)
+    layer.register_buffer("output_std", std.detach().abs(), persistent=False)
 
 
 def _called_twice(node: fx.Node) -> bool:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from qlab import observers
 from qlab.affine import QParams, fake_quantize
 from qlab.codebook import Grid, GridQuantizer
+from qlab.graph.equalize import equalize as equalize_layers
 from qlab.graph.fold import fold_batchnorm
 from qlab.graph.report import Report, Row
 from qlab.graph.trace import insert_module, kind_of, name_of, shape_of, trace
@@ -224,18 +225,23 @@ class Prepared(nn.Module):
         return None
 
 
-def prepare(model: nn.Module, qconfig: QConfig | None = None, example: Tensor | None = None, *, leaves=()) -> Prepared:
+def prepare(
+    model: nn.Module, qconfig: QConfig | None = None, example: Tensor | None = None, *, leaves=(), equalize: bool = False
+) -> Prepared:
     """Trace ``model``, fold its BatchNorms, and put a fake-quantizer on each weight and each edge to be quantized.
 
     ``qconfig`` None means w8a8; ``example`` is one input batch, by default torch.zeros(1, 3, 32, 32); ``leaves`` are
-    block types to leave whole and in float. The model itself is not changed. Raises ValueError when the network
-    cannot be traced, when the example does not fit, and when nothing in it can be quantized.
+    block types to leave whole and in float; ``equalize`` evens out the channels' ranges (:mod:`qlab.graph.equalize`).
+    The model itself is not changed. Raises ValueError when the network cannot be traced, when the example does not
+    fit, and when nothing in it can be quantized.
     """
     qconfig = QConfig.w8a8() if qconfig is None else qconfig
     example = torch.zeros(1, 3, 32, 32) if example is None else example
     device = next((p.device for p in model.parameters()), example.device)
     example = example.to(device)
     network = fold_batchnorm(trace(model, example, tuple(leaves)))
+    if equalize:
+        equalize_layers(network)
     decisions = _decide(network, qconfig)
     weighted = [d for d in decisions.values() if d.kind in WEIGHTED and (d.quantized or d.qconfig is not None)]
     if not weighted:

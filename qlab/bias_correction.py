@@ -1,0 +1,125 @@
+"""Bias correction: rounding shifts the mean of a layer's output, and the bias can take the shift back.
+
+The rounding errors of a channel's few weights do not cancel: with inputs of a mean other than 0, as behind a relu,
+their sum moves the whole channel. Source: Nagel, van Baalen, Blankevoort, Welling, "Data-Free Quantization Through
+Weight Equalization and Bias Correction" (ICCV 2019), section 4.2 and appendices B to D.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, fx, nn
+from tqdm.auto import tqdm
+
+from qlab.graph.equalize import through
+from qlab.graph.prepare import FakeQuantizer, Prepared
+from qlab.graph.trace import kind_of
+from qlab.graph.walk import original, walk
+
+Moments = tuple[Tensor, Tensor] | None  # mean and variance a channel, None when unknown
+
+
+def correct_bias(prepared: Prepared, batches: Iterable | None = None, *, progress: bool = True) -> Prepared:
+    """Give every channel of every layer the mean output back that it has in the float network; changes the biases.
+
+    With ``batches`` (x, or pairs whose label is not looked at; 512 pictures do): layer by layer, each one behind those
+    that are corrected already, the mean of the float output less that of the quantized one. Without any: from what
+    BatchNorm knew of each layer's input, only the weights' error; a layer whose input is unknown is left as it is.
+    After :func:`qlab.calibrate`; a second call starts from the float biases again. Returns ``prepared``. Raises
+    ValueError when there is no batch, or neither data nor BatchNorm's statistics; RuntimeError before calibration.
+    """
+    if batches is None:
+        return _correct_from_statistics(prepared)
+    count = sum(1 for _ in prepared.weighted())
+    stops = tqdm(walk(prepared, batches), "bias correction", count, False, unit="layer", delay=2, disable=not progress)
+    for stop in stops:
+        _, bias = original(stop.layer)
+        stop.layer.bias = None if bias is None else nn.Parameter(bias.clone())
+        with torch.no_grad():
+            found = mean_of_channels(stop.layer(x) for x in stop.inputs)
+        shift = mean_of_channels(stop.targets) - found
+        stop.layer.bias = nn.Parameter(shift if bias is None else bias + shift)
+    return prepared
+
+
+def mean_of_channels(batches: Iterable[Tensor]) -> Tensor:
+    """The mean over batches, pictures and places: shape (channels,) from (N, channels, H, W) or (N, ..., channels)."""
+    total, count = 0, 0
+    for y in batches:
+        rows = y.movedim(1, -1) if y.ndim == 4 else y
+        total = total + rows.flatten(0, -2).double().sum(0)
+        count += rows[..., 0].numel()
+    return (total / count).float()
+
+
+def rectified_moments(mean: Tensor, variance: Tensor, top: float = math.inf) -> tuple[Tensor, Tensor]:
+    """Mean and variance of clamp(x, 0, top) for a normal x: a relu, or with top=6 a relu6 (the paper's appendix C).
+
+    >>> mean, variance = rectified_moments(torch.tensor(0.0), torch.tensor(1.0))
+    >>> round(mean.item(), 4), round((2 * math.pi) ** -0.5, 4)
+    (0.3989, 0.3989)
+    """
+    std = variance.clamp(min=1e-24).sqrt()
+    low = -mean / std
+    high = (top - mean) / std if top < math.inf else torch.full_like(low, math.inf)
+    inside = _cdf(high) - _cdf(low)
+    above = 1 - _cdf(high)
+    slope = _density(low) - _density(high)
+    tail = _density(low) * low - torch.where(high.isinf(), 0.0, _density(high) * high)
+    cut = top if top < math.inf else 0.0
+    first = mean * inside + std * slope + cut * above
+    # E[x**2; inside] of a normal, less the squared mean; rounding may leave a tiny negative number
+    second = (mean**2 + variance) * inside + 2 * mean * std * slope + variance * tail + cut**2 * above
+    return first, (second - first**2).clamp(min=0)
+
+
+def _correct_from_statistics(prepared: Prepared) -> Prepared:
+    """The analytic form: E[(fake_quantize(W) - W) x] with E[x] from BatchNorm's statistics."""
+    moments: dict[fx.Node, Moments] = {}
+    corrected = 0
+    for node in prepared.network.graph.nodes:
+        layer = prepared.network.get_submodule(node.target) if node.op == "call_module" else None
+        moments[node] = _moments(node, layer, [moments[source] for source in node.all_input_nodes])
+        if not hasattr(layer, "weight_quantizer") or moments[node.all_input_nodes[0]] is None:
+            continue
+        weight, bias = original(layer)
+        with torch.no_grad():
+            error = layer.weight_quantizer(layer.weight) - weight
+            shift = through(layer, error, moments[node.all_input_nodes[0]][0])
+        layer.bias = nn.Parameter(-shift if bias is None else bias - shift)
+        corrected += 1
+    if not corrected:
+        raise ValueError(
+            "no BatchNorm was folded into this network, so nothing is known of its layers' inputs: "
+            "give pictures, correct_bias(prepared, data.sample(512).batches(64))"
+        )
+    return prepared
+
+
+def _moments(node: fx.Node, module: nn.Module | None, inputs: list[Moments]) -> Moments:
+    """Mean and variance of what a node gives, as if all values were normal and independent of each other."""
+    if isinstance(module, FakeQuantizer):
+        return inputs[0]
+    kind = kind_of(node)
+    if kind in ("conv", "linear"):
+        return (module.output_mean, module.output_std**2) if hasattr(module, "output_mean") else None
+    if not inputs or any(known is None for known in inputs):
+        return None
+    if kind in ("relu", "relu6"):
+        return rectified_moments(*inputs[0], top=6.0 if kind == "relu6" else math.inf)
+    if kind == "add" and len(inputs) == 2:
+        return tuple(a + b for a, b in zip(*inputs))
+    if kind == "cat" and node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0) == 1:
+        return tuple(torch.cat(parts) for parts in zip(*inputs))
+    return inputs[0] if kind in ("avg_pool", "global_pool", "flatten") else None  # averages keep the mean
+
+
+def _cdf(x: Tensor) -> Tensor:
+    return 0.5 * (1 + torch.erf(x / math.sqrt(2)))
+
+
+def _density(x: Tensor) -> Tensor:
+    return torch.exp(-0.5 * x**2) / math.sqrt(2 * math.pi)

@@ -1,0 +1,116 @@
+"""Pictures distilled from a network's own BatchNorms, to calibrate with when there are no data at all.
+
+A BatchNorm remembers mean and variance of what its layer gave in training. Noise is changed by gradient descent until
+it makes the network give the same means and variances: it need not look like anything, it has to fill the same ranges.
+Sources: Cai, Yao, Dong, Gholami, Mahoney, Keutzer, "ZeroQ: A Novel Zero Shot Quantization Framework" (CVPR 2020); the
+smooth start as in natural pictures, whose amplitudes fall with the frequency: Field, "Relations between the statistics
+of natural images and the response properties of cortical cells" (1987).
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+RATE = 0.1
+BatchNorm = nn.modules.batchnorm._BatchNorm
+
+
+def images(
+    model: nn.Module,
+    count: int = 256,
+    steps: int = 60,
+    seed: int = 0,
+    *,
+    shape: tuple[int, int, int] = (3, 32, 32),
+    batch: int = 64,
+    progress: bool = True,
+) -> list[Tensor]:
+    """``count`` pictures that give ``model``'s BatchNorms the statistics they remember: batches for `calibrate`.
+
+    ``model`` is the trained float network, with its BatchNorms, and is not changed. Each batch is float32 (batch,
+    *shape) on the scale of the network's inputs (normalized), channels_last, and is distilled on its own with
+    ``steps`` of Adam. Raises ValueError when the model has no BatchNorm that keeps statistics, and for a count or
+    steps below 1.
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    >>> [x.shape for x in images(model, count=10, steps=2, shape=(3, 8, 8), batch=8)]
+    [torch.Size([8, 3, 8, 8]), torch.Size([2, 3, 8, 8])]
+    """
+    if count < 1 or steps < 1 or batch < 1:
+        raise ValueError(f"count={count}, steps={steps}, batch={batch}: expected 1 or more of each")
+    model = copy.deepcopy(model).eval().requires_grad_(False)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    generator = torch.Generator().manual_seed(seed)
+    sizes = [min(batch, count - start) for start in range(0, count, batch)]
+    found = []
+    with Statistics(model) as statistics:
+        bar = tqdm(total=steps * len(sizes), desc="distilling pictures", unit="step", leave=False, disable=not progress)
+        with bar, torch.enable_grad():
+            for size in sizes:
+                x = natural_noise((size, *shape), generator).to(device).requires_grad_()
+                optimizer = torch.optim.Adam([x], RATE, betas=(0.5, 0.9))
+                for step in range(steps):
+                    optimizer.param_groups[0]["lr"] = RATE * (1 - step / steps)
+                    optimizer.zero_grad()
+                    statistics.distance(x).backward()
+                    optimizer.step()
+                    bar.update()
+                found.append(x.detach().contiguous(memory_format=torch.channels_last))
+    return found
+
+
+class Statistics:
+    """Watches the inputs of a model's BatchNorms; ``distance(x)`` says how far those of a batch are from the remembered.
+
+    A context manager: its hooks are gone behind the ``with``.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.norms = [m for m in model.modules() if isinstance(m, BatchNorm) and m.running_mean is not None]
+        if not self.norms:
+            raise ValueError(
+                f"{type(model).__name__} has no BatchNorm that keeps running statistics, from which pictures could be "
+                "distilled: calibrate with real ones, or give the network as it was before its BatchNorms were folded"
+            )
+        self.terms: list[Tensor] = []
+
+    def __enter__(self) -> Statistics:
+        self.handles = [norm.register_forward_pre_hook(self._look) for norm in self.norms]
+        return self
+
+    def __exit__(self, *_) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def distance(self, x: Tensor) -> Tensor:
+        """The mean, over all BatchNorms, of the squared differences of means and standard deviations, in remembered
+        standard deviations; the picture itself is to have mean 0 and deviation 1 a channel, as normalized data have.
+        """
+        self.terms = []
+        self.model(x)
+        ones = x.new_ones(x.shape[1])
+        return sum(self.terms) / len(self.terms) + _difference(x, 0 * ones, ones)
+
+    def _look(self, norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        self.terms.append(_difference(inputs[0], norm.running_mean, (norm.running_var + norm.eps).sqrt()))
+
+
+def _difference(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    dims = [dim for dim in range(x.ndim) if dim != 1]
+    variance, found = torch.var_mean(x, dims, unbiased=False)
+    return ((found - mean) / std).square().mean() + ((variance + 1e-8).sqrt() / std - 1).square().mean()
+
+
+def natural_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Noise of mean 0 and deviation 1 whose amplitude falls with the frequency, as it does in photographs."""
+    noise = torch.randn(shape, generator=generator)
+    vertical, horizontal = torch.fft.fftfreq(shape[-2]), torch.fft.rfftfreq(shape[-1])
+    frequency = (vertical[:, None] ** 2 + horizontal**2).sqrt()
+    frequency[0, 0] = frequency.flatten()[1]
+    smooth = torch.fft.irfft2(torch.fft.rfft2(noise) / frequency, s=shape[-2:])
+    return (smooth - smooth.mean()) / smooth.std()
