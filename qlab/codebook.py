@@ -87,15 +87,15 @@ def _three_codes(codes: Tensor, scale: Tensor, granularity: Granularity) -> tupl
 
 
 def kmeans(
-    x: Tensor, bits: int, granularity: Granularity = PerTensor(), *, iterations: int = 100
+    x: Tensor, bits: int, granularity: Granularity = PerTensor(), *, start: Tensor | None = None, iterations: int = 100
 ) -> tuple[Tensor, Tensor]:
     """The 2**bits values that stand for those of x with the least squared error, found by Lloyd's algorithm.
 
     Returns (centroids, float32, in ascending order; codes of x's shape, uint8). The centroids have the shape
-    (2**bits,), or (channels or groups, 2**bits) when each has a table of its own. They start evenly spread from the
-    smallest to the largest value, which treats the rare large ones best (Deep Compression, section 3.2). In one
-    dimension a cluster is an interval of the sorted values, so a step costs a few look-ups: its exact means are
-    differences of cumulative sums. Ends when no value changes its cluster, at a local optimum.
+    (2**bits,), or (channels or groups, 2**bits) when each has a table of its own. They start at ``start``, or evenly
+    spread from the smallest to the largest value, which treats the rare large ones best (Deep Compression, section
+    3.2). In one dimension a cluster is an interval of the sorted values, so a step costs a few look-ups: its exact
+    means are differences of cumulative sums. No step raises the error; ends when no value changes its cluster.
 
     >>> centroids, codes = kmeans(torch.tensor([0.0, 1.0, 9.0, 10.0]), bits=1)
     >>> centroids, codes
@@ -108,9 +108,10 @@ def kmeans(
         raise ValueError(f"kmeans: x holds {x.numel()} values, {int((~x.isfinite()).sum())} of them NaN or infinite; "
                          "expected at least one, and all finite")  # fmt: skip
     rows = _rows(x, granularity).double()
-    low, high = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)
-    centroids = low + (high - low) * torch.linspace(0, 1, 2**bits, dtype=torch.float64, device=x.device)
-    centroids = _lloyd(rows, centroids, iterations)
+    if start is None:
+        low, high = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)
+        start = low + (high - low) * torch.linspace(0, 1, 2**bits, dtype=torch.float64, device=x.device)
+    centroids = _lloyd(rows, start.double().sort().values.expand(len(rows), 2**bits), iterations)
     codes = torch.searchsorted(_middles(centroids), rows, right=True).to(torch.uint8).reshape(x.shape)
     centroids = centroids.float()
     return (centroids[0] if isinstance(granularity, PerTensor) else centroids), codes
