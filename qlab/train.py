@@ -13,7 +13,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,20 +75,22 @@ def evaluate(network: nn.Module, data: Dataset, *, batch: int = 64, progress: bo
 def fit(
     network: nn.Module,
     train: Dataset,
-    validation: Dataset,
+    validation: Dataset | None,
     plan: Plan,
     *,
     folder: Path | None = None,
     device: str = "cpu",
     progress: bool = True,
     loss: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+    on_step: Callable[[float], None] | None = None,
     about: dict | None = None,
 ) -> list[dict]:
     """Train ``network`` in place; returns a list with one row an epoch: loss, validation accuracy, seconds.
 
     With a ``folder``, every epoch is saved there, a broken run goes on where it stopped, and the weights with the best
-    validation accuracy are kept as best.safetensors. ``loss(x, logits, y)`` replaces the smoothed cross-entropy;
-    ``about`` is kept with the checkpoint (command, data copy).
+    validation accuracy (without ``validation``: the last ones) are kept as best.safetensors. ``loss(x, logits, y)``
+    replaces the smoothed cross-entropy; ``on_step(share done)`` is called before each step; ``about`` is kept with
+    the checkpoint (command, data copy).
     """
     network.to(device, memory_format=torch.channels_last)
     parameters = [p for p in network.parameters() if p.requires_grad]
@@ -99,21 +101,21 @@ def fit(
     history = _resume(folder, plan, network, optimizer, device)
     for epoch in range(len(history), plan.epochs):
         start = time.perf_counter()
-        mean_loss = _epoch(network, train, plan, epoch, optimizer, device, progress, loss)
+        mean_loss = _epoch(network, train, plan, epoch, optimizer, device, progress, loss, on_step)
         row = {"epoch": epoch + 1, "loss": round(mean_loss, 4)}
-        row["validation"] = evaluate(network, validation, progress=False)
+        if validation is not None:
+            row["validation"] = evaluate(network, validation, progress=False)
         row["seconds"] = round(time.perf_counter() - start, 1)
         history.append(row)
         if folder is not None:
-            best = max(r["validation"] for r in history)
-            if row["validation"] == best:
+            if validation is None or row["validation"] == max(r["validation"] for r in history):
                 write_tensors(folder / "best.safetensors", network.state_dict())
             _checkpoint(folder, network, optimizer, {"plan": asdict(plan), "history": history, "about": about})
     network.eval()
     return history
 
 
-def _epoch(network, train, plan, epoch, optimizer, device, progress, loss) -> float:
+def _epoch(network, train, plan, epoch, optimizer, device, progress, loss, on_step) -> float:
     """One pass over the training pictures; the mean loss."""
     network.train()
     steps = math.ceil(len(train) / plan.batch)
@@ -122,8 +124,11 @@ def _epoch(network, train, plan, epoch, optimizer, device, progress, loss) -> fl
     batches = train.batches(plan.batch, shuffle=True, seed=plan.seed * 100_003 + epoch, augment=True)
     bar = tqdm(batches, f"epoch {epoch + 1}/{plan.epochs}", steps, False, unit="step", delay=2, disable=not progress)
     for step, (x, y) in enumerate(bar):
+        done = (epoch + step / steps) / plan.epochs
         for group in optimizer.param_groups:
-            group["lr"] = plan.rate_at((epoch + step / steps) / plan.epochs)
+            group["lr"] = plan.rate_at(done)
+        if on_step:
+            on_step(done)
         x, y = x.to(device), y.to(device)
         if shrunk:
             x = F.interpolate(x, size=(SHRUNK, SHRUNK), mode="bilinear", antialias=True)
@@ -164,34 +169,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `qlab train`."""
     parser.add_argument("name", help="resnet20, mobilenet_v2 or vgg")
     parser.add_argument("--data", default="cifar10", help="cifar10 or shapes10")
+    parser.add_argument("--qat", metavar="WxAy", help="train the float network on with this rounding, such as w4a4")
     parser.add_argument("--init", type=Path, help="weights to start from (.safetensors)")
-    parser.add_argument("--out", type=Path, help="where the run is kept (default: runs/<name>-<data>)")
+    parser.add_argument("--out", type=Path, help="where the run is kept (default: runs/<name>-<data>[-<WxAy>])")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="processor threads (default: torch's choice)")
     for name, default in asdict(Plan()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default, help=f"default {default}")
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), help=f"default {default} (float)")
 
 
 def run(args: argparse.Namespace) -> int:
     """`qlab train`: train one network, resuming what an earlier call left, and say how good it is."""
-    from qlab import data, models
+    from qlab import data, models, qat
 
-    plan = Plan(**{name: getattr(args, name) for name in asdict(Plan())})
-    folder = args.out or Path("runs") / f"{args.name}-{args.data}"
+    folder = args.out or Path("runs") / "-".join(filter(None, (args.name, args.data, args.qat)))
     if args.threads:
         torch.set_num_threads(args.threads)
+    given = {name: getattr(args, name) for name in asdict(Plan()) if getattr(args, name) is not None}
+    plan = replace(qat.PLAN if args.qat else Plan(), **given)
     torch.manual_seed(plan.seed)
-    network = models.ARCHITECTURES[args.name]()
+    network = models.load(args.name, args.data) if args.qat else models.ARCHITECTURES[args.name]()
     if args.init:
         network.load_state_dict(read_tensors(args.init)[0])
     splits = {split: getattr(data, args.data)(split) for split in ("train", "validation", "test")}
     print(f"{args.name} on {splits['train'].source}: {len(splits['train'])} pictures, {plan.epochs} epochs", flush=True)
     about = {"command": " ".join(["qlab", *sys.argv[1:]]), "source": splits["train"].source}
-    history = fit(
-        network, splits["train"], splits["validation"], plan, folder=folder, device=args.device, about=about
-    )
+    options = {"folder": folder, "device": args.device, "about": about}
+    if args.qat:
+        network, history = qat.train(network, args.qat, splits["train"], splits["validation"], plan, **options)
+    else:
+        history = fit(network, splits["train"], splits["validation"], plan, **options)
+        network.load_state_dict(read_tensors(folder / "best.safetensors", args.device)[0])
     for row in history:
         print(json.dumps(row))
-    network.load_state_dict(read_tensors(folder / "best.safetensors")[0])
     print(f"test accuracy {evaluate(network, splits['test']):.2f} % ({splits['test'].source})")
     return 0

@@ -11,20 +11,22 @@ import os
 import shutil
 from pathlib import Path
 
-from qlab import data, evaluate, models
+from qlab import data, evaluate, models, prepare, qat
 from qlab.files import read_tensors, sha256
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path, help="the run's folder, named <network>-<data>")
+    parser.add_argument("run", type=Path, help="the run's folder, named <network>-<data> or <network>-<data>-<WxAy>")
     run = parser.parse_args().run
-    name, _, data_name = run.name.partition("-")
+    name, data_name, *preset = run.name.split("-")
     header = read_tensors(run / "last.safetensors")[1]
     models.FOLDER.mkdir(exist_ok=True)
     file = models.FOLDER / f"{run.name}.safetensors"
-    shutil.copyfile(run / "best.safetensors", file)
+    shutil.copyfile(run / ("prepared.safetensors" if preset else "best.safetensors"), file)
     network = models.ARCHITECTURES[name]()
+    if preset:
+        network = prepare(network, qat.qconfig(*preset))
     network.load_state_dict(read_tensors(file)[0])
     test = getattr(data, data_name)("test")
     plan, history = header["plan"], header["history"]
@@ -40,6 +42,8 @@ def main() -> None:
         "test": round(evaluate(network, test), 2),
         "test_data": test.source,
     }
+    if preset:
+        entry |= {"qconfig": preset[0], "float_test": models.manifest()[f"{name}-{data_name}"]["test"]}
     path = models.FOLDER / "manifest.json"
     entries = json.loads(path.read_text()) if path.exists() else {}
     entries[run.name] = entry

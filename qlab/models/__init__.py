@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from qlab.files import read_tensors, sha256
 from qlab.models.mobilenet import mobilenet_v2
@@ -19,7 +19,7 @@ from qlab.models.vgg import vgg
 ARCHITECTURES = {"resnet20": resnet20, "mobilenet_v2": mobilenet_v2, "vgg": vgg}
 FOLDER = Path(__file__).parent / "checkpoints"
 
-__all__ = ["ARCHITECTURES", "load", "manifest", "mobilenet_v2", "resnet20", "vgg"]
+__all__ = ["ARCHITECTURES", "load", "manifest", "mobilenet_v2", "resnet20", "vgg", "weights"]
 
 
 def manifest() -> dict[str, dict]:
@@ -33,14 +33,14 @@ def load(name: str, data: str = "cifar10") -> nn.Module:
     ``data`` is what it was trained on, "cifar10" or "shapes10". Raises ValueError when there is no such network, or
     when its weights are not the ones that the manifest vouches for (sha256).
     """
-    entry = _vouched(f"{name}-{data}")
+    state = weights(f"{name}-{data}")
     network = ARCHITECTURES[name]()
-    network.load_state_dict(read_tensors(FOLDER / entry["file"])[0])
+    network.load_state_dict(state)
     return network.eval().to(memory_format=torch.channels_last)
 
 
-def _vouched(key: str) -> dict:
-    """The manifest's entry, after its file was checked."""
+def weights(key: str) -> dict[str, Tensor]:
+    """The tensors of a committed weight file, which is checked against the manifest first."""
     entries = manifest()
     if key not in entries:
         raise ValueError(f"no trained weights for {key!r}: there are {', '.join(sorted(entries))}")
@@ -53,4 +53,4 @@ def _vouched(key: str) -> dict:
             f"{path} has sha256 {found[:12]}..., its manifest says {entry['sha256'][:12]}...: the weights are damaged. "
             f"Restore them with `git checkout -- {path}`, or install qlab again."
         )
-    return entry
+    return read_tensors(path)[0]

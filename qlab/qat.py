@@ -1,0 +1,411 @@
+"""Quantization-aware training: the network learns with the rounding in place, and its grids learn too.
+
+- Straight through: rounding passes the gradient as if it were not there (Bengio et al. 2013; Jacob et al. 2018).
+- LSQ: a scale is a weight like any other. Its gradient leads to where rounding and clipping together cost least
+  (Esser et al., "Learned step size quantization", 2020). Where 0 is inside the range, the zero point learns too
+  (Bhalgat et al., "LSQ+", 2020).
+- PACT: only what is clipped moves the clipping point (Choi et al., "PACT", 2018).
+- BatchNorm trains along, folded into the weights before they are rounded, as it will be in the integer network
+  (Jacob et al. 2018, section 3.2); near the end its statistics stand still (Krishnamoorthi 2018, section 3.2.2).
+- Distillation: the float network's answers teach more than labels do (Hinton et al. 2015; Mishra and Marr 2018).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qlab import models
+from qlab import train as loop
+from qlab.affine import SMALLEST_SCALE, QParams, grid_limits
+from qlab.files import read_tensors, write_tensors
+from qlab.graph.prepare import FakeQuantizer, Prepared, QuantConv2d, prepare
+from qlab.observers import MinMax, MovingAverageMinMax
+from qlab.ptq import calibrate
+from qlab.qconfig import QConfig
+
+if TYPE_CHECKING:
+    from qlab.data import Dataset
+
+METHODS = ("lsq", "pact", "straight_through")
+PLAN = loop.Plan(epochs=15, rate=0.04, weight_decay=1e-4, shrink=0.0)
+TEMPERATURE = 2.0  # softens both networks' answers, so that the unlikely classes teach too (Hinton et al. 2015)
+
+
+def qconfig(preset: str) -> QConfig:
+    """The configuration to train with: "w4a4" and the like, ranges chosen by least squared error to start from.
+
+    Values of 8 bits get 7, so that the trained network runs on every engine: with 8 the sums of a processor without
+    VNNI saturate.
+
+    >>> qconfig("w8a8").activation.bits, qconfig("w4a4").activation.bits
+    (7, 4)
+    """
+    config = QConfig.preset(preset, observer="mse", reduce_range=True)
+    return replace(config, weight=replace(config.weight, observer="mse"))
+
+
+def load(name: str, preset: str, data: str = "cifar10") -> Prepared:
+    """The committed network ``name`` trained with the rounding of ``preset``, in eval mode, ready for qlab.convert.
+
+    Raises ValueError when there is none, or when its file is damaged (sha256).
+    """
+    weights = models.weights(f"{name}-{data}-{preset}")
+    prepared = prepare(models.ARCHITECTURES[name](), qconfig(preset))
+    prepared.load_state_dict(weights)
+    return prepared.eval().to(memory_format=torch.channels_last)
+
+
+def fit(
+    prepared: Prepared,
+    train: Dataset | Iterable[tuple[Tensor, Tensor]],
+    validation: Dataset | None = None,
+    plan: loop.Plan = PLAN,
+    *,
+    method: str = "lsq",
+    teacher: nn.Module | None = None,
+    distillation: float = 0.5,
+    penalty: float = 0.0,
+    freeze_ranges: float = 0.5,
+    freeze_batchnorm: float = 0.75,
+    folder: Path | None = None,
+    device: str = "cpu",
+    progress: bool = True,
+    about: dict | None = None,
+) -> list[dict]:
+    """Train a calibrated network in place with its rounding; returns one row an epoch, like ``qlab.train.fit``.
+
+    ``train`` is a Dataset, or batches (x, y) that are gone through once an epoch. ``method`` says how the grids move:
+    "lsq" learns every scale; "pact" learns the activations' upper ends; "straight_through" lets the grids follow the
+    largest values until the share ``freeze_ranges`` of the training is done. The BatchNorms' statistics stand still
+    after ``freeze_batchnorm``. A ``teacher``, the float network, gets the share ``distillation`` of the loss, and
+    ``penalty`` weighs the weights' relative quantization error in it. Afterwards ``prepared`` is an ordinary prepared
+    network, ready for qlab.convert; with a ``folder`` (as in qlab.train.fit) it is that of the best epoch.
+    Raises RuntimeError before calibration, ValueError for an unknown method or a share outside 0 to 1.
+    """
+    shares = {"distillation": distillation, "freeze_ranges": freeze_ranges, "freeze_batchnorm": freeze_batchnorm}
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name}={share}: expected a share from 0 to 1")
+    data = train if hasattr(train, "batches") else _Batches(train)
+    plan = plan if data is train else replace(plan, batch=data.size)
+    prepared.to(device, memory_format=torch.channels_last)
+    start(prepared, (x for x, _ in data.batches(plan.batch, shuffle=True, seed=plan.seed)), method)
+    try:
+        history = loop.fit(
+            prepared, data, validation, plan, folder=folder, device=device, progress=progress, about=about,
+            loss=Loss(prepared, plan.label_smoothing, teacher and teacher.to(device).eval(), distillation, penalty),
+            on_step=lambda progress: _freeze(prepared, progress >= freeze_ranges, progress >= freeze_batchnorm),
+        )  # fmt: skip
+        if folder is not None and history:
+            prepared.load_state_dict(read_tensors(folder / "best.safetensors", device)[0])
+    finally:
+        finish(prepared)
+    return history
+
+
+def train(
+    network: nn.Module, preset: str, train: Dataset, validation: Dataset, plan: loop.Plan = PLAN, *, folder: Path, **options
+) -> tuple[Prepared, list[dict]]:
+    """Prepare, calibrate and train a float network, which also is the teacher: what `qlab train --qat` does.
+
+    Returns the trained network, which is also saved as prepared.safetensors in ``folder``, and its history.
+    """
+    prepared = prepare(network, qconfig(preset))
+    calibrate(prepared, train.sample(1024).batches(128))
+    history = fit(prepared, train, validation, plan, teacher=network, folder=folder, **options)
+    write_tensors(folder / "prepared.safetensors", prepared.state_dict())
+    return prepared, history
+
+
+def start(prepared: Prepared, batches: Iterable[Tensor], method: str = "lsq") -> Prepared:
+    """Give a calibrated network what it learns with: grids that move, and a BatchNorm behind each convolution.
+
+    A BatchNorm is set to change nothing at first, by what 8 of the ``batches`` (x) show of each channel. It is put
+    behind every convolution, also one that had none. Returns ``prepared``.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method {method!r}: expected one of {', '.join(METHODS)}")
+    for _, quantizer in prepared.quantizers():
+        quantizer.qparams  # noqa: B018 - raises when the network was not calibrated
+    moments = _channel_moments(prepared, islice(batches, 8))
+    weights = {id(layer.weight_quantizer) for _, layer in prepared.weighted()}
+    for _, quantizer in prepared.quantizers():
+        if type(quantizer) is FakeQuantizer:
+            _let_learn(quantizer, method, id(quantizer) in weights)
+    for layer, (mean, variance) in moments.items():
+        layer.__class__ = NormalizedConv2d
+        layer.norm = nn.BatchNorm2d(len(mean), device=mean.device)
+        with torch.no_grad():
+            layer.norm.running_mean.copy_(mean)
+            layer.norm.running_var.copy_(variance)
+            layer.norm.weight.copy_((variance + layer.norm.eps).sqrt())
+            layer.norm.bias.copy_(mean if layer.bias is None else mean + layer.bias)
+        layer.bias = None
+    return prepared
+
+
+def finish(prepared: Prepared) -> Prepared:
+    """Undo :func:`start` but keep what was learned: grids stand still, BatchNorms are part of the weights."""
+    for _, layer in prepared.weighted():
+        if isinstance(layer, NormalizedConv2d):
+            with torch.no_grad():
+                weight, bias = layer.folded()
+            layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
+            del layer.norm
+            layer.__class__ = QuantConv2d
+    for _, quantizer in prepared.quantizers():
+        if isinstance(quantizer, (LearnedQuantizer, FollowingQuantizer)):
+            qparams = quantizer.qparams
+            del quantizer.scale, quantizer.zero_point
+            quantizer.__class__ = FakeQuantizer
+            quantizer.register_buffer("scale", qparams.scale)
+            quantizer.register_buffer("zero_point", qparams.zero_point)
+            quantizer.qparams = qparams
+    return prepared
+
+
+class NormalizedConv2d(QuantConv2d):
+    """Convolution and BatchNorm in training, rounding the weights as they will be when the two are one.
+
+    While the statistics are live, the convolution takes ``Q(w * g) / g`` with the gain g = gamma / sqrt(running
+    variance), so that what BatchNorm sees are the values of the unfolded network, but the rounding is that of the
+    folded one. Frozen, and in eval mode, the fold is carried out.
+    """
+
+    norm: nn.BatchNorm2d
+    frozen = False
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Weights and bias of the one convolution that does what both do in eval mode."""
+        gain = self._gain()
+        return self.weight * gain[:, None, None, None], self.norm.bias - self.norm.running_mean * gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.frozen or not self.training:
+            weight, bias = self.folded()
+            return self._conv_forward(x, self.weight_quantizer(weight), bias)
+        gain = self._gain().detach()[:, None, None, None]
+        return self.norm(self._conv_forward(x, self.weight_quantizer(self.weight * gain) / gain, None))
+
+    def _gain(self) -> Tensor:
+        gain = self.norm.weight * (self.norm.running_var + self.norm.eps).rsqrt()
+        return torch.where(gain.abs() < 1e-6, 1e-6, gain)  # a channel that died must not divide by 0
+
+
+class LearnedQuantizer(FakeQuantizer):
+    """A fake-quantizer whose scale learns, and its zero point where 0 is inside the range (see :class:`LearnedStep`)."""
+
+    pact = False
+    of_weight = False
+
+    @property
+    def qparams(self) -> QParams:
+        """The grid as it is now."""
+        qmin, qmax = self._limits()
+        zero_point = self.zero_point.detach().round().clamp(qmin, qmax).to(torch.int32)
+        return self.spec.qparams(self.scale.detach().clamp(min=SMALLEST_SCALE), zero_point)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.mode != "quantize" or self.fused:
+            return super().forward(x)
+        qmin, qmax = self._limits()
+        scale, zero_point = self.scale, self.zero_point.float()
+        view = x
+        if scale.ndim:
+            view, scale, zero_point = self.spec.granularity.align(x, scale, zero_point)
+        if self.pact:
+            share = 1 / qmax**2  # the end alpha = qmax * scale is what learns
+        else:
+            share = gradient_share(x.numel() // (self.scale.numel() if self.of_weight else len(x)), qmax)
+        return LearnedStep.apply(view, scale, zero_point, qmin, qmax, share, self.pact).reshape(x.shape)
+
+    def _limits(self) -> tuple[int, int]:
+        return grid_limits(self.spec.bits, self.spec.signed, self.spec.narrow_range)
+
+
+def gradient_share(values: int, qmax: int) -> float:
+    """LSQ's gradient scale 1 / sqrt(N * Qp): it makes a scale learn about as fast as the weights do.
+
+    N counts the values that share one scale: the weights of a channel where scales are per channel, the values of
+    one picture for activations (Esser et al. 2020, section 2.2).
+
+    >>> gradient_share(144, 7)
+    0.031497...
+    """
+    return (values * max(qmax, 1)) ** -0.5
+
+
+class LearnedStep(torch.autograd.Function):
+    """Rounding to a grid, with gradients for the values and for the grid.
+
+    Of y = (clamp(round(x / s) + z) - z) * s, with rounding passed straight through:
+
+        dy/dx = 1 inside the grid, 0 where x is clipped
+        dy/ds = (y - x) / s inside, y / s where x is clipped         LSQ, equation 3
+        dy/ds = 0 inside, y / s where x is clipped                   PACT
+        dy/dz = 0 inside, -s where x is clipped                      LSQ+, equation 5
+
+    So with g the gradient of y and gx that of x, the gradient of s is (sum g * y - sum gx * x) / s: two dot products.
+    That of z is made the gradient of the offset -z * s, measured in steps, so that it moves as the scale does.
+    """
+
+    @staticmethod
+    def forward(ctx, x, scale, zero_point, qmin, qmax, share, pact):
+        codes = zero_point.round().clamp(qmin, qmax)
+        y = torch.mul(x, scale.reciprocal()).round_().add_(codes).clamp_(qmin, qmax).sub_(codes).mul_(scale)
+        ctx.save_for_backward(x, y, scale, codes)
+        ctx.constants = qmin, qmax, share, pact
+        return y
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, y, scale, zero_point = ctx.saved_tensors
+        qmin, qmax, share, pact = ctx.constants
+        position = torch.mul(x, scale.reciprocal()).add_(zero_point)
+        passed = torch.ops.aten.hardtanh_backward(gradient, position, qmin, qmax)
+        moved = (_dot(gradient, y, scale) - _dot(passed, y if pact else x, scale)) / scale * share
+        shifted = None
+        if ctx.needs_input_grad[2]:
+            shifted = (_dot(passed, None, scale) - _dot(gradient, None, scale)) / scale * share
+        return passed, moved, shifted, None, None, None, None
+
+
+def _dot(a: Tensor, b: Tensor | None, like: Tensor) -> Tensor:
+    """The sum of a * b (of a, when b is None) over all that shares one entry of ``like``."""
+    if like.ndim == 0 and b is not None and a.stride() == b.stride() and a.is_contiguous(
+        memory_format=torch.channels_last if a.ndim == 4 else torch.contiguous_format
+    ):
+        flat = (a.numel(),), (1,)
+        return torch.dot(a.as_strided(*flat), b.as_strided(*flat))
+    return (a if b is None else a * b).sum_to_size(like.shape)
+
+
+class FollowingQuantizer(FakeQuantizer):
+    """A fake-quantizer whose grid follows the values in training: of weights the largest, of activations an average."""
+
+    frozen = False
+    of_weight = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.mode == "quantize" and not self.frozen:
+            if self.of_weight:
+                self.observer = MinMax(self.spec)
+            self.observer(x.detach())
+            self.qparams = self.observer.qparams()
+        return super().forward(x)
+
+
+def _let_learn(quantizer: FakeQuantizer, method: str, of_weight: bool) -> None:
+    """Make a fake-quantizer one whose grid moves."""
+    qparams = quantizer.qparams
+    from_zero = bool((qparams.zero_point == qparams.qmin).all())
+    if method == "straight_through" or (method == "pact" and of_weight):
+        quantizer.__class__ = FollowingQuantizer
+        quantizer.of_weight = of_weight
+        if not of_weight:
+            quantizer.observer = MovingAverageMinMax(quantizer.spec)
+            ends = torch.tensor([qparams.qmin, qparams.qmax], device=qparams.scale.device)
+            quantizer.observer((ends - qparams.zero_point) * qparams.scale)
+        return
+    quantizer.__class__ = LearnedQuantizer
+    quantizer.of_weight, quantizer.pact = of_weight, method == "pact" and from_zero
+    del quantizer.scale
+    quantizer.scale = nn.Parameter(qparams.scale.clone())
+    if not (from_zero or quantizer.spec.symmetric):
+        del quantizer.zero_point
+        quantizer.zero_point = nn.Parameter(qparams.zero_point.float())
+
+
+@torch.inference_mode()
+def _channel_moments(prepared: Prepared, batches: Iterable[Tensor]) -> dict[QuantConv2d, tuple[Tensor, Tensor]]:
+    """Mean and variance of each convolution's output channels without its bias, rounding included."""
+    sums: dict[QuantConv2d, Tensor] = {}
+
+    def watch(layer: QuantConv2d, inputs, output: Tensor) -> None:
+        y = (output if layer.bias is None else output - layer.bias[:, None, None]).double()
+        new = torch.stack([y.mean((0, 2, 3)), y.square().mean((0, 2, 3)), torch.ones_like(y[0, :, 0, 0])])
+        sums[layer] = sums.get(layer, 0) + new
+
+    layers = [layer for _, layer in prepared.weighted() if type(layer) is QuantConv2d]
+    hooks = [layer.register_forward_hook(watch) for layer in layers]
+    device = next(prepared.parameters()).device
+    prepared.eval()
+    try:
+        for x in batches:
+            prepared(x.to(device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if layers and not sums:
+        raise ValueError("there is no batch to train on: expected at least one (x, y)")
+    return {
+        layer: ((mean / n).float().clone(), (square / n - (mean / n) ** 2).clamp(min=0).float().clone())
+        for layer, (mean, square, n) in sums.items()
+    }
+
+
+def _freeze(prepared: Prepared, ranges: bool, batchnorm: bool) -> None:
+    """Before each step: what has to stand still from now on does, and no scale reaches 0."""
+    for _, layer in prepared.weighted():
+        if isinstance(layer, NormalizedConv2d):
+            layer.frozen = batchnorm
+    for _, quantizer in prepared.quantizers():
+        if isinstance(quantizer, FollowingQuantizer):
+            quantizer.frozen = ranges
+        elif isinstance(quantizer, LearnedQuantizer):
+            quantizer.scale.data.clamp_(min=SMALLEST_SCALE)
+
+
+class Loss:
+    """Cross-entropy with the labels; and if wanted the distance to a teacher's answers, and the weights' error."""
+
+    def __init__(self, prepared, label_smoothing=0.0, teacher=None, distillation=0.5, penalty=0.0) -> None:
+        self.prepared, self.teacher = prepared, teacher
+        self.label_smoothing, self.distillation, self.penalty = label_smoothing, distillation, penalty
+
+    def __call__(self, x: Tensor, logits: Tensor, y: Tensor) -> Tensor:
+        value = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
+        if self.teacher is not None:
+            with torch.no_grad():
+                wanted = F.log_softmax(self.teacher(x) / TEMPERATURE, 1)
+            answer = F.log_softmax(logits / TEMPERATURE, 1)
+            distance = F.kl_div(answer, wanted, reduction="batchmean", log_target=True) * TEMPERATURE**2
+            value = value.lerp(distance, self.distillation)
+        if self.penalty:
+            value = value + self.penalty * weight_error(self.prepared)
+        return value
+
+
+def weight_error(prepared: Prepared) -> Tensor:
+    """The squared error of the rounded weights relative to their squares, averaged over the layers."""
+    errors = []
+    for _, layer in prepared.weighted():
+        weight = layer.folded()[0] if isinstance(layer, NormalizedConv2d) else layer.weight
+        rounded = layer.weight_quantizer(weight).detach()
+        errors.append((weight - rounded).square().sum() / weight.detach().square().sum().clamp(min=SMALLEST_SCALE))
+    return torch.stack(errors).mean()
+
+
+class _Batches:
+    """A plain list of batches (x, y) in the form of a Dataset, as the training loop wants it."""
+
+    def __init__(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        self.list = list(batches)
+        if not self.list:
+            raise ValueError("there is no batch to train on: expected at least one (x, y)")
+        self.size = len(self.list[0][0])
+
+    def __len__(self) -> int:
+        return sum(len(x) for x, _ in self.list)
+
+    def batches(self, size: int, *, shuffle: bool = False, seed: int = 0, augment: bool = False) -> Iterator:
+        order = torch.randperm(len(self.list), generator=torch.Generator().manual_seed(seed))
+        yield from (self.list[i] for i in order.tolist())
