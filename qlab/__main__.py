@@ -7,8 +7,10 @@ from answering.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
 
@@ -59,8 +61,8 @@ def implementation(
     name: str,
 ) -> tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]:
     """What adds a command's arguments, and what runs it."""
-    if name == "quantize":  # no module of its own: it is the course's public functions, one after the other
-        return quantize_arguments, quantize
+    if name in OWN:
+        return OWN[name]
     module = import_module(f"qlab.{name}")
     return module.add_arguments, module.run
 
@@ -106,6 +108,57 @@ def quantize(args: argparse.Namespace) -> int:
         print(f"  saved  {args.out}")
     return 0
 
+
+def train_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `qlab train`."""
+    from qlab.train import Plan
+
+    parser.add_argument("name", help="resnet20, mobilenet_v2 or vgg")
+    parser.add_argument("--data", default="cifar10", help="cifar10 (default) or shapes10")
+    parser.add_argument("--qat", metavar="WxAy", help="train the float network on with its rounding, as in w4a4")
+    parser.add_argument("--init", type=Path, help="weights to start from (.safetensors)")
+    parser.add_argument("--out", type=Path, help="where the run is kept (default: runs/<name>-<data>[-<WxAy>])")
+    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    parser.add_argument("--threads", type=int, help="processor threads (default: torch's choice)")
+    for name, default in asdict(Plan()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), help=f"default in float: {default}")
+
+
+def train(args: argparse.Namespace) -> int:
+    """`qlab train`: train one network, resuming what an earlier call left, and say how good it is."""
+    import torch
+
+    from qlab import data, models, qat
+    from qlab.files import read_tensors
+    from qlab.train import Plan, evaluate, fit
+
+    torch.set_num_threads(args.threads or torch.get_num_threads())
+    folder = args.out or Path("runs") / "-".join(filter(None, (args.name, args.data, args.qat)))
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    given = {name: getattr(args, name) for name in asdict(Plan()) if getattr(args, name) is not None}
+    plan = replace(qat.PLAN if args.qat else Plan(), **given)
+    torch.manual_seed(plan.seed)
+    network = models.load(args.name, args.data) if args.qat else models.ARCHITECTURES[args.name]()
+    if args.init:
+        network.load_state_dict(read_tensors(args.init)[0])
+    pictures = {split: getattr(data, args.data)(split) for split in ("train", "validation", "test")}
+    source = pictures["train"].source
+    print(f"{args.name} on {source}: {len(pictures['train'])} pictures, {plan.epochs} epochs", flush=True)
+    about = {"command": " ".join(["qlab", *sys.argv[1:]]), "source": source}
+    options = {"folder": folder, "device": device, "about": about}
+    if args.qat:
+        network, history = qat.train(network, args.qat, pictures["train"], pictures["validation"], plan, **options)
+    else:
+        history = fit(network, pictures["train"], pictures["validation"], plan, **options)
+        network.load_state_dict(read_tensors(folder / "best.safetensors", device)[0])
+    for row in history:
+        print(json.dumps(row))
+    print(f"test accuracy {evaluate(network, pictures['test']):.2f} % ({pictures['test'].source})")
+    return 0
+
+
+# The commands without a module of their own: they are the course's public functions, one after the other.
+OWN = {"quantize": (quantize_arguments, quantize), "train": (train_arguments, train)}
 
 if __name__ == "__main__":
     sys.exit(main())

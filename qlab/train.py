@@ -7,13 +7,10 @@ which halves the arithmetic and costs next to no accuracy (progressive resizing;
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -163,44 +160,3 @@ def _resume(folder: Path | None, plan: Plan, network: nn.Module, optimizer, devi
     momentum = {int(n[9:]): {"momentum_buffer": t} for n, t in tensors.items() if n.startswith("momentum.")}
     optimizer.load_state_dict({**optimizer.state_dict(), "state": momentum})
     return header["history"]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `qlab train`."""
-    parser.add_argument("name", help="resnet20, mobilenet_v2 or vgg")
-    parser.add_argument("--data", default="cifar10", help="cifar10 or shapes10")
-    parser.add_argument("--qat", metavar="WxAy", help="train the float network on with this rounding, such as w4a4")
-    parser.add_argument("--init", type=Path, help="weights to start from (.safetensors)")
-    parser.add_argument("--out", type=Path, help="where the run is kept (default: runs/<name>-<data>[-<WxAy>])")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, help="processor threads (default: torch's choice)")
-    for name, default in asdict(Plan()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), help=f"default {default} (float)")
-
-
-def run(args: argparse.Namespace) -> int:
-    """`qlab train`: train one network, resuming what an earlier call left, and say how good it is."""
-    from qlab import data, models, qat
-
-    folder = args.out or Path("runs") / "-".join(filter(None, (args.name, args.data, args.qat)))
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    given = {name: getattr(args, name) for name in asdict(Plan()) if getattr(args, name) is not None}
-    plan = replace(qat.PLAN if args.qat else Plan(), **given)
-    torch.manual_seed(plan.seed)
-    network = models.load(args.name, args.data) if args.qat else models.ARCHITECTURES[args.name]()
-    if args.init:
-        network.load_state_dict(read_tensors(args.init)[0])
-    splits = {split: getattr(data, args.data)(split) for split in ("train", "validation", "test")}
-    print(f"{args.name} on {splits['train'].source}: {len(splits['train'])} pictures, {plan.epochs} epochs", flush=True)
-    about = {"command": " ".join(["qlab", *sys.argv[1:]]), "source": splits["train"].source}
-    options = {"folder": folder, "device": args.device, "about": about}
-    if args.qat:
-        network, history = qat.train(network, args.qat, splits["train"], splits["validation"], plan, **options)
-    else:
-        history = fit(network, splits["train"], splits["validation"], plan, **options)
-        network.load_state_dict(read_tensors(folder / "best.safetensors", args.device)[0])
-    for row in history:
-        print(json.dumps(row))
-    print(f"test accuracy {evaluate(network, splits['test']):.2f} % ({splits['test'].source})")
-    return 0

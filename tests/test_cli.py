@@ -9,6 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from stripes import stripes
+from torch import nn
 
 import qlab
 from qlab import __main__ as cli
@@ -264,3 +266,35 @@ def test_the_report_is_plain_where_the_terminal_knows_ascii_only():
         [Finding("fine", "Python", "3.12"), Finding("gap", "torch", "weg – fort")], encoding="ascii"
     )
     assert text.isascii() and "ok Python" in text and "NO torch" in text
+
+
+class Tiny(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Conv2d(3, 4, 3, stride=4), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+        )
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """A network and a data set that train in a moment, and an empty folder to be in."""
+    monkeypatch.setattr(qlab.data, "stripes", lambda split: stripes(1024 if split == "train" else 32, split), raising=False)
+    monkeypatch.setitem(qlab.models.ARCHITECTURES, "tiny", Tiny)
+    monkeypatch.chdir(tmp_path)
+    return ["tiny", "--data", "stripes", "--epochs", "1", "--device", "cpu", "--threads", "1"]
+
+
+def test_train_trains_goes_on_and_says_how_good_it_is(tiny, tmp_path, capsys):
+    assert cli.main(["train", *tiny]) == 0
+    said = capsys.readouterr().out
+    assert "tiny on stripes: 1024 pictures, 1 epochs" in said and "test accuracy" in said and "(stripes)" in said
+    best = tmp_path / "runs" / "tiny-stripes" / "best.safetensors"
+    assert cli.main(["train", *tiny, "--init", str(best), "--out", "second"]) == 0
+    assert (tmp_path / "second" / "last.safetensors").exists()
+
+
+def test_train_with_qat_goes_on_from_the_float_network(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(qlab.models, "load", lambda name, data: Tiny().eval())
+    assert cli.main(["train", *tiny, "--qat", "w4a4"]) == 0
+    assert "test accuracy" in capsys.readouterr().out
+    assert (tmp_path / "runs" / "tiny-stripes-w4a4" / "prepared.safetensors").exists()

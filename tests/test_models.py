@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from qlab import models
+from qlab import models, qat
 
 
 def millions(network: nn.Module) -> float:
@@ -32,8 +32,8 @@ def test_resnet20_has_twenty_layers_with_weights():
 
 @pytest.mark.parametrize("key", sorted(models.manifest()))
 def test_committed_weights_are_the_ones_the_manifest_vouches_for(key):
-    name, _, data = key.partition("-")
-    network = models.load(name, data)
+    name, data, *preset = key.split("-")
+    network = qat.load(name, *preset, data) if preset else models.load(name, data)
     assert not network.training
     weight = next(network.parameters())
     assert weight.is_contiguous(memory_format=torch.channels_last)

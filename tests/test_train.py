@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 
 import pytest
@@ -146,21 +145,3 @@ def test_accuracy_leaves_the_network_in_the_mode_it_was_in():
 def test_nan_is_not_an_answer():
     with pytest.raises(ValueError, match="the network gave NaN.*not finite"):
         train.evaluate(Says([math.nan, 1.0]), stripes(4))
-
-
-def test_the_command_trains_resumes_and_says_how_good_it_is(tmp_path, monkeypatch, capsys):
-    from qlab import data, models
-
-    monkeypatch.setattr(data, "stripes", lambda split: stripes(32, split), raising=False)
-    monkeypatch.setitem(models.ARCHITECTURES, "tiny", tiny)
-    monkeypatch.chdir(tmp_path)
-    parser = argparse.ArgumentParser()
-    train.add_arguments(parser)
-    words = ["tiny", "--data", "stripes", "--epochs", "1", "--device", "cpu", "--threads", "1", "--batch", "16"]
-    assert train.run(parser.parse_args(words)) == 0
-    first = capsys.readouterr().out
-    assert "tiny on stripes: 32 pictures, 1 epochs" in first and "test accuracy" in first and "(stripes)" in first
-    best = tmp_path / "runs" / "tiny-stripes" / "best.safetensors"
-    again = ["tiny", "--data", "stripes", "--epochs", "1", "--device", "cpu", "--init", str(best), "--out", "second"]
-    assert train.run(parser.parse_args(again)) == 0
-    assert (tmp_path / "second" / "last.safetensors").exists()
