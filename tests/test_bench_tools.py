@@ -23,7 +23,7 @@ def tool(monkeypatch):
     """Imports a module of tools/ as it is when its scripts run."""
     monkeypatch.syspath_prepend(TOOLS)
     yield importlib.import_module
-    for name in ("bench_int8", "bench_ptq", "peers"):
+    for name in ("bench_int8", "bench_ptq", "bench_qat", "peers"):
         sys.modules.pop(name, None)
 
 
@@ -124,7 +124,30 @@ def test_ptq_is_timed_with_every_observer_beside_torch_ao(tool, course, capsys):
         assert name in output
 
 
-@pytest.mark.parametrize("name", ["bench_int8", "bench_ptq"])
+def test_a_step_of_qat_is_timed_beside_the_other_libraries_and_none_is_left_out(tool, course, capsys):
+    bench_qat = tool("bench_qat")
+    assert bench_qat.main(["--batch", "8", "--rounds", "1", "--threads", "1"]) == 0
+    output = capsys.readouterr().out
+    assert "resnet20, a training step: batch 8, 1 thread, " in output
+    for name in ("fp32", "qlab LSQ", "qlab PACT", "qlab straight through", "torch.ao FX"):
+        assert f"\n{name} " in output
+
+
+def test_a_step_whose_loss_is_wrong_is_named_and_not_timed(tool, network):
+    bench_qat = tool("bench_qat")
+    x, y = batches(1)[0], torch.arange(8)
+    makers = {"fp32": network.train, "wrong": lambda: nn.Sequential(network, Louder()), "missing": partial(missing, None)}
+    comparison, left_out = bench_qat.measure(makers, x, y, rounds=1)
+    assert list(comparison) == ["fp32"]
+    assert set(left_out) == {"wrong", "missing"} and "its loss is" in left_out["wrong"]
+
+
+class Louder(nn.Module):
+    def forward(self, x):
+        return 50 * x
+
+
+@pytest.mark.parametrize("name", ["bench_int8", "bench_ptq", "bench_qat"])
 def test_without_trained_weights_the_tools_say_what_is_missing(tool, monkeypatch, capsys, name):
     def load(network, data):
         raise ValueError(f"no trained weights for '{network}-{data}': there are vgg-cifar10")
