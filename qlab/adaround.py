@@ -37,14 +37,20 @@ def adaround(
     grids of the weights stay as they are, and the weights become values on them, so that fake-quantizing leaves them
     and :func:`qlab.convert` gives these integers. Each layer sees the inputs that the quantized layers before it give
     and aims at the float network's output, behind its relu (the paper's section 4.3). What is left of a channel's mean
-    error goes into the bias. Returns ``prepared``. Raises ValueError for no batch and steps below 1, RuntimeError
-    before calibration.
+    error goes into the bias. Returns ``prepared``. Raises ValueError for no batch, steps below 1 and weights on a grid
+    whose steps are not even, RuntimeError before calibration.
     """
     if steps < 1:
         raise ValueError(f"steps={steps}: expected 1 or more; 1,000 are usual here")
+    layers = list(prepared.weighted())
+    for name, layer in layers:
+        if layer.weight_quantizer.qparams is None:
+            raise ValueError(
+                f"{name} has weights on {layer.weight_quantizer.spec}, where up and down mean nothing: expected a "
+                "QuantSpec, such as QConfig.w4a8().weight"
+            )
     generator = torch.Generator().manual_seed(seed)
-    count = sum(1 for _ in prepared.weighted())
-    for stop in tqdm(walk(prepared, batches), "AdaRound", count, False, unit="layer", disable=not progress):
+    for stop in tqdm(walk(prepared, batches), "AdaRound", len(layers), False, unit="layer", disable=not progress):
         layer, qparams = stop.layer, stop.layer.weight_quantizer.qparams
         weight, bias = original(layer)
         problem = Reconstruction(stop, generator, bias)
@@ -95,6 +101,7 @@ class Reconstruction:
             return self.bias + (self.targets - self.outputs(weight)).mean(1).flatten()
 
 
+@torch.enable_grad()  # also inside a caller's no_grad
 def learn(problem: Reconstruction, weight: Tensor, qparams: QParams, steps: int) -> Tensor:
     """The values on the grid ``qparams``, each next to its weight, that make ``problem.error`` smallest.
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from tqdm.auto import tqdm
 
+from qlab.codebook import GridQuantizer
 from qlab.graph.equalize import through
 from qlab.graph.prepare import FakeQuantizer, Prepared
 from qlab.graph.trace import kind_of
@@ -101,7 +102,7 @@ def _correct_from_statistics(prepared: Prepared) -> Prepared:
 
 def _moments(node: fx.Node, module: nn.Module | None, inputs: list[Moments]) -> Moments:
     """Mean and variance of what a node gives, as if all values were normal and independent of each other."""
-    if isinstance(module, FakeQuantizer):
+    if isinstance(module, (FakeQuantizer, GridQuantizer)):
         return inputs[0]
     kind = kind_of(node)
     if kind in ("conv", "linear"):

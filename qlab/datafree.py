@@ -22,7 +22,7 @@ BatchNorm = nn.modules.batchnorm._BatchNorm
 def images(
     model: nn.Module,
     count: int = 256,
-    steps: int = 60,
+    steps: int = 30,
     seed: int = 0,
     *,
     shape: tuple[int, int, int] = (3, 32, 32),
@@ -51,7 +51,8 @@ def images(
         bar = tqdm(total=steps * len(sizes), desc="distilling pictures", unit="step", leave=False, disable=not progress)
         with bar, torch.enable_grad():
             for size in sizes:
-                x = natural_noise((size, *shape), generator).to(device).requires_grad_()
+                x = natural_noise((size, *shape), generator).to(device, memory_format=torch.channels_last)
+                x.requires_grad_()
                 optimizer = torch.optim.Adam([x], RATE, betas=(0.5, 0.9))
                 for step in range(steps):
                     optimizer.param_groups[0]["lr"] = RATE * (1 - step / steps)
@@ -59,7 +60,7 @@ def images(
                     statistics.distance(x).backward()
                     optimizer.step()
                     bar.update()
-                found.append(x.detach().contiguous(memory_format=torch.channels_last))
+                found.append(x.detach())
     return found
 
 
@@ -101,8 +102,7 @@ class Statistics:
 
 
 def _difference(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    dims = [dim for dim in range(x.ndim) if dim != 1]
-    variance, found = torch.var_mean(x, dims, unbiased=False)
+    variance, found = torch.var_mean(x, [dim for dim in range(x.ndim) if dim != 1], correction=0)
     return ((found - mean) / std).square().mean() + ((variance + 1e-8).sqrt() / std - 1).square().mean()
 
 

@@ -39,8 +39,11 @@ def calibrate(prepared: Prepared, batches: Batches, *, progress: bool = True) ->
             count += len(x)
     if count == 0 and any(quantizer.needs_data for quantizer in edges):
         raise ValueError("calibrate got no batch: give it at least one, for instance data.sample(512).batches(64)")
-    for quantizer, weight in weights.items():
-        quantizer.observer(weight)
+    for name, layer in prepared.weighted():
+        try:
+            layer.weight_quantizer.observer(layer.weight)
+        except ValueError as error:
+            raise ValueError(f"the weights of {name}: {error}") from error
     for quantizer in (*weights, *edges):
         quantizer.settle()
     return prepared

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import qlab
-from qlab import QConfig, models
+from qlab import PerGroup, QConfig, QuantSpec, models
 
 GENERATOR = torch.Generator().manual_seed(0)
 PICTURES = torch.randn(32, 3, 32, 32, generator=GENERATOR)
@@ -75,3 +75,24 @@ def test_no_batch_is_an_error_that_says_what_to_give(call):
 def test_nan_in_the_data_is_found_in_calibration():
     with pytest.raises(ValueError, match="(?i)nan"):
         qlab.ptq(models.vgg(), [PICTURES * float("nan")])
+
+
+def test_weights_may_have_a_scale_for_every_group():
+    spec = QuantSpec(4, signed=True, symmetric=True, granularity=PerGroup(8))
+    model = nn.Sequential(nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 5)).eval()
+    x = torch.randn(4, 8, 4, 4)
+    prepared = qlab.calibrate(qlab.prepare(model, QConfig(weight=spec, activation=None, first_last=None), x), [x])
+    layers = dict(prepared.weighted())
+    assert layers["0"].weight_quantizer.scale.shape == (8, 9) and layers["3"].weight_quantizer.scale.shape == (5, 4)
+    for name, layer in layers.items():
+        rounded = qlab.fake_quantize(model.get_submodule(name).weight, layer.weight_quantizer.qparams)
+        model.get_submodule(name).weight.data = rounded
+    torch.testing.assert_close(prepared(x), model(x))
+
+
+def test_a_group_that_does_not_fit_names_the_layer():
+    spec = QuantSpec(4, signed=True, symmetric=True, granularity=PerGroup(16))
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 1)).eval()
+    prepared = qlab.prepare(model, QConfig(weight=spec, activation=None, first_last=None), PICTURES)
+    with pytest.raises(ValueError, match="the weights of 0: group size 16 does not divide the 27 values a row"):
+        qlab.calibrate(prepared, [PICTURES])

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
+from qlab.codebook import GridQuantizer
 from qlab.graph.prepare import FakeQuantizer, Prepared
 from qlab.graph.trace import kind_of, name_of
 
@@ -65,7 +66,7 @@ def as_float(prepared: Prepared) -> fx.GraphModule:
     """A copy of the network without any rounding, with the weights and biases from before they were mended."""
     network = copy.deepcopy(prepared.network)
     for module in network.modules():
-        if isinstance(module, FakeQuantizer):
+        if isinstance(module, (FakeQuantizer, GridQuantizer)):
             module.mode = "off"
         elif hasattr(module, "original"):
             module.weight.data, bias = (None if t is None else t.to(module.weight.device) for t in module.original)
