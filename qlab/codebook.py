@@ -1,15 +1,16 @@
 """Other grids than equal steps: one bit, three values, a learned codebook, a smaller float.
 
-- ``Binary``, one bit: the sign times the mean magnitude. Rastegari et al., "XNOR-Net" (2016), equation 6, per channel;
-  Zhou et al., "DoReFa-Net" (2016), equation 7, per layer.
+- ``Binary``, one bit: the sign times the mean magnitude. Rastegari et al., "XNOR-Net" (2016), equation 6, per
+  channel; Zhou et al., "DoReFa-Net" (2016), equation 7, per layer.
 - ``Ternary``, -1, 0 or 1 times a scale: Li and Liu, "Ternary weight networks" (2016), equations 5 and 6.
-- ``KMeans``: a table of 2**bits values, chosen by clustering the weights and then trained; a weight is an index into
-  it. Han et al., "Deep compression" (2016), section 3.
-- ``FloatGrid``: the values of a smaller float, dense near 0 and sparse far out. Micikevicius et al., "FP8 formats for
-  deep learning" (2022); OCP 8-bit Floating Point Specification (2023).
+- ``KMeans``: a table of 2**bits values, chosen by clustering the weights and then trained; a weight is an
+  index into it. Han et al., "Deep compression" (2016), section 3.
+- ``FloatGrid``: the values of a smaller float, dense near 0 and sparse far out. Micikevicius et al., "FP8
+  formats for deep learning" (2022); OCP 8-bit Floating Point Specification (2023).
 
-Each is a spec that stands where a QuantSpec stands for weights in a QConfig, ``FloatGrid`` also for activations. Binary
-and ternary weights are small integers times a scale, so the int8 kernels compute them; the other two have no kernel.
+Each is a spec that stands where a QuantSpec stands for weights in a QConfig, ``FloatGrid`` also for
+activations. Binary and ternary weights are small integers times a scale, so the int8 kernels compute them;
+the other two have no kernel.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ TERNARY_THRESHOLD = 0.7  # of the mean magnitude (Li and Liu 2016, equation 6)
 def binary(w: Tensor, granularity: Granularity = PerChannel(0)) -> tuple[Tensor, QParams]:
     """The sign of each weight, and the scale that makes the signs fit best: the mean magnitude.
 
-    Returns (codes of w's shape, int8, -1 or 1; the grid with one scale a channel). Of all scales a, mean(abs(w)) makes
-    the sum of (w - a * sign(w))**2 smallest (XNOR-Net, equation 6). The sign of 0 is +1; a channel of nothing but 0
-    gets codes 0, so that it stays 0.
+    Returns (codes of w's shape, int8, -1 or 1; the grid with one scale a channel). Of all scales a,
+    mean(abs(w)) makes the sum of (w - a * sign(w))**2 smallest (XNOR-Net, equation 6). The sign of 0 is +1; a
+    channel of nothing but 0 gets codes 0, so that it stays 0.
 
     >>> w = torch.tensor([[1.0, -3.0], [0.5, 0.5]])
     >>> codes, grid = binary(w)
@@ -57,8 +58,8 @@ def binary(w: Tensor, granularity: Granularity = PerChannel(0)) -> tuple[Tensor,
 def ternary(w: Tensor, granularity: Granularity = PerChannel(0)) -> tuple[Tensor, QParams]:
     """Weights above 0.7 times the mean magnitude become 1, those below its negative -1, all others 0.
 
-    Returns (codes of w's shape, int8; the grid with one scale a channel): the mean magnitude of what is not 0. The
-    factor 0.7 is near the best for normally and for uniformly spread weights (TWN, equation 6).
+    Returns (codes of w's shape, int8; the grid with one scale a channel): the mean magnitude of what is not
+    0. The factor 0.7 is near the best for normally and for uniformly spread weights (TWN, equation 6).
 
     >>> codes, grid = ternary(torch.tensor([[0.1, -0.3, 1.0, -2.0]]))
     >>> codes, grid.scale
@@ -87,15 +88,21 @@ def _three_codes(codes: Tensor, scale: Tensor, granularity: Granularity) -> tupl
 
 
 def kmeans(
-    x: Tensor, bits: int, granularity: Granularity = PerTensor(), *, start: Tensor | None = None, iterations: int = 100
+    x: Tensor,
+    bits: int,
+    granularity: Granularity = PerTensor(),
+    *,
+    start: Tensor | None = None,
+    iterations: int = 100,
 ) -> tuple[Tensor, Tensor]:
     """The 2**bits values that stand for those of x with the least squared error, found by Lloyd's algorithm.
 
     Returns (centroids, float32, in ascending order; codes of x's shape, uint8). The centroids have the shape
-    (2**bits,), or (channels or groups, 2**bits) when each has a table of its own. They start at ``start``, or evenly
-    spread from the smallest to the largest value, which treats the rare large ones best (Deep Compression, section
-    3.2). In one dimension a cluster is an interval of the sorted values, so a step costs a few look-ups: its exact
-    means are differences of cumulative sums. No step raises the error; ends when no value changes its cluster.
+    (2**bits,), or (channels or groups, 2**bits) when each has a table of its own. They start at ``start``, or
+    evenly spread from the smallest to the largest value, which treats the rare large ones best (Deep
+    Compression, section 3.2). In one dimension a cluster is an interval of the sorted values, so a step costs
+    a few look-ups: its exact means are differences of cumulative sums. No step raises the error; ends when no
+    value changes its cluster.
 
     >>> centroids, codes = kmeans(torch.tensor([0.0, 1.0, 9.0, 10.0]), bits=1)
     >>> centroids, codes
@@ -105,8 +112,10 @@ def kmeans(
     """
     _check_bits(bits)
     if x.numel() == 0 or not bool(x.isfinite().all()):
-        raise ValueError(f"kmeans: x holds {x.numel()} values, {int((~x.isfinite()).sum())} of them NaN or infinite; "
-                         "expected at least one, and all finite")  # fmt: skip
+        raise ValueError(
+            f"kmeans: x holds {x.numel()} values, {int((~x.isfinite()).sum())} of them NaN or infinite; "
+            "expected at least one, and all finite"
+        )
     rows = _rows(x, granularity).double()
     if start is None:
         low, high = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)
@@ -150,7 +159,8 @@ def _check_bits(bits: int) -> None:
 
 
 def look_up(centroids: Tensor, codes: Tensor, granularity: Granularity = PerTensor()) -> Tensor:
-    """The values that codes stand for. The gradient of a centroid is the sum over its members (Han 2016, equation 3).
+    """The values that codes stand for. The gradient of a centroid is the sum over its members (Han 2016,
+    equation 3).
 
     >>> centroids = torch.tensor([-1.0, 2.0], requires_grad=True)
     >>> look_up(centroids, torch.tensor([0, 1, 1])).backward(torch.tensor([1.0, 10.0, 100.0]))
@@ -162,10 +172,11 @@ def look_up(centroids: Tensor, codes: Tensor, granularity: Granularity = PerTens
 
 
 def round_to_float(x: Tensor, format: str) -> Tensor:
-    """Each value rounded to the nearest one that the smaller float has, halves to the even one; in x's own type.
+    """Each value rounded to the nearest one that the smaller float has, halves to the even one; in x's own
+    type.
 
-    ``format`` is "e4m3" (4 bits of exponent, 3 of mantissa, to 448), "e5m2" (to 57344), "float16" or "bfloat16".
-    Larger values become the largest (the OCP specification's saturating mode); NaN stays NaN.
+    ``format`` is "e4m3" (4 bits of exponent, 3 of mantissa, to 448), "e5m2" (to 57344), "float16" or
+    "bfloat16". Larger values become the largest (the OCP specification's saturating mode); NaN stays NaN.
 
     >>> round_to_float(torch.tensor([1.06, 1.07, 0.001, 1000.0]), "e4m3")
     tensor([1.0000e+00, 1.1250e+00, 1.9531e-03, 4.4800e+02])
@@ -208,7 +219,8 @@ class Grid:
 
 @dataclass(frozen=True)
 class Binary(Grid):
-    """One bit: sign(w) times the mean magnitude of the channel (XNOR-Net), or with PerTensor() of the layer (DoReFa).
+    """One bit: sign(w) times the mean magnitude of the channel (XNOR-Net), or with PerTensor() of the layer
+    (DoReFa).
 
     Both are taken anew from the weights at each forward pass, since training moves them.
 
@@ -226,7 +238,8 @@ class Binary(Grid):
 
 @dataclass(frozen=True)
 class Ternary(Grid):
-    """-1, 0 or 1 times a scale, taken anew from the weights at each forward pass. TWN's own form is per layer.
+    """-1, 0 or 1 times a scale, taken anew from the weights at each forward pass. TWN's own form is per
+    layer.
 
     >>> Ternary(PerTensor()).bits
     2
@@ -242,7 +255,8 @@ class Ternary(Grid):
 
 @dataclass(frozen=True)
 class KMeans(Grid):
-    """A table of 2**bits values for a layer (Deep Compression), or for each channel; 32 bits a value are stored too.
+    """A table of 2**bits values for a layer (Deep Compression), or for each channel; 32 bits a value are
+    stored too.
 
     >>> KMeans(4)
     KMeans(bits=4, granularity=PerTensor())
@@ -261,7 +275,8 @@ class KMeans(Grid):
 
 @dataclass(frozen=True)
 class FloatGrid(Grid):
-    """The values of a smaller float. Those of 8 bits are scaled so that the largest magnitude is the format's largest.
+    """The values of a smaller float. Those of 8 bits are scaled so that the largest magnitude is the format's
+    largest.
 
     >>> FloatGrid("e5m2").bits, FloatGrid("bfloat16").bits
     (8, 16)
@@ -299,8 +314,8 @@ class FloatGrid(Grid):
 class GridQuantizer(nn.Module):
     """What stands in a prepared network for a spec of this file, with the ways of a FakeQuantizer.
 
-    Its ``mode`` is "quantize"; or "observe", which lets the values pass and looks at them; or "off". ``needs_data``
-    says whether it can only be used after calibration.
+    Its ``mode`` is "quantize"; or "observe", which lets the values pass and looks at them; or "off".
+    ``needs_data`` says whether it can only be used after calibration.
     """
 
     needs_data = False
@@ -313,7 +328,7 @@ class GridQuantizer(nn.Module):
 
     @property
     def qparams(self) -> None:
-        """None: no scale and zero point describe this grid by themselves. Raises RuntimeError before calibration."""
+        """None: no scale and zero point describe this grid. Raises RuntimeError before calibration."""
         return None
 
     def observe(self) -> None:
@@ -341,10 +356,10 @@ class GridQuantizer(nn.Module):
 class BinaryQuantizer(GridQuantizer):
     """Signs times a scale. The gradient passes straight through, but is 0 beyond 3 times the scale.
 
-    Hubara et al. (2016) stop the gradient at abs(w) > 1, where the network's weights are kept within -1 and 1. With
-    BatchNorm folded into them weights have any size, each channel its own, so the limit is measured in units of the
-    channel's scale. At 3 it holds up what no longer can change sign soon (2 % of normally spread weights), while at 1
-    it would hold 42 % of them where they happen to be.
+    Hubara et al. (2016) stop the gradient at abs(w) > 1, where the network's weights are kept within -1 and
+    1. With BatchNorm folded into them weights have any size, each channel its own, so the limit is measured
+    in units of the channel's scale. At 3 it holds up what no longer can change sign soon (2 % of normally
+    spread weights), while at 1 it would hold 42 % of them where they happen to be.
     """
 
     def integers(self, w: Tensor) -> tuple[Tensor, QParams]:
@@ -370,7 +385,8 @@ class TernaryQuantizer(GridQuantizer):
 
 
 class KMeansQuantizer(GridQuantizer):
-    """A table of values, the parameter ``centroids``, and each weight's place in it, which stays as calibrated.
+    """A table of values, the parameter ``centroids``, and each weight's place in it, which stays as
+    calibrated.
 
     In training the table learns and the weights that it replaces do not: their gradient is 0.
     """
@@ -391,22 +407,21 @@ class KMeansQuantizer(GridQuantizer):
     def observer(self, x: Tensor) -> None:
         """Cluster these weights."""
         centroids, codes = kmeans(x, self.spec.bits, self.spec.granularity)
-        with torch.inference_mode(False):  # calibration runs without gradients, what it leaves behind must have them
-            self.centroids, self.codes = nn.Parameter(centroids.clone()), codes.clone()
+        self.centroids, self.codes = nn.Parameter(centroids.detach()), codes
 
     def rounded(self, w: Tensor) -> Tensor:
         self.qparams  # noqa: B018 - raises when there is no table yet
         return look_up(self.centroids, self.codes, self.spec.granularity).to(w.dtype)
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        if self.centroids is None and prefix + "centroids" in state_dict:  # make room for the table that comes
+        if self.centroids is None and prefix + "centroids" in state_dict:  # make room for it
             self.centroids = nn.Parameter(torch.empty_like(state_dict[prefix + "centroids"]))
             self.codes = torch.empty_like(state_dict[prefix + "codes"])
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class FloatQuantizer(GridQuantizer):
-    """Rounds to a smaller float, with a scale when that has 8 bits; straight through, 0 where x was clipped."""
+    """Rounds to a smaller float, with a scale if it has 8 bits; straight through, 0 where x was clipped."""
 
     def __init__(self, spec: FloatGrid, *, inner: bool = False) -> None:
         super().__init__(spec, inner=inner)
@@ -429,18 +444,21 @@ class FloatQuantizer(GridQuantizer):
         granularity = self.spec.granularity
         largest = granularity.blocks(x.abs().float()).amax(1).reshape(granularity.scale_shape(x.shape))
         if not bool(largest.isfinite().all()):
-            raise ValueError(f"{self.spec}: the data hold NaN or infinite values; expected finite numbers. Find the "
-                             "layer or the picture they come from")  # fmt: skip
+            raise ValueError(
+                f"{self.spec}: the data hold NaN or infinite values; expected finite numbers. Find the "
+                "layer or the picture they come from"
+            )
         self._largest = largest if self._largest is None else torch.maximum(self._largest, largest)
 
     def settle(self) -> None:
         super().settle()
         if self.needs_data:
             if self._largest is None:
-                raise ValueError(f"{self.spec} has seen no data: calibrate with qlab.calibrate(prepared, batches)")
+                raise ValueError(
+                    f"{self.spec} has seen no data: calibrate with qlab.calibrate(prepared, batches)"
+                )
             scale = self._largest / torch.finfo(FORMATS[self.spec.format]).max
-            with torch.inference_mode(False):
-                self.scale = torch.where(scale < SMALLEST_SCALE, 1.0, scale).clone()
+            self.scale = torch.where(scale < SMALLEST_SCALE, 1.0, scale)
 
     def rounded(self, x: Tensor) -> Tensor:
         if not self.needs_data:
@@ -458,5 +476,7 @@ class FloatQuantizer(GridQuantizer):
 
 
 def _uncalibrated() -> RuntimeError:
-    return RuntimeError("this network has not been calibrated, so no grid is known: "
-                        "call qlab.calibrate(prepared, batches) first")  # fmt: skip
+    return RuntimeError(
+        "this network has not been calibrated, so no grid is known: "
+        "call qlab.calibrate(prepared, batches) first"
+    )

@@ -1,6 +1,7 @@
 """What is quantized, and how: one :class:`QuantSpec` a tensor, one :class:`QConfig` a network.
 
-``w4a8`` is the field's shorthand: weights with 4 bits, activations (the numbers that flow between layers) with 8.
+``w4a8`` is the field's shorthand: weights with 4 bits, activations (the numbers that flow between layers)
+with 8.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from qlab.granularity import Granularity, PerChannel, PerTensor
 class QuantSpec:
     """How one tensor is quantized: the grid's width, its form, who shares a scale, and who chooses the range.
 
-    ``observer`` is a name from :mod:`qlab.observers` ("minmax", "moving_average", "percentile", "mse", "entropy")
-    or any callable that makes an observer from a spec; "dynamic" takes the range anew from each batch at run time.
+    ``observer`` is a name from :mod:`qlab.observers` ("minmax", "moving_average", "percentile", "mse",
+    "entropy") or any callable that makes an observer from a spec; "dynamic" takes the range anew from each
+    batch at run time.
 
     >>> QuantSpec(bits=4, signed=True, symmetric=True, granularity=PerChannel(0))
-    QuantSpec(bits=4, signed=True, symmetric=True, granularity=PerChannel(axis=0), observer='minmax', narrow_range=False)
+    QuantSpec(bits=4, signed=True, symmetric=True, granularity=PerChannel(axis=0), observer='minmax',
+    narrow_range=False)
     """
 
     bits: int = 8
@@ -50,14 +53,15 @@ class QuantSpec:
 class QConfig:
     """How a network is quantized: its weights, its activations, and the exceptions.
 
-    - ``weight``: the spec of every weight, or another grid (:mod:`qlab.codebook`). ``activation``: the spec of every input of a convolution or linear layer;
-      None leaves activations in float (weight-only, W4A32).
-    - ``carrier``: the spec of the tensors that are only carried (added, pooled, concatenated, given out). Sums of few
-      bits lose more than they save, so it stays at 8 bits; with 8-bit activations the two are one and the same.
-    - ``first_last``: the bits of the first and the last layer when the others have fewer (usual since DoReFa, Zhou et
-      al. 2016); None treats them like the others.
-    - ``overrides``: {layer name or module type: another QConfig, or None to leave the layer in float}. A name beats a
-      type; the name of a block ("layer1") holds for all that is inside it.
+    - ``weight``: the spec of every weight, or another grid (:mod:`qlab.codebook`). ``activation``: the spec
+      of every input of a convolution or linear layer; None leaves activations in float (weight-only, W4A32).
+    - ``carrier``: the spec of the tensors that are only carried (added, pooled, concatenated, given out).
+      Sums of few bits lose more than they save, so it stays at 8 bits; with 8-bit activations the two are one
+      and the same.
+    - ``first_last``: the bits of the first and the last layer when the others have fewer (usual since DoReFa,
+      Zhou et al. 2016); None treats them like the others.
+    - ``overrides``: {layer name or module type: another QConfig, or None to leave the layer in float}. A name
+      beats a type; the name of a block ("layer1") holds for all that is inside it.
 
     >>> QConfig.w4a8().weight.bits, QConfig.w4a8().activation.bits
     (4, 8)
@@ -65,7 +69,9 @@ class QConfig:
     True
     """
 
-    weight: QuantSpec | Grid = QuantSpec(8, signed=True, symmetric=True, granularity=PerChannel(0), narrow_range=True)
+    weight: QuantSpec | Grid = QuantSpec(
+        8, signed=True, symmetric=True, granularity=PerChannel(0), narrow_range=True
+    )
     activation: QuantSpec | Grid | None = QuantSpec(8)
     carrier: QuantSpec | Grid = QuantSpec(8)
     first_last: int | None = 8
@@ -76,25 +82,31 @@ class QConfig:
             spec = getattr(self, role)
             if isinstance(spec, Grid) and not spec.for_activations:
                 raise ValueError(
-                    f"{role}={spec}: this grid is made from weights and holds for them alone; expected a QuantSpec "
-                    "such as QuantSpec(bits=1), or a codebook.FloatGrid"
+                    f"{role}={spec}: this grid is made from weights and holds for them alone; expected a "
+                    "QuantSpec such as QuantSpec(bits=1), or a codebook.FloatGrid"
                 )
         for key, value in self.overrides.items():
             if not isinstance(key, (str, type)):
-                raise ValueError(f"overrides key {key!r}: expected a layer's name or a module type such as nn.Linear")
+                raise ValueError(
+                    f"overrides key {key!r}: expected a layer's name or a module type such as "
+                    "nn.Linear"
+                )
             if value is not None and not isinstance(value, QConfig):
                 raise ValueError(
                     f"overrides[{key!r}] = {value!r}: expected a QConfig, or None to leave the layer in float"
                 )
 
     @classmethod
-    def preset(cls, name: str, *, observer: str | Callable = "minmax", reduce_range: bool = False, **changes) -> QConfig:
-        """The configuration that a shorthand such as "w8a8" or "w4a32" names; a32 leaves activations in float.
+    def preset(
+        cls, name: str, *, observer: str | Callable = "minmax", reduce_range: bool = False, **changes
+    ) -> QConfig:
+        """The configuration that a shorthand such as "w8a8" or "w4a32" names; a32 leaves activations in
+        float.
 
         w1 means the binary grid (:class:`qlab.codebook.Binary`), as one bit of equal steps around 0 is none.
-        ``observer`` chooses the range of the activations. ``reduce_range`` gives 8-bit activations 7 bits, which
-        keeps a processor without VNNI from saturating the sum of two products in 16 bits. ``changes`` are fields of
-        QConfig.
+        ``observer`` chooses the range of the activations. ``reduce_range`` gives 8-bit activations 7 bits,
+        which keeps a processor without VNNI from saturating the sum of two products in 16 bits. ``changes``
+        are fields of QConfig.
 
         >>> QConfig.preset("w3a3").weight.granularity
         PerChannel(axis=0)
@@ -106,7 +118,9 @@ class QConfig:
         carrier = QuantSpec(7 if reduce_range else 8, observer=observer)
         activation = None
         if activation_bits != 32:
-            activation = replace(carrier, bits=min(activation_bits, carrier.bits) if reduce_range else activation_bits)
+            activation = replace(
+                carrier, bits=min(activation_bits, carrier.bits) if reduce_range else activation_bits
+            )
         weight = Binary() if weight_bits == 1 else replace(cls.weight, bits=weight_bits)
         return cls(**{"weight": weight, "activation": activation, "carrier": carrier, **changes})
 
@@ -143,8 +157,8 @@ class QConfig:
     def layer(self, name: str, module: nn.Module, *, edge: bool = False) -> QConfig | None:
         """The configuration of one layer: the override that fits it best, else this one; None means float.
 
-        ``edge`` says that the layer is the network's first or last: it gets at least ``first_last`` bits, unless an
-        override names it.
+        ``edge`` says that the layer is the network's first or last: it gets at least ``first_last`` bits,
+        unless an override names it.
         """
         path = name.split(".")
         keys: list[str | type] = [".".join(path[:end]) for end in range(len(path), 0, -1)]
@@ -168,4 +182,6 @@ class QConfig:
                 return spec
             return replace(QConfig.weight if isinstance(spec, Grid) else spec, bits=min(bits, most))
 
-        return replace(self, weight=widen(self.weight, bits), activation=widen(self.activation, self.carrier.bits))
+        return replace(
+            self, weight=widen(self.weight, bits), activation=widen(self.activation, self.carrier.bits)
+        )

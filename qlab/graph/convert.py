@@ -168,10 +168,10 @@ def _check_top(node: fx.Node, grid: QParams, highest: float | None) -> None:
 def _no_constant_grid(quantizer: GridQuantizer | DynamicQuantizer) -> str:
     """Why integer kernels cannot take these activations, and the way out."""
     if isinstance(quantizer, DynamicQuantizer):
-        why = 'their range is taken anew from each batch (observer="dynamic"), and the kernels need one that stays'
+        why = 'their range is taken anew from each batch (observer="dynamic"), kernels need a constant one'
         way = 'choose another observer, such as "minmax"'
     else:
-        why = f"values of {quantizer.spec.name} are not equally spaced, and no integer kernel computes with them"
+        why = f"values of {quantizer.spec.name} are not equally spaced: no integer kernel takes them"
         way = "choose QuantSpec(8)"
     return f"{why}: {way}, and calibrate; or stay with the prepared network"
 
@@ -179,10 +179,11 @@ def _no_constant_grid(quantizer: GridQuantizer | DynamicQuantizer) -> str:
 def _weighted(name: str, layer: nn.Conv2d | nn.Linear, op: str, **options) -> int8.Weighted:
     """The integer layer of a convolution or linear layer: its weights as codes."""
     codes, qparams = _integers(name, layer)
-    if qparams.bits > 8 or not qparams.signed or qparams.group_size is not None or qparams.axis not in (None, 0):
+    by_output = qparams.group_size is None and qparams.axis in (None, 0)
+    if qparams.bits > 8 or not qparams.signed or not by_output:
         raise ValueError(
-            f"{name}: weights of {qparams.bits} bits, signed={qparams.signed}, {qparams.granularity} have no integer "
-            "kernel. Expected at most 8 bits, signed, PerTensor() or PerChannel(0)."
+            f"{name}: weights of {qparams.bits} bits, signed={qparams.signed}, {qparams.granularity} have no "
+            "integer kernel. Expected at most 8 bits, signed, PerTensor() or PerChannel(0)."
         )
     if isinstance(layer, nn.Conv2d):
         names = ("stride", "padding", "dilation", "groups")
@@ -199,9 +200,10 @@ def _integers(name: str, layer: nn.Conv2d | nn.Linear) -> tuple[Tensor, QParams]
         return quantize(weight, quantizer.qparams), quantizer.qparams
     if not hasattr(quantizer, "integers"):
         raise ValueError(
-            f"{name}: weights on the grid {quantizer.spec} are not integers times a scale, so no integer kernel "
-            "computes with them. Give this layer a QuantSpec, codebook.Binary() or codebook.Ternary(); leave it in "
-            f"float with overrides={{{name!r}: None}}; or stay with the prepared network."
+            f"{name}: weights on the grid {quantizer.spec} are not integers times a scale, so no integer "
+            "kernel computes with them. Give this layer a QuantSpec, codebook.Binary() or "
+            f"codebook.Ternary(); leave it in float with overrides={{{name!r}: None}}; "
+            "or stay with the prepared network."
         )
     return quantizer.integers(weight)
 

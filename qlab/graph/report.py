@@ -1,4 +1,4 @@
-"""What was quantized and what was not: one row a layer, in a table that reads in a terminal and in a notebook."""
+"""Tables that read in a terminal and in a notebook; and the one that says what was quantized, what not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from html import escape
 
 @dataclass(frozen=True)
 class Row:
-    """One layer. ``weight`` and ``input`` say bits and granularity; ``float_because`` is empty when it is quantized."""
+    """One layer. ``weight`` and ``input`` say bits and granularity; quantized: no ``float_because``."""
 
     layer: str
     kind: str
@@ -19,10 +19,14 @@ class Row:
     float_because: str = ""
 
 
-class Report(Sequence):
-    """The rows in the order in which the network runs, and a headline. ``print`` it, or let a notebook show it."""
+class Table(Sequence):
+    """Rows of one dataclass, and a headline. ``print`` it, or let a notebook show it; it is a sequence of its
+    rows.
 
-    def __init__(self, headline: str, rows: Sequence[Row]) -> None:
+    A column in which every cell is empty or None is not shown.
+    """
+
+    def __init__(self, headline: str, rows: Sequence) -> None:
         self.headline = headline
         self.rows = tuple(rows)
 
@@ -32,30 +36,44 @@ class Report(Sequence):
     def __getitem__(self, index):
         return self.rows[index]
 
+    def _cells(self) -> list[list[str]]:
+        """The names of the columns, then the rows, in words."""
+        names = [field.name for field in fields(self.rows[0])] if self.rows else []
+        names = [name for name in names if any(getattr(row, name) not in ("", None) for row in self.rows)]
+        table = [[_in_words(getattr(row, name)) for name in names] for row in self.rows]
+        return [[name.replace("_", " ") for name in names], *table]
+
+    def __str__(self) -> str:
+        table = self._cells()
+        widths = [max(map(len, column)) for column in zip(*table)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in table]
+        return "\n".join(
+            [self.headline, "", lines[0], "  ".join("-" * width for width in widths), *lines[1:]]
+        )
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        head, *rows = self._cells()
+        head = "".join(f"<th style='text-align:left'>{name}</th>" for name in head)
+        body = "".join(
+            "<tr>" + "".join(f"<td style='text-align:left'>{escape(cell)}</td>" for cell in row) + "</tr>"
+            for row in rows
+        )
+        table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return f"<p>{escape(self.headline)}</p>{table}"
+
+
+class Report(Table):
+    """One :class:`Row` a layer, in the order in which the network runs."""
+
     @property
     def in_float(self) -> tuple[str, ...]:
         """The names of the layers that stay in float."""
         return tuple(row.layer for row in self.rows if row.float_because)
 
-    def _columns(self) -> list[str]:
-        names = [field.name for field in fields(Row)]
-        return [name for name in names if name != "float_because" or self.in_float]
 
-    def __str__(self) -> str:
-        columns = self._columns()
-        table = [[name.replace("_", " ") for name in columns]]
-        table += [[getattr(row, name) for name in columns] for row in self.rows]
-        widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in table]
-        return "\n".join([self.headline, "", lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        columns = self._columns()
-        head = "".join(f"<th style='text-align:left'>{name.replace('_', ' ')}</th>" for name in columns)
-        body = "".join(
-            "<tr>" + "".join(f"<td style='text-align:left'>{escape(getattr(row, c))}</td>" for c in columns) + "</tr>"
-            for row in self.rows
-        )
-        return f"<p>{escape(self.headline)}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+def _in_words(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
