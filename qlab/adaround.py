@@ -1,8 +1,8 @@
 """AdaRound: learn for each weight whether to round it up or down, so that the layer's output errs least.
 
-The nearest code makes the error of each weight smallest; but the errors of a channel's weights add up in its output,
-and there one weight's error can make good another's. Source: Nagel, Amjad, van Baalen, Louizos, Blankevoort, "Up or
-Down? Adaptive Rounding for Post-Training Quantization" (ICML 2020).
+The nearest code makes the error of each weight smallest; but the errors of a channel's weights add up in its
+output, and there one weight's error can make good another's. Source: Nagel, Amjad, van Baalen, Louizos,
+Blankevoort, "Up or Down? Adaptive Rounding for Post-Training Quantization" (ICML 2020).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from qlab.affine import QParams
 from qlab.graph.prepare import Prepared
 from qlab.graph.walk import Stop, original, walk
 
-ZETA, GAMMA = 1.1, -0.1  # the paper's equation 23: a sigmoid stretched beyond 0 and 1, so that it reaches both
+ZETA, GAMMA = 1.1, -0.1  # equation 23: a sigmoid stretched beyond 0 and 1, so that it reaches both
 BETA = 20.0, 2.0  # the regularizer's exponent falls from the first to the second: decide late
 WARM = 0.2  # share of the steps without regularizer
 REGULARIZER = 1.0
@@ -31,14 +31,15 @@ MOST = 2**25  # values that the patches of one layer may have (128 MiB)
 def adaround(
     prepared: Prepared, batches: Iterable, *, steps: int = 1000, seed: int = 0, progress: bool = True
 ) -> Prepared:
-    """Round each layer's weights up or down as its output wants it, layer by layer; changes weights and biases.
+    """Round each layer's weights up or down as its output wants it; changes weights and biases.
 
-    ``batches`` yield x, or pairs whose label is not looked at; 1,024 pictures do. After :func:`qlab.calibrate`: the
-    grids of the weights stay as they are, and the weights become values on them, so that fake-quantizing leaves them
-    and :func:`qlab.convert` gives these integers. Each layer sees the inputs that the quantized layers before it give
-    and aims at the float network's output, behind its relu (the paper's section 4.3). What is left of a channel's mean
-    error goes into the bias. Returns ``prepared``. Raises ValueError for no batch, steps below 1 and weights on a grid
-    whose steps are not even, RuntimeError before calibration.
+    ``batches`` yield x, or pairs whose label is not looked at; 1,024 pictures do. After
+    :func:`qlab.calibrate`: the grids of the weights stay as they are, and the weights become values on them,
+    so that fake-quantizing leaves them and :func:`qlab.convert` gives these integers. Each layer sees the
+    inputs that the quantized layers before it give and aims at the float network's output, behind its relu
+    (the paper's section 4.3). What is left of a channel's mean error goes into the bias. Returns
+    ``prepared``. Raises ValueError for no batch, steps below 1 and weights on a grid whose steps are not
+    even, RuntimeError before calibration.
     """
     if steps < 1:
         raise ValueError(f"steps={steps}: expected 1 or more; 1,000 are usual here")
@@ -46,11 +47,13 @@ def adaround(
     for name, layer in layers:
         if layer.weight_quantizer.qparams is None:
             raise ValueError(
-                f"{name} has weights on {layer.weight_quantizer.spec}, where up and down mean nothing: expected a "
-                "QuantSpec, such as QConfig.w4a8().weight"
+                f"{name} has weights on {layer.weight_quantizer.spec}, where up and down mean nothing: "
+                "expected a QuantSpec, such as QConfig.w4a8().weight"
             )
     generator = torch.Generator().manual_seed(seed)
-    for stop in tqdm(walk(prepared, batches), "AdaRound", len(layers), False, unit="layer", disable=not progress):
+    for stop in tqdm(
+        walk(prepared, batches), "AdaRound", len(layers), False, unit="layer", disable=not progress
+    ):
         layer, qparams = stop.layer, stop.layer.weight_quantizer.qparams
         weight, bias = original(layer)
         problem = Reconstruction(stop, generator, bias)
@@ -62,11 +65,12 @@ def adaround(
 
 
 class Reconstruction:
-    """One layer as a regression: ``inputs`` (groups, patches, K), ``targets`` (groups, patches, outputs a group).
+    """One layer as a regression, from ``inputs`` to ``targets``.
 
-    A patch is the piece of the input under the kernel at one place, so that a convolution of g groups is g matrix
-    products; a linear layer is the case of one place. The patches are drawn at random from all pictures and places,
-    and in random order: a slice of them is a fair sample.
+    They have shapes (groups, patches, K) and (groups, patches, outputs a group). A patch is the piece of the
+    input under the kernel at one place, so that a convolution of g groups is g matrix products; a linear
+    layer is the case of one place. The patches are drawn at random from all pictures and places, and in
+    random order: a slice of them is a fair sample.
     """
 
     def __init__(self, stop: Stop, generator: torch.Generator, bias: Tensor | None) -> None:
@@ -105,8 +109,9 @@ class Reconstruction:
 def learn(problem: Reconstruction, weight: Tensor, qparams: QParams, steps: int) -> Tensor:
     """The values on the grid ``qparams``, each next to its weight, that make ``problem.error`` smallest.
 
-    The paper's equations 21 to 24: the weight is scale * clamp(floor(weight / scale) + h(v)), where h goes from 0 to 1
-    and a regularizer, ever sharper, drives it to one of the two. Rounding to nearest is returned if that errs less.
+    The paper's equations 21 to 24: the weight is scale * clamp(floor(weight / scale) + h(v)), where h goes
+    from 0 to 1 and a regularizer, ever sharper, drives it to one of the two. Rounding to nearest is returned
+    if that errs less.
     """
     view, scale, zero_point = qparams.granularity.align(weight, qparams.scale, qparams.zero_point)
     lowest, highest = qparams.qmin - zero_point, qparams.qmax - zero_point
@@ -163,5 +168,5 @@ def _patches(
     down = torch.arange(layer.kernel_size[0], device=x.device) * dy
     along = torch.arange(layer.kernel_size[1], device=x.device) * dx
     rows, columns = row[..., None, None] * sy + down[:, None], column[..., None, None] * sx + along
-    pieces = padded[picture[..., None, None], rows, columns]  # (pictures, places, kernel height, width, channels)
+    pieces = padded[picture[..., None, None], rows, columns]  # (pictures, places, height, width, channels)
     return pieces.permute(0, 1, 4, 2, 3).flatten(2).flatten(0, 1), targets.flatten(0, 1)

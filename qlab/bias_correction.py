@@ -1,8 +1,8 @@
 """Bias correction: rounding shifts the mean of a layer's output, and the bias can take the shift back.
 
-The rounding errors of a channel's few weights do not cancel: with inputs of a mean other than 0, as behind a relu,
-their sum moves the whole channel. Source: Nagel, van Baalen, Blankevoort, Welling, "Data-Free Quantization Through
-Weight Equalization and Bias Correction" (ICCV 2019), section 4.2 and appendices B to D.
+The rounding errors of a channel's few weights do not cancel: with inputs of a mean other than 0, as behind a
+relu, their sum moves the whole channel. Source: Nagel, van Baalen, Blankevoort, Welling, "Data-Free
+Quantization Through Weight Equalization and Bias Correction" (ICCV 2019), section 4.2 and appendices B to D.
 """
 
 from __future__ import annotations
@@ -24,18 +24,21 @@ Moments = tuple[Tensor, Tensor] | None  # mean and variance a channel, None when
 
 
 def correct_bias(prepared: Prepared, batches: Iterable | None = None, *, progress: bool = True) -> Prepared:
-    """Give every channel of every layer the mean output back that it has in the float network; changes the biases.
+    """Give every channel of every layer the mean back that it has in the float network, by its bias.
 
-    With ``batches`` (x, or pairs whose label is not looked at; 512 pictures do): layer by layer, each one behind those
-    that are corrected already, the mean of the float output less that of the quantized one. Without any: from what
-    BatchNorm knew of each layer's input, only the weights' error; a layer whose input is unknown is left as it is.
-    After :func:`qlab.calibrate`; a second call starts from the float biases again. Returns ``prepared``. Raises
-    ValueError when there is no batch, or neither data nor BatchNorm's statistics; RuntimeError before calibration.
+    With ``batches`` (x, or pairs whose label is not looked at; 512 pictures do): layer by layer, each one
+    behind those that are corrected already, the mean of the float output less that of the quantized one.
+    Without any: from what BatchNorm knew of each layer's input, only the weights' error; a layer whose input
+    is unknown is left as it is. After :func:`qlab.calibrate`; a second call starts from the float biases
+    again. Returns ``prepared``. Raises ValueError when there is no batch, or neither data nor BatchNorm's
+    statistics; RuntimeError before calibration.
     """
     if batches is None:
         return _correct_from_statistics(prepared)
     count = sum(1 for _ in prepared.weighted())
-    stops = tqdm(walk(prepared, batches), "bias correction", count, False, unit="layer", delay=2, disable=not progress)
+    stops = tqdm(
+        walk(prepared, batches), "bias correction", count, False, unit="layer", delay=2, disable=not progress
+    )
     for stop in stops:
         _, bias = original(stop.layer)
         stop.layer.bias = None if bias is None else nn.Parameter(bias.clone())
@@ -47,7 +50,7 @@ def correct_bias(prepared: Prepared, batches: Iterable | None = None, *, progres
 
 
 def mean_of_channels(batches: Iterable[Tensor]) -> Tensor:
-    """The mean over batches, pictures and places: shape (channels,) from (N, channels, H, W) or (N, ..., channels)."""
+    """The mean a channel, over batches, pictures and places: (N, channels, H, W) or (N, ..., channels)."""
     total, count = 0, 0
     for y in batches:
         rows = y.movedim(1, -1) if y.ndim == 4 else y
@@ -57,7 +60,7 @@ def mean_of_channels(batches: Iterable[Tensor]) -> Tensor:
 
 
 def rectified_moments(mean: Tensor, variance: Tensor, top: float = math.inf) -> tuple[Tensor, Tensor]:
-    """Mean and variance of clamp(x, 0, top) for a normal x: a relu, or with top=6 a relu6 (the paper's appendix C).
+    """Mean and variance of clamp(x, 0, top) for a normal x: relu, or relu6 (the paper's appendix C).
 
     >>> mean, variance = rectified_moments(torch.tensor(0.0), torch.tensor(1.0))
     >>> round(mean.item(), 4), round((2 * math.pi) ** -0.5, 4)

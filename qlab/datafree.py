@@ -1,10 +1,11 @@
 """Pictures distilled from a network's own BatchNorms, to calibrate with when there are no data at all.
 
-A BatchNorm remembers mean and variance of what its layer gave in training. Noise is changed by gradient descent until
-it makes the network give the same means and variances: it need not look like anything, it has to fill the same ranges.
-Sources: Cai, Yao, Dong, Gholami, Mahoney, Keutzer, "ZeroQ: A Novel Zero Shot Quantization Framework" (CVPR 2020); the
-smooth start as in natural pictures, whose amplitudes fall with the frequency: Field, "Relations between the statistics
-of natural images and the response properties of cortical cells" (1987).
+A BatchNorm remembers mean and variance of what its layer gave in training. Noise is changed by gradient
+descent until it makes the network give the same means and variances: it need not look like anything, it has
+to fill the same ranges. Sources: Cai, Yao, Dong, Gholami, Mahoney, Keutzer, "ZeroQ: A Novel Zero Shot
+Quantization Framework" (CVPR 2020); the smooth start as in natural pictures, whose amplitudes fall with the
+frequency: Field, "Relations between the statistics of natural images and the response properties of cortical
+cells" (1987).
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ def images(
     batch: int = 64,
     progress: bool = True,
 ) -> list[Tensor]:
-    """``count`` pictures that give ``model``'s BatchNorms the statistics they remember: batches for `calibrate`.
+    """Batches for `calibrate`: pictures that give ``model``'s BatchNorms the statistics they remember.
 
-    ``model`` is the trained float network, with its BatchNorms, and is not changed. Each batch is float32 (batch,
-    *shape) on the scale of the network's inputs (normalized), channels_last, and is distilled on its own with
-    ``steps`` of Adam. Raises ValueError when the model has no BatchNorm that keeps statistics, and for a count or
-    steps below 1.
+    ``model`` is the trained float network, with its BatchNorms, and is not changed. Each batch is float32
+    (batch, *shape) on the scale of the network's inputs (normalized), channels_last, and is distilled on its
+    own with ``steps`` of Adam. Raises ValueError when the model has no BatchNorm that keeps statistics, and
+    for a count or steps below 1.
 
     >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
     >>> [x.shape for x in images(model, count=10, steps=2, shape=(3, 8, 8), batch=8)]
@@ -48,7 +49,13 @@ def images(
     sizes = [min(batch, count - start) for start in range(0, count, batch)]
     found = []
     with Statistics(model) as statistics:
-        bar = tqdm(total=steps * len(sizes), desc="distilling pictures", unit="step", leave=False, disable=not progress)
+        bar = tqdm(
+            total=steps * len(sizes),
+            desc="distilling pictures",
+            unit="step",
+            leave=False,
+            disable=not progress,
+        )
         with bar, torch.enable_grad():
             for size in sizes:
                 x = natural_noise((size, *shape), generator).to(device, memory_format=torch.channels_last)
@@ -65,9 +72,9 @@ def images(
 
 
 class Statistics:
-    """Watches the inputs of a model's BatchNorms; ``distance(x)`` says how far those of a batch are from the remembered.
+    """How far the inputs of a model's BatchNorms are from the remembered ones, for a batch of pictures.
 
-    A context manager: its hooks are gone behind the ``with``.
+    ``distance(x)`` says it. A context manager: its hooks are gone behind the ``with``.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -75,8 +82,9 @@ class Statistics:
         self.norms = [m for m in model.modules() if isinstance(m, BatchNorm) and m.running_mean is not None]
         if not self.norms:
             raise ValueError(
-                f"{type(model).__name__} has no BatchNorm that keeps running statistics, from which pictures could be "
-                "distilled: calibrate with real ones, or give the network as it was before its BatchNorms were folded"
+                f"{type(model).__name__} has no BatchNorm that keeps running statistics, from which pictures "
+                "could be distilled: calibrate with real ones, or give the network as it was before its "
+                "BatchNorms were folded"
             )
         self.terms: list[Tensor] = []
 
@@ -89,8 +97,9 @@ class Statistics:
             handle.remove()
 
     def distance(self, x: Tensor) -> Tensor:
-        """The mean, over all BatchNorms, of the squared differences of means and standard deviations, in remembered
-        standard deviations; the picture itself is to have mean 0 and deviation 1 a channel, as normalized data have.
+        """The mean, over all BatchNorms, of the squared differences of means and standard deviations, in
+        remembered standard deviations; the picture itself is to have mean 0 and deviation 1 a channel, as
+        normalized data have.
         """
         self.terms = []
         self.model(x)

@@ -50,7 +50,9 @@ def test_their_activations_have_the_ranges_of_real_ones(model):
     scales = {}
     for name, batches in (("distilled", found), ("real", [real(64)]), ("noise", [torch.randn(64, *SHAPE)])):
         prepared = qlab.calibrate(qlab.prepare(model, QConfig.w8a8(), found[0][:1]), batches, progress=False)
-        scales[name] = torch.stack([q.qparams.scale for n, q in prepared.quantizers() if n.startswith("quantizers.")]).log()
+        scales[name] = torch.stack(
+            [q.qparams.scale for n, q in prepared.quantizers() if n.startswith("quantizers.")]
+        ).log()
     # the input itself is left out: nothing is known of it
     off = {name: float((scale - scales["real"])[1:].abs().mean()) for name, scale in scales.items()}
     assert off["distilled"] < 0.6 * off["noise"]
@@ -69,12 +71,16 @@ def test_the_same_seed_gives_the_same_pictures_and_the_model_stays_as_it_was(mod
     a, b, c = (datafree.images(model, 2, 2, seed, shape=SHAPE, progress=False)[0] for seed in (0, 0, 1))
     assert torch.equal(a, b) and not torch.equal(a, c)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    assert all(p.requires_grad for p in model.parameters()) and not any(m._forward_pre_hooks for m in model.modules())
+    assert all(p.requires_grad for p in model.parameters()) and not any(
+        m._forward_pre_hooks for m in model.modules()
+    )
 
 
 @pytest.mark.parametrize("norm", [nn.Identity(), nn.BatchNorm2d(4, track_running_stats=False)])
 def test_without_statistics_there_is_nothing_to_distil(norm):
-    with pytest.raises(ValueError, match="Sequential has no BatchNorm that keeps running statistics.*real ones"):
+    with pytest.raises(
+        ValueError, match="Sequential has no BatchNorm that keeps running statistics.*real ones"
+    ):
         datafree.images(nn.Sequential(nn.Conv2d(3, 4, 1), norm))
 
 

@@ -89,8 +89,12 @@ def test_conv_depthwise_conv_computes_the_same_and_all_ranges_meet(seed):
 
 
 def disturbed() -> tuple[nn.Module, torch.Tensor]:
-    """A network with one channel of each value a hundred times as large, and read by a hundredth: the same function."""
-    model, x = nn.Sequential(*(nn.Conv2d(8, 8, 1) if i % 2 == 0 else nn.ReLU() for i in range(5))), torch.randn(4, 8, 4, 4)
+    """A network with one channel of each value a hundred times as large, and read by a hundredth: the same
+    function."""
+    model, x = (
+        nn.Sequential(*(nn.Conv2d(8, 8, 1) if i % 2 == 0 else nn.ReLU() for i in range(5))),
+        torch.randn(4, 8, 4, 4),
+    )
     for first, second in ((model[0], model[2]), (model[2], model[4])):
         first.weight[3] *= 100
         first.bias[3] *= 100

@@ -2,9 +2,10 @@
 
 `python tools/bench_accuracy.py --network resnet20 --only w4a4`
 
-A row is a network, the data it is tested on, a method and a number of bits. It is written to a file of JSON lines as
-soon as it is known, with the seed, the seconds and the float network's accuracy on the same pictures; a row that is
-there already is not measured again. To add a method, write a function `Task -> network` and name it in METHODS.
+A row is a network, the data it is tested on, a method and a number of bits. It is written to a file of JSON
+lines as soon as it is known, with the seed, the seconds and the float network's accuracy on the same
+pictures; a row that is there already is not measured again. To add a method, write a function `Task ->
+network` and name it in METHODS.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ class Task:
         spec = replace(qconfig.weight, observer=weight)
         return replace(qconfig, weight=replace(spec, granularity=PerTensor()) if per_tensor else spec)
 
-    def prepared(self, *observers: str, per_tensor: bool = False, equalize: bool = False, batches=None) -> Prepared:
+    def prepared(
+        self, *observers: str, per_tensor: bool = False, equalize: bool = False, batches=None
+    ) -> Prepared:
         """Prepared and calibrated."""
         qconfig = self.qconfig(*observers, per_tensor=per_tensor)
         prepared = qlab.prepare(self.network, qconfig, self.calibration[0][0][:1], equalize=equalize)
@@ -130,14 +133,24 @@ def main(words: Sequence[str] | None = None) -> int:
         return 1
     if args.images:
         test = test.sample(min(args.images, len(test)))
-    about = {"network": args.network, "weights": weights_of(network), "data": test.source, "split": test.split}
+    about = {
+        "network": args.network,
+        "weights": weights_of(network),
+        "data": test.source,
+        "split": test.split,
+    }
     about.update(images=len(test), seed=args.seed)
     chosen = [(method, bits) for bits in args.bits for method in METHODS if selected(method, bits, args.only)]
     rows = read(args.rows)
     for method, bits in (bar := tqdm(chosen, leave=False)):
         bar.set_description(f"{args.network} {bits} {method}")
         if find(rows, {**about, "method": method, "bits": bits}) is None:
-            row = measure(Task(network, bits, train, args.seed), method, test, float_accuracy(rows, about, network, test))
+            row = measure(
+                Task(network, bits, train, args.seed),
+                method,
+                test,
+                float_accuracy(rows, about, network, test),
+            )
             rows.append({**about, **row})
             append(args.rows, rows[-1])
     print(table([row for row in rows if row["network"] == args.network and row["split"] == args.split]))
@@ -148,11 +161,15 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", default="resnet20", help="resnet20 (default), mobilenet_v2 or vgg")
     parser.add_argument("--data", default="cifar10", choices=["cifar10", "shapes10"], help="default: cifar10")
-    parser.add_argument("--split", default="test", choices=["test", "validation"], help="validation: for trials")
+    parser.add_argument(
+        "--split", default="test", choices=["test", "validation"], help="validation: for trials"
+    )
     parser.add_argument("--bits", nargs="+", default=BITS, help=f"default: {' '.join(BITS)}")
     parser.add_argument("--only", nargs="+", metavar="METHOD", help=f"of: {'; '.join(METHODS)}")
     parser.add_argument("--images", type=int, help="so many of the split's pictures (default: all)")
-    parser.add_argument("--seed", type=int, default=0, help="of calibration pictures and of rounding (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of calibration pictures and of rounding (default: 0)"
+    )
     parser.add_argument("--rows", type=Path, default=Path("runs/accuracy.jsonl"), help="default: %(default)s")
     args = parser.parse_args(words)
     unknown = [word for word in args.only or () if word not in METHODS and word not in args.bits]
@@ -168,14 +185,19 @@ def selected(method: str, bits: str, only: Sequence[str] | None) -> bool:
 
 
 def measure(task: Task, method: str, test: qlab.data.Dataset, float_top1: float) -> dict:
-    """One row: the accuracy of a method, and the seconds it took to make the network (cpu: those of all cores)."""
+    """One row: the accuracy of a method, and the seconds (cpu: of all cores) to make the network."""
     torch.manual_seed(task.seed)
     start, cpu = time.perf_counter(), time.process_time()
     network = METHODS[method](task)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     top1 = qlab.evaluate(network, test, batch=250, progress=False)
     row = {"method": method, "bits": task.bits, "top1": round(top1, 2), "fp32": round(float_top1, 2)}
-    return {**row, "drop": round(float_top1 - top1, 2), "seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1)}
+    return {
+        **row,
+        "drop": round(float_top1 - top1, 2),
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(cpu, 1),
+    }
 
 
 def float_accuracy(rows: list[dict], about: dict, network: nn.Module, test: qlab.data.Dataset) -> float:
@@ -214,9 +236,11 @@ def append(path: Path, row: dict) -> None:
 
 def table(rows: list[dict]) -> str:
     """The rows as a Markdown table."""
-    names = ("network", "bits", "method", "top1", "drop", "fp32", "images", "data", "seed", "seconds", "cpu_seconds")
+    names = "network bits method top1 drop fp32 images data seed seconds cpu_seconds".split()
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    return "\n".join([*lines, *("| " + " | ".join(str(row.get(name, "")) for name in names) + " |" for row in rows)])
+    return "\n".join(
+        [*lines, *("| " + " | ".join(str(row.get(name, "")) for name in names) + " |" for row in rows)]
+    )
 
 
 if __name__ == "__main__":

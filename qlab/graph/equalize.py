@@ -1,10 +1,10 @@
 """Cross-layer equalization: the same function with weights whose channels have about the same range.
 
-Where only a positively homogeneous function f (relu, pooling) stands between two layers, a channel can be made
-smaller in the first and larger in the second by the same factor: W2 f(W1 x) = (W2 S) f(S^-1 W1 x). With one scale for
-a whole tensor, a channel whose weights are a hundredth of the others' would round to zero; equalized, it does not.
-Source: Nagel, van Baalen, Blankevoort, Welling, "Data-Free Quantization Through Weight Equalization and Bias
-Correction" (ICCV 2019), sections 4.1 (ranges) and 4.1.3 (high biases).
+Where only a positively homogeneous function f (relu, pooling) stands between two layers, a channel can be
+made smaller in the first and larger in the second by the same factor: W2 f(W1 x) = (W2 S) f(S^-1 W1 x). With
+one scale for a whole tensor, a channel whose weights are a hundredth of the others' would round to zero;
+equalized, it does not. Source: Nagel, van Baalen, Blankevoort, Welling, "Data-Free Quantization Through
+Weight Equalization and Bias Correction" (ICCV 2019), sections 4.1 (ranges) and 4.1.3 (high biases).
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class Pair:
 def equalize(network: fx.GraphModule) -> fx.GraphModule:
     """Equalize the channels of every :func:`pairs` of layers, then absorb high biases; in place.
 
-    ``network`` is traced and its BatchNorms are folded. What it computes stays the same but for two things: the relu6
-    inside a pair is replaced by relu, as in the paper (a cut at 6 is not homogeneous), and a high bias is absorbed as
-    if the few values below its threshold were not there.
+    ``network`` is traced and its BatchNorms are folded. What it computes stays the same but for two things:
+    the relu6 inside a pair is replaced by relu, as in the paper (a cut at 6 is not homogeneous), and a high
+    bias is absorbed as if the few values below its threshold were not there.
     """
     found = pairs(network)
     for pair in found:
@@ -82,7 +82,7 @@ def pairs(network: fx.GraphModule) -> list[Pair]:
 
 
 def _keeps_channels_apart(pair: Pair) -> bool:
-    """Does each input of the second layer belong to one channel of the first? A flatten makes several of one."""
+    """Does each input of the second layer belong to one channel of the first?"""
     if isinstance(pair.first, nn.Linear) or isinstance(pair.second, nn.Conv2d):
         return type(pair.first) is type(pair.second) and "flatten" not in pair.kinds
     flattens = [node for node in pair.between if kind_of(node) == "flatten"]
@@ -92,11 +92,12 @@ def _keeps_channels_apart(pair: Pair) -> bool:
 
 @torch.no_grad()
 def equalize_pair(first: Layer, second: Layer) -> float:
-    """Give each channel between two layers the same largest weight on both sides; returns the largest change of a factor.
+    """Give each channel the same largest weight in two layers; returns the largest change of a factor.
 
-    The paper's equation 11: s = sqrt(r1 / r2), where r1 and r2 are a channel's largest weight in the first and in the
-    second layer; the first is divided by s, bias included, and the second multiplied. A channel that is zero in one of
-    the two (or next to it, :data:`DEAD`) is left as it is: to blow it up would blow up its bias too.
+    The paper's equation 11: s = sqrt(r1 / r2), where r1 and r2 are a channel's largest weight in the first
+    and in the second layer; the first is divided by s, bias included, and the second multiplied. A channel
+    that is zero in one of the two (or next to it, :data:`DEAD`) is left as it is: to blow it up would blow up
+    its bias too.
 
     >>> first, second = nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False)
     >>> first.weight.data, second.weight.data = torch.tensor([[8.0, 1], [0, 1]]), torch.tensor([[0.5, 4.0]])
@@ -115,13 +116,14 @@ def equalize_pair(first: Layer, second: Layer) -> float:
 
 @torch.no_grad()
 def absorb_high_bias(first: Layer, second: Layer) -> Tensor:
-    """Move what every value of a channel has in common over a relu into the second layer's bias; returns how much.
+    """Move what all values of a channel have in common over a relu into the second bias; returns how much.
 
-    With BatchNorm's mean and standard deviation of the first layer's output, nearly all its values (99.87 % of a
-    normal distribution) lie above c = max(0, mean - 3 * std), where relu(x) - c = relu(x - c) (the paper's equation
-    13). So the first bias gives c away, W2 c is added to the second, and the values in between need a smaller range.
-    Nothing moves (None) without BatchNorm's statistics, nor where the second layer pads with zeros, which stand for
-    real zeros and not for c: the paper overlooks those, on small pictures they are many.
+    With BatchNorm's mean and standard deviation of the first layer's output, nearly all its values (99.87 %
+    of a normal distribution) lie above c = max(0, mean - 3 * std), where relu(x) - c = relu(x - c) (the
+    paper's equation 13). So the first bias gives c away, W2 c is added to the second, and the values in
+    between need a smaller range. Nothing moves (None) without BatchNorm's statistics, nor where the second
+    layer pads with zeros, which stand for real zeros and not for c: the paper overlooks those, on small
+    pictures they are many.
     """
     padding = getattr(second, "padding", 0)
     if not hasattr(first, "output_mean") or padding not in (0, (0, 0)) or first.bias is None:
@@ -135,7 +137,7 @@ def absorb_high_bias(first: Layer, second: Layer) -> Tensor:
 
 
 def through(layer: Layer, weight: Tensor, channels: Tensor) -> Tensor:
-    """What a layer with this weight gives for an input that is one constant a channel (borders not counted)."""
+    """What a layer with this weight gives for an input of one constant a channel, away from borders."""
     groups = getattr(layer, "groups", 1)
     rows = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1).sum(3)
     inputs = channels.repeat_interleave(_inputs(layer) // len(channels)).reshape(groups, -1, 1)
@@ -162,7 +164,7 @@ def _multiply_inputs(layer: Layer, factor: Tensor) -> None:
 
 
 def _by_inputs(layer: Layer, channels: int) -> Tensor:
-    """The weight as (groups, outputs a group, inputs a group, kernel): group and third axis count the inputs."""
+    """The weight as (groups, outputs a group, inputs a group, kernel)."""
     groups = getattr(layer, "groups", 1)
     return layer.weight.reshape(groups, layer.weight.shape[0] // groups, layer.weight.shape[1], -1)
 

@@ -1,7 +1,9 @@
-"""BatchNorm folding: at inference a BatchNorm is a scale and a shift a channel, which the layer before it can absorb.
+"""BatchNorm folding: at inference a BatchNorm is a scale and a shift a channel, which the layer before it can
+absorb.
 
-Sources: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"
-(CVPR 2018), section 3.2; Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction" (2019).
+Sources: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+Inference" (CVPR 2018), section 3.2; Nagel et al., "Data-Free Quantization Through Weight Equalization and
+Bias Correction" (2019).
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ def fold_batchnorm(network: fx.GraphModule) -> fx.GraphModule:
     A BatchNorm stays where it is when its input has another reader too, or does not come from such a layer.
     """
     for node in list(network.graph.nodes):
-        if node.op != "call_module" or not isinstance(network.get_submodule(node.target), nn.modules.batchnorm._BatchNorm):
+        if node.op != "call_module" or not isinstance(
+            network.get_submodule(node.target), nn.modules.batchnorm._BatchNorm
+        ):
             continue
         before = node.args[0]
         if kind_of(before) not in ("conv", "linear") or len(before.users) > 1 or _called_twice(before):
@@ -33,11 +37,12 @@ def fold_batchnorm(network: fx.GraphModule) -> fx.GraphModule:
 
 @torch.no_grad()
 def fold_layer(layer: nn.Conv2d | nn.Linear, norm: nn.Module) -> None:
-    """w <- w * g,  b <- (b - mean) * g + beta  with  g = gamma / sqrt(variance + eps), one a channel; in place.
+    """w <- w * g,  b <- (b - mean) * g + beta  with  g = gamma / sqrt(variance + eps), one a channel; in
+    place.
 
-    What the BatchNorm knew is kept: over the training pictures, each channel that the layer now gives has mean beta
-    and standard deviation abs(gamma). They become its buffers ``output_mean`` and ``output_std``, outside of the
-    state dict, for the methods that need no data (Nagel et al. 2019).
+    What the BatchNorm knew is kept: over the training pictures, each channel that the layer now gives has
+    mean beta and standard deviation abs(gamma). They become its buffers ``output_mean`` and ``output_std``,
+    outside of the state dict, for the methods that need no data (Nagel et al. 2019).
 
     >>> conv, norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4).eval()
     >>> x = torch.randn(1, 3, 8, 8)
@@ -47,7 +52,9 @@ def fold_layer(layer: nn.Conv2d | nn.Linear, norm: nn.Module) -> None:
     True
     """
     if norm.running_var is None:
-        raise ValueError("this BatchNorm keeps no running statistics (track_running_stats=False): it cannot be folded")
+        raise ValueError(
+            "this BatchNorm keeps no running statistics (track_running_stats=False): it cannot be folded"
+        )
     gain = (norm.running_var + norm.eps).rsqrt()
     if norm.weight is not None:
         gain = gain * norm.weight
@@ -58,7 +65,9 @@ def fold_layer(layer: nn.Conv2d | nn.Linear, norm: nn.Module) -> None:
     layer.weight.mul_(gain.reshape(-1, *[1] * (layer.weight.ndim - 1)))
     layer.bias = nn.Parameter(bias)
     one, zero = torch.ones_like(gain), torch.zeros_like(gain)
-    std, mean = (default if kept is None else kept for kept, default in ((norm.weight, one), (norm.bias, zero)))
+    std, mean = (
+        default if kept is None else kept for kept, default in ((norm.weight, one), (norm.bias, zero))
+    )
     layer.register_buffer("output_mean", mean.detach().clone(), persistent=False)
     layer.register_buffer("output_std", std.detach().abs(), persistent=False)
 

@@ -1,4 +1,5 @@
-"""The float and the quantized network side by side, layer by layer, for methods that mend one layer after the other."""
+"""The float and the quantized network side by side, layer by layer, for methods that mend one layer after the
+other."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from qlab.graph.trace import kind_of, name_of
 class Stop:
     """A layer whose turn it is: what it sees in the quantized network, and what it gave in the float one.
 
-    ``inputs`` and ``targets`` have one tensor a batch. All layers before it are quantized, and mended already.
+    ``inputs`` and ``targets`` have one tensor a batch. All layers before it are quantized, and mended
+    already.
     """
 
     name: str
@@ -31,9 +33,10 @@ class Stop:
 def walk(prepared: Prepared, batches: Iterable) -> Iterator[Stop]:
     """Stop at each layer of ``prepared`` with quantized weights, in the order in which they run.
 
-    ``batches`` yield x or (x, y). Whoever walks may change the layer's weight and bias at its stop; what comes after
-    sees the changed layer. One pass, since the values of all pictures are kept until nobody needs them: at most a few
-    layers' at a time. Raises ValueError when there is no batch, RuntimeError before calibration.
+    ``batches`` yield x or (x, y). Whoever walks may change the layer's weight and bias at its stop; what
+    comes after sees the changed layer. One pass, since the values of all pictures are kept until nobody needs
+    them: at most a few layers' at a time. Raises ValueError when there is no batch, RuntimeError before
+    calibration.
     """
     pictures = [batch[0] if isinstance(batch, (tuple, list)) else batch for batch in batches]
     if not pictures:
@@ -63,13 +66,15 @@ def walk(prepared: Prepared, batches: Iterable) -> Iterator[Stop]:
 
 
 def as_float(prepared: Prepared) -> fx.GraphModule:
-    """A copy of the network without any rounding, with the weights and biases from before they were mended."""
+    """A copy of the network without any rounding, with the weights from before they were mended."""
     network = copy.deepcopy(prepared.network)
     for module in network.modules():
         if isinstance(module, (FakeQuantizer, GridQuantizer)):
             module.mode = "off"
         elif hasattr(module, "original"):
-            module.weight.data, bias = (None if t is None else t.to(module.weight.device) for t in module.original)
+            module.weight.data, bias = (
+                None if t is None else t.to(module.weight.device) for t in module.original
+            )
             module.bias = None if bias is None else nn.Parameter(bias)
     return network
 
@@ -80,13 +85,21 @@ def original(layer: nn.Conv2d | nn.Linear) -> tuple[Tensor, Tensor | None]:
     So a method may be applied twice, or after another one, and still compare with the float network.
     """
     if not hasattr(layer, "original"):
-        layer.original = layer.weight.detach().clone(), None if layer.bias is None else layer.bias.detach().clone()
+        layer.original = (
+            layer.weight.detach().clone(),
+            None if layer.bias is None else layer.bias.detach().clone(),
+        )
     return layer.original
 
 
 @torch.no_grad()
-def _run(runner: fx.Interpreter, node: fx.Node, values: dict, pictures: list[Tensor], done: list[fx.Node]) -> list:
-    """What ``node`` gives for each batch; the values of ``done``, which nobody else reads, go as soon as they are used."""
+def _run(
+    runner: fx.Interpreter, node: fx.Node, values: dict, pictures: list[Tensor], done: list[fx.Node]
+) -> list:
+    """What ``node`` gives for each batch.
+
+    The values of ``done``, which nobody else reads, go as soon as they are used.
+    """
     if node.op == "placeholder":
         return list(pictures)
     outputs = []
