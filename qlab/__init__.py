@@ -23,7 +23,8 @@ from qlab.train import evaluate
 
 __version__ = "0.1.0"
 
-_LATER = ("bench", "course", "data", "datafree", "models", "qat")  # loaded when first used: they bring more than torch
+# loaded when first used: they bring more than torch
+_LATER = ("analysis", "bench", "course", "data", "datafree", "models", "qat")
 
 __all__ = [
     "PerChannel", "PerGroup", "PerTensor", "QConfig", "QParams", "QuantSpec", "adaround", "calibrate", "choose_qparams",
