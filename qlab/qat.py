@@ -112,7 +112,14 @@ def fit(
 
 
 def train(
-    network: nn.Module, preset: str, train: Dataset, validation: Dataset, plan: loop.Plan = PLAN, *, folder: Path, **options
+    network: nn.Module,
+    preset: str,
+    train: Dataset,
+    validation: Dataset,
+    plan: loop.Plan = PLAN,
+    *,
+    folder: Path,
+    **options,
 ) -> tuple[Prepared, list[dict]]:
     """Prepare, calibrate and train a float network, which also is the teacher: what `qlab train --qat` does.
 
@@ -126,10 +133,10 @@ def train(
 
 
 def start(prepared: Prepared, batches: Iterable[Tensor], method: str = "lsq") -> Prepared:
-    """Give a calibrated network what it learns with: grids that move, and a BatchNorm behind each convolution.
+    """Give a calibrated network what it learns with: grids that move, and each convolution's BatchNorm again.
 
-    A BatchNorm is set to change nothing at first, by what 8 of the ``batches`` (x) show of each channel. It is put
-    behind every convolution, also one that had none. Returns ``prepared``.
+    That is set to change nothing at first, by what 8 of the ``batches`` (x) show of each channel: the one that was
+    folded need no longer fit, after equalization, bias correction or AdaRound. Returns ``prepared``.
     """
     if method not in METHODS:
         raise ValueError(f"method {method!r}: expected one of {', '.join(METHODS)}")
@@ -140,6 +147,8 @@ def start(prepared: Prepared, batches: Iterable[Tensor], method: str = "lsq") ->
     for _, quantizer in prepared.quantizers():
         if type(quantizer) is FakeQuantizer:
             _let_learn(quantizer, method, id(quantizer) in weights)
+    for _, layer in prepared.weighted():
+        vars(layer).pop("original", None)  # what bias correction and AdaRound compare with: it moves from now on
     for layer, (mean, variance) in moments.items():
         layer.__class__ = NormalizedConv2d
         layer.norm = nn.BatchNorm2d(len(mean), device=mean.device)
@@ -201,7 +210,7 @@ class NormalizedConv2d(QuantConv2d):
 
 
 class LearnedQuantizer(FakeQuantizer):
-    """A fake-quantizer whose scale learns, and its zero point where 0 is inside the range (see :class:`LearnedStep`)."""
+    """A fake-quantizer whose scale learns, and its zero point where 0 is inside the range: :class:`LearnedStep`."""
 
     pact = False
     of_weight = False
@@ -334,7 +343,8 @@ def _channel_moments(prepared: Prepared, batches: Iterable[Tensor]) -> dict[Quan
         new = torch.stack([y.mean((0, 2, 3)), y.square().mean((0, 2, 3)), torch.ones_like(y[0, :, 0, 0])])
         sums[layer] = sums.get(layer, 0) + new
 
-    layers = [layer for _, layer in prepared.weighted() if type(layer) is QuantConv2d]
+    had_batchnorm = [layer for _, layer in prepared.weighted() if hasattr(layer, "output_mean")]
+    layers = [layer for layer in had_batchnorm if type(layer) is QuantConv2d]
     hooks = [layer.register_forward_hook(watch) for layer in layers]
     device = next(prepared.parameters()).device
     prepared.eval()

@@ -158,6 +158,21 @@ def test_starting_and_finishing_changes_nothing_that_the_network_says(network):
     assert torch.equal(prepared(x), during)
 
 
+def test_a_network_without_batchnorm_gets_none():
+    bare = nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    prepared = qat.start(calibrated(bare), [next(stripes(32).batches(32))[0]])
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in prepared.modules())
+    qat.fit(calibrated(bare), stripes(32), None, replace(PLAN, epochs=1), progress=False)
+
+
+def test_bias_correction_after_training_compares_with_the_trained_weights(network):
+    prepared = qlab.correct_bias(calibrated(network), [next(stripes(32).batches(32))[0]], progress=False)
+    qat.fit(prepared, stripes(64), None, replace(PLAN, epochs=1), progress=False)
+    trained = dict(prepared.weighted())["conv2"].weight.clone()
+    qlab.correct_bias(prepared, [next(stripes(32).batches(32))[0]], progress=False)
+    assert torch.equal(dict(prepared.weighted())["conv2"].original[0], trained)
+
+
 def test_weights_are_rounded_as_the_folded_weights_will_be(network):
     """The convolution in training sees Q(w * g) / g: without the fold it would see Q(w)."""
     prepared = qat.start(calibrated(network), [next(stripes(32).batches(32))[0]]).train()
