@@ -14,6 +14,8 @@ _scratch = tempfile.TemporaryDirectory(prefix="qlab-tests-")
 for _name in ("JUPYTER_CONFIG_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR"):
     os.environ.setdefault(_name, os.path.join(_scratch.name, _name.lower()))
 
+os.environ.setdefault("QLAB_PROGRESS", os.path.join(_scratch.name, "progress.json"))
+
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402

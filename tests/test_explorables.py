@@ -1,4 +1,4 @@
-"""Every panel, driven in plain Python over its whole range: the picture follows, and what goes wrong is shown."""
+"""Every panel, driven in plain Python over its whole range: the picture follows, what goes wrong is shown."""
 
 from __future__ import annotations
 
@@ -31,6 +31,23 @@ def test_the_picture_follows_the_slider(fewer_bits):
     slider.value = 8
     assert fewer_bits.picture.value in frames
     assert fewer_bits.error is None
+
+
+@pytest.mark.parametrize("panel", [
+    explorables.rounding, explorables.formats, lambda: explorables.rounding_errors(torch.randn(500)),
+    lambda: explorables.clipping(torch.rand(500)), lambda: explorables.chosen_limits(torch.randn(500).relu()),
+], ids=["rounding", "formats", "rounding_errors", "clipping", "chosen_limits"])  # fmt: skip
+def test_every_value_of_every_control_is_drawn_and_said(panel):
+    panel = panel()
+    seen = {panel.picture.value}
+    for name, slider in panel.controls.items():
+        steps = round((slider.maximum - slider.minimum) / slider.step)
+        for place in range(0, steps + 1, max(1, steps // 8)):
+            slider.value = slider.minimum + place * slider.step if name != "bits" else round(slider.minimum) + place
+            assert panel.error is None, (name, slider.value)
+            assert panel.figure.finding and panel.figure.alt
+            seen.add(panel.picture.value)
+    assert len(seen) > 6
 
 
 def small_panel(draw) -> explorables.Panel:

@@ -1,4 +1,4 @@
-"""The figures say what the data says, look the same whichever way they were reached, and can be read without colour."""
+"""Figures say what the data says, look the same whichever way they were reached, need no colour vision."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ import torch
 from matplotlib.colors import to_rgb
 from PIL import Image
 
+import qlab
 from qlab.course import banner, plots
 from qlab.data import Dataset, shapes10
 
-COLOURS = {"float": plots.FLOAT, "quantized": plots.QUANTIZED, "error": plots.ERROR, "clipped": plots.CLIPPED}
+COLOURS = {name: getattr(plots, name.upper()) for name in ("float", "quantized", "error", "clipped")}
 
-# What is left of a colour with a kind of cone missing: Machado, Oliveira and Fernandes (2009), severity 1, linear RGB.
+# What is left of a linear RGB colour with a kind of cone missing: Machado et al. (2009), severity 1.
 VISION = {
     "trichromat": np.eye(3),
-    "protanope": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-    "deuteranope": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
-    "tritanope": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+    "protanope": [[0.1523, 1.0526, -0.2049], [0.1145, 0.7863, 0.0992], [-0.0039, -0.0481, 1.0520]],
+    "deuteranope": [[0.3673, 0.8606, -0.2280], [0.2801, 0.6725, 0.0474], [-0.0118, 0.0429, 0.9689]],
+    "tritanope": [[1.2555, -0.0767, -0.1788], [-0.0784, 0.9308, 0.1476], [0.0047, 0.6914, 0.3039]],
 }
 
 
@@ -33,8 +34,8 @@ def linear(colour: str) -> np.ndarray:
 
 def lab(rgb: np.ndarray) -> np.ndarray:
     """CIE L*a*b* of a linear RGB colour: a distance of 2 can just be seen, of 20 not be overlooked."""
-    xyz = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]])
-    x, y, z = np.cbrt(xyz @ rgb.clip(0, 1) / np.array([0.95047, 1, 1.08883]))
+    xyz = np.array([[0.4125, 0.3576, 0.1804], [0.2127, 0.7152, 0.0722], [0.0193, 0.1192, 0.9503]])
+    x, y, z = np.cbrt(xyz @ rgb.clip(0, 1) / xyz.sum(1))
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
@@ -51,9 +52,9 @@ def test_two_meanings_never_look_alike(vision, one, other):
     assert np.linalg.norm(seen[0] - seen[1]) > 20
 
 
-@pytest.mark.parametrize("name, least", [("float", 4.5), ("quantized", 4.5), ("clipped", 4.5), ("error", 3.0)])
-def test_colours_stand_out_from_the_paper(name, least):
-    """Text is written in the first three; `error` is for areas and lines."""
+@pytest.mark.parametrize("name", COLOURS)
+def test_colours_stand_out_from_the_paper(name):
+    least = 3.0 if name == "error" else 4.5  # that one is for areas and lines, not for text
     assert contrast(COLOURS[name], plots.PAPER) >= least
 
 
@@ -130,8 +131,8 @@ def test_a_frame_is_the_whole_figure(moving):
 def test_nothing_sticks_out_of_the_figure(moving, ten):
     for figure in (moving()(2), plots.answers(ten, sure_of(ten.labels), sure_of(ten.labels))):
         figure.draw_without_rendering()
-        shown = [*figure.texts, *(t for ax in figure.axes for t in (*ax.texts, ax.xaxis.label, ax.yaxis.label))]
-        for box in [text.get_window_extent() for text in shown if text.get_text()]:
+        inside = [text for ax in figure.axes for text in (*ax.texts, ax.xaxis.label, ax.yaxis.label)]
+        for box in [text.get_window_extent() for text in (*figure.texts, *inside) if text.get_text()]:
             assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
 
 
@@ -158,3 +159,79 @@ def test_the_banner_says_which_pictures_a_lesson_runs_on(ten):
     assert said.startswith("**Pictures: shapes10** (10 in the validation split; 10 classes: circle, ")
     assert "qlab.data.cifar10()" in said
     assert "qlab.data.cifar10()" not in banner(replace(ten, source="CIFAR-10, JPEG copy")).data
+
+
+# --- lesson 1
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("shift", [0.0, 0.3, 0.5, 0.9])
+def test_rounding_is_off_by_half_a_step_at_most_wherever_the_grid_stands(bits, shift):
+    figure = plots.rounding()(bits, shift)
+    step = 2 / (2**bits - 1)
+    above, below = figure.axes
+    stairs, error = above.lines[1].get_ydata(), below.lines[0].get_ydata()
+    assert np.abs(error).max() <= step / 2 + 1e-9
+    assert len(above.collections[0].get_segments()) == 2**bits >= len(np.unique(stairs))
+    assert np.allclose(above.lines[0].get_ydata() - stairs, error)
+    assert ("0 is on the grid" in figure.finding) is (shift == 0)
+    assert f"largest error {np.abs(error).max():.3f}" in figure.finding
+
+
+def test_errors_are_evenly_spread_while_steps_are_small_and_not_with_two_bits():
+    draw = plots.rounding_errors(torch.randn(20_000, generator=torch.Generator().manual_seed(1)))
+    assert "8 bits: mean squared error 1.0" in draw(8).finding
+    heights = [bar.get_height() for bar in draw(8).axes[0].patches]
+    assert len(heights) == 20 and 0.85 < min(heights) and max(heights) < 1.15
+    assert "mean squared error 1.0" not in draw(2).finding
+
+
+@pytest.mark.parametrize("number", [0.3, -1.0, 0.0, 4.5, -5.0, 1e-3])
+def test_formats_store_what_the_formats_store(number):
+    texts_of = [text.get_text() for text in plots.formats()(number).axes[0].texts]
+    for name, (exponent, fraction, dtype) in plots.FORMATS.items():
+        bits = "".join(texts_of[texts_of.index(name) + 1 :][:3]).replace(" ", "")
+        sign, power, rest = int(bits[0]), int(bits[1 : 1 + exponent], 2), int(bits[1 + exponent :], 2)
+        bias = 2 ** (exponent - 1) - 1
+        size = (1 + rest / 2**fraction) * 2.0 ** (power - bias) if power else rest / 2**fraction * 2.0 ** (1 - bias)
+        assert (-1) ** sign * size == torch.tensor(number).to(dtype).double()
+        assert f"{name} stores {torch.tensor(number).to(dtype).double().item():.7g}" in plots.formats()(number).alt
+    code = int("".join(texts_of[texts_of.index("int8") + 1 :][:3]).replace(" ", ""), 2)
+    assert code - 256 * (code > 127) == max(-128, min(127, round(number * 32)))
+
+
+# --- lesson 2
+
+
+@pytest.fixture(scope="module")
+def activations() -> torch.Tensor:
+    return torch.randn(20_000, generator=torch.Generator().manual_seed(2)).relu() ** 1.5
+
+
+def test_rounding_and_clipping_add_up_and_the_title_knows_the_best_limit(activations):
+    draw = plots.clipping(activations)
+    figure = draw(4, 50)
+    limits, rounding = figure.axes[1].lines[0].get_data()
+    clipped, both = (line.get_ydata() for line in figure.axes[1].lines[1:3])
+    assert np.allclose(rounding + clipped, both, rtol=1e-4, atol=1e-10)
+    assert (np.diff(clipped) <= 1e-12).all()
+    assert f"least at {limits[both.argmin()]:.2f}" in figure.finding
+    half = activations.max() / 2
+    error = (qlab.fake_quantize(activations, qlab.choose_qparams(0.0, half, 4)) - activations).square().mean()
+    assert figure.axes[1].lines[3].get_ydata()[0] == pytest.approx(error.item(), rel=1e-4)
+    best = {bits: float(draw(bits, 100).finding.split("least at ")[1]) for bits in (2, 4, 8)}
+    assert best[2] < best[4] < best[8]
+
+
+def test_the_limits_are_those_of_the_observers_and_the_mse_is_best(activations):
+    figure = plots.chosen_limits(activations)(3)
+    minmax, percentile, entropy, mse = figure.axes[1].lines[0].get_xdata()
+    assert minmax == pytest.approx(float(activations.max()), rel=1e-3)
+    assert mse < percentile < minmax
+
+    def error(limit):
+        grid = qlab.choose_qparams(0.0, float(limit), 3)
+        return (qlab.fake_quantize(activations, grid) - activations).square().mean()
+
+    assert error(mse) == min(error(limit) for limit in (minmax, percentile, entropy, mse))
+    assert f"MSE clips at {mse:.2f}" in figure.finding and f"percentile 99.99 at {percentile:.2f}" in figure.alt

@@ -1,8 +1,11 @@
 """notebooks/source/*.py (jupytext's percent format) -> notebooks/*.ipynb, executed: `make notebooks`.
 
-The same source gives the same file. What would differ from one run to the next is left out (widget models, times of
-execution, versions) or, where it is what the lesson is about (a cell tagged `timing`), kept from the last build as
-long as nothing else in the notebook has changed. A warning stops the build: a student should never see one.
+A cell tagged `exercise` holds a `check("1.1", f)`. In the lesson f's stub is put before it; in notebooks/solutions/,
+which has a second copy of each lesson with exercises, f's solution is.
+
+The same source gives the same file. What would differ from one run to the next is left out (widget models,
+times of execution, versions) or, where it is what the lesson is about (a cell tagged `timing`), kept from the
+last build as long as nothing else in the notebook has changed. A warning stops the build.
 """
 
 from __future__ import annotations
@@ -11,7 +14,9 @@ import argparse
 import copy
 import hashlib
 import os
+import re
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -20,6 +25,8 @@ import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
+from qlab.course import exercises
+
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
@@ -27,6 +34,7 @@ METADATA = {
 }
 WIDGET = "application/vnd.jupyter.widget-view+json"
 CELL_SECONDS = 120
+CHECK = re.compile(r'check\("(\d+\.\d+)", \w+\)$')
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -35,9 +43,18 @@ def main(arguments: list[str] | None = None) -> None:
     names = parser.parse_args(arguments).names
     for source in sorted((FOLDER / "source").glob("*.py")):
         if not names or source.stem in names:
-            start = time.perf_counter()
-            verb = "written" if build(source, FOLDER / f"{source.stem}.ipynb") else "as it was"
-            print(f"{source.stem}: {verb}, {time.perf_counter() - start:.0f} s", flush=True)
+            for target in targets(source):
+                start = time.perf_counter()
+                verb = "written" if build(source, target) else "as it was"
+                name = target.relative_to(FOLDER).with_suffix("")
+                print(f"{name}: {verb}, {time.perf_counter() - start:.0f} s", flush=True)
+
+
+def targets(source: Path) -> list[Path]:
+    """The notebooks that come from ``source``: the lesson, and the solved lesson when there is something to solve."""
+    name = f"{source.stem}.ipynb"
+    folder = source.parent.parent
+    return [folder / name, folder / "solutions" / name] if 'tags=["exercise"]' in source.read_text("utf-8") else [folder / name]
 
 
 def build(source: Path, target: Path) -> bool:
@@ -45,7 +62,8 @@ def build(source: Path, target: Path) -> bool:
 
     Raises RuntimeError when a cell warns, and what nbclient raises when one fails.
     """
-    notebook = execute(read(source), target.parent)
+    target.parent.mkdir(exist_ok=True)
+    notebook = execute(read(source, solved=target.parent.name == "solutions"), target.parent)
     if target.exists() and without_timings(nbformat.read(target, as_version=4)) == without_timings(notebook):
         return False
     part = target.with_suffix(".part")
@@ -54,18 +72,22 @@ def build(source: Path, target: Path) -> bool:
     return True
 
 
-def read(source: Path) -> NotebookNode:
-    """The notebook that ``source`` describes, without outputs. A cell's id follows from its text."""
+def read(source: Path, solved: bool = False) -> NotebookNode:
+    """The notebook that ``source`` describes, without outputs. A cell's id follows from its text in ``source``."""
     written = jupytext.read(source, fmt="py:percent")
     notebook = nbformat.v4.new_notebook(metadata=copy.deepcopy(METADATA))
     seen: set[str] = set()
     for cell in written.cells:
         make = nbformat.v4.new_code_cell if cell.cell_type == "code" else nbformat.v4.new_markdown_cell
-        tags = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
+        tags = {"tags": list(cell.metadata["tags"])} if cell.metadata.get("tags") else {}
         name = hashlib.sha256(cell.source.encode()).hexdigest()[:8]
         while name in seen:  # the same text twice
             name += "x"
         seen.add(name)
+        if "exercise" in tags.get("tags", []):
+            task = exercises.exercise(CHECK.match(cell.source)[1])
+            cell.source = f"{task.source if solved else task.stub}\n\n\n{cell.source}"
+            tags["tags"].append("nbval-check-output")
         notebook.cells.append(make(cell.source, metadata=tags, id=name))
     return notebook
 
@@ -75,7 +97,7 @@ def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
     client = NotebookClient(
         notebook, timeout=CELL_SECONDS, kernel_name="python3", record_timing=False, store_widget_state=False,
         resources={"metadata": {"path": str(folder)}},
-        extra_arguments=["--IPKernelApp.log_level=40"],  # it warns in the terminal of a network that is this machine
+        extra_arguments=["--IPKernelApp.log_level=40"],  # else it warns of a network that is this machine
     )  # fmt: skip
     client.execute()
     notebook.metadata = nbformat.from_dict(METADATA)
@@ -92,7 +114,7 @@ def clean(cell: NotebookNode) -> list[NotebookNode]:
     for output in cell.outputs:
         if output.output_type == "stream":
             if output.name == "stderr":
-                raise RuntimeError(f"a cell warns, and students would see it:\n{cell.source}\n---\n{output.text}")
+                raise RuntimeError(f"a cell warns, and students would see it:\n{cell.source}\n{output.text}")
             if outputs and outputs[-1].output_type == "stream":
                 outputs[-1].text += output.text
                 continue
@@ -113,4 +135,6 @@ def without_timings(notebook: NotebookNode) -> NotebookNode:
 
 if __name__ == "__main__":
     os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")
-    sys.exit(main())
+    with tempfile.TemporaryDirectory() as folder:  # what is solved here is no student's progress
+        os.environ["QLAB_PROGRESS"] = os.path.join(folder, "progress.json")
+        sys.exit(main())

@@ -1,4 +1,4 @@
-"""What the notebooks use, and nothing else does: the figures (``plots``) and the panels around them (``explorables``)."""
+"""What the notebooks use, and nothing else does: figures (``plots``) and panels around them (``explorables``)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["banner"]
 
 
 def banner(data: Dataset) -> Markdown:
-    """Which pictures a lesson runs on, for its first cell to show: every number below it was measured on these.
+    """Which pictures a lesson runs on, for its first cell to show: all below was measured on these.
 
     >>> from qlab.data import shapes10
     >>> print(banner(shapes10("validation")).data)
@@ -18,8 +18,7 @@ def banner(data: Dataset) -> Markdown:
     """
     first, second, *_, last = data.classes
     classes = f"{len(data.classes)} classes: {first}, {second}, ..., {last}"
-    stands_in = " These drawn shapes stand in for CIFAR-10. To fetch it, run `qlab.data.cifar10()`; then restart the kernel."
-    return Markdown(
-        f"**Pictures: {data.source}** ({len(data):,} in the {data.split} split; {classes})"
-        + (stands_in if data.source.startswith("shapes10") else "")
-    )
+    words = f"**Pictures: {data.source}** ({len(data):,} in the {data.split} split; {classes})"
+    if data.source.startswith("shapes10"):
+        words += " stand in for CIFAR-10. To fetch that, run `qlab.data.cifar10()`; then restart the kernel."
+    return Markdown(words)

@@ -1,7 +1,7 @@
 """Panels: controls around a figure that follows them.
 
-A panel shows a JPEG that the kernel draws anew for each value, not a canvas and not an output area: `interact` and
-`Output` hang nbclient and swallow a callback's exception, while this can be driven and checked in plain Python.
+A panel shows a JPEG that the kernel draws anew for each value, and no output area: `interact` and `Output`
+hang nbclient and swallow a callback's exception, while this can be driven and checked in plain Python.
 """
 
 from __future__ import annotations
@@ -40,13 +40,14 @@ class Slider(anywidget.AnyWidget):
 class Panel(ipywidgets.VBox):
     """Controls, below them the figure that ``draw`` gives for their values, below that the figure in words.
 
-    ``draw`` is called with the controls' values by name and returns a :class:`qlab.course.plots.Figure`. What it
-    raises stands in the panel instead of the words, until a redraw succeeds; ``error`` holds it.
+    ``draw`` is called with the controls' values by name and returns a :class:`qlab.course.plots.Figure`. What
+    it raises stands in the panel instead of the words, until a redraw succeeds; ``error`` holds it.
     """
 
     def __init__(self, draw: Callable[..., plots.Figure], **controls: ipywidgets.DOMWidget) -> None:
         self.draw, self.controls, self.error = draw, controls, None
-        self.picture = ipywidgets.Image(format="jpeg", layout={"max_width": "100%", "align_self": "flex-start"})
+        in_its_own_size = {"max_width": "100%", "align_self": "flex-start"}
+        self.picture = ipywidgets.Image(format="jpeg", layout=in_its_own_size)
         self.words = ipywidgets.HTML()
         self.figure = self._redraw()  # an error in the first view is the cell's own
         super().__init__([*controls.values(), self.picture, self.words])
@@ -77,7 +78,40 @@ class Panel(ipywidgets.VBox):
 def fewer_bits(
     pictures: Dataset, said: Mapping[int, Tensor], accuracy: Mapping[int, float], float_accuracy: float
 ) -> Panel:
-    """Drag the number of bits: the answers of the network, and how many of them are right. Arguments as in plots."""
-    draw = plots.fewer_bits(pictures, said, accuracy, float_accuracy)
-    slider = Slider(label="bits of weights and activations", value=max(said), minimum=min(said), maximum=max(said))
-    return Panel(draw, bits=slider)
+    """Drag the number of bits: the network's answers, and how many are right. Arguments as in ``plots``."""
+    most, least = max(said), min(said)
+    slider = Slider(label="bits of weights and activations", value=most, minimum=least, maximum=most)
+    return Panel(plots.fewer_bits(pictures, said, accuracy, float_accuracy), bits=slider)
+
+
+def rounding() -> Panel:
+    """Drag the bits, and the grid up and down: what rounding makes of a sine."""
+    return Panel(
+        plots.rounding(),
+        bits=Slider(label="bits", value=3, minimum=2, maximum=8),
+        shift=Slider(label="grid moved by (steps)", value=0, minimum=0, maximum=0.9, step=0.1),
+    )
+
+
+def rounding_errors(values: Tensor) -> Panel:
+    """Drag the bits: how the errors of ``values`` are spread over a step."""
+    return Panel(plots.rounding_errors(values), bits=Slider(label="bits", value=8, minimum=2, maximum=10))
+
+
+def formats() -> Panel:
+    """Drag a number: its bits in six formats, and what each of them stores."""
+    return Panel(plots.formats(), number=Slider(label="number", value=0.3, minimum=-5, maximum=5, step=0.05))
+
+
+def clipping(values: Tensor) -> Panel:
+    """Drag the limit of the grid: less clipping means coarser steps."""
+    return Panel(
+        plots.clipping(values),
+        bits=Slider(label="bits", value=4, minimum=2, maximum=8),
+        limit=Slider(label="limit (% of the largest)", value=100, minimum=5, maximum=100),
+    )
+
+
+def chosen_limits(values: Tensor) -> Panel:
+    """Drag the bits: where each observer puts the limit."""
+    return Panel(plots.chosen_limits(values), bits=Slider(label="bits", value=8, minimum=2, maximum=8))

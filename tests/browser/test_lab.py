@@ -1,4 +1,4 @@
-"""Lesson 0 in JupyterLab in a real browser: all cells run, nothing complains, and the slider moves the picture."""
+"""Lesson 0 in JupyterLab in a real browser: all cells run, nothing complains, the slider moves the figure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ QUIET_SETTINGS = {"fetchNews": "false", "checkForUpdates": False}  # a news pop-
 READY = """async () => {
     const app = window.jupyterapp;
     await app.restored;
-    while (!app.shell.currentWidget?.sessionContext?.session?.kernel) await new Promise(done => setTimeout(done, 100));
+    while (!app.shell.currentWidget?.sessionContext?.session?.kernel)
+        await new Promise(done => setTimeout(done, 100));
     const panel = app.shell.currentWidget;
     await panel.context.ready;
     await panel.sessionContext.ready;
@@ -51,8 +52,8 @@ def lab(tmp_path_factory, chromium) -> Iterator[str]:
         "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
     }  # fmt: skip
     command = [
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
-        "--IdentityProvider.token=", "--ServerApp.password=", "--LabApp.expose_app_in_browser=True",
+        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1",
+        f"--port={port}", "--IdentityProvider.token=", "--ServerApp.password=", "--LabApp.expose_app_in_browser=True",
         f"--ServerApp.root_dir={folder / 'lessons'}",
     ]  # fmt: skip
     with open(folder / "log", "w") as log:
