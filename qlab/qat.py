@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 
 METHODS = ("lsq", "pact", "straight_through")
 PLAN = loop.Plan(epochs=15, rate=0.04, weight_decay=1e-4, shrink=0.0)
-TEMPERATURE = 2.0  # softens both networks' answers, so that the unlikely classes teach too (Hinton et al. 2015)
+TEMPERATURE = (
+    2.0  # softens both networks' answers, so that the unlikely classes teach too (Hinton et al. 2015)
+)
 
 
 def qconfig(preset: str) -> QConfig:
@@ -90,7 +92,11 @@ def fit(
     network, ready for qlab.convert; with a ``folder`` (as in qlab.train.fit) it is that of the best epoch.
     Raises RuntimeError before calibration, ValueError for an unknown method or a share outside 0 to 1.
     """
-    shares = {"distillation": distillation, "freeze_ranges": freeze_ranges, "freeze_batchnorm": freeze_batchnorm}
+    shares = {
+        "distillation": distillation,
+        "freeze_ranges": freeze_ranges,
+        "freeze_batchnorm": freeze_batchnorm,
+    }
     for name, share in shares.items():
         if not 0 <= share <= 1:
             raise ValueError(f"{name}={share}: expected a share from 0 to 1")
@@ -148,7 +154,9 @@ def start(prepared: Prepared, batches: Iterable[Tensor], method: str = "lsq") ->
         if type(quantizer) is FakeQuantizer:
             _let_learn(quantizer, method, id(quantizer) in weights)
     for _, layer in prepared.weighted():
-        vars(layer).pop("original", None)  # what bias correction and AdaRound compare with: it moves from now on
+        vars(layer).pop(
+            "original", None
+        )  # what bias correction and AdaRound compare with: it moves from now on
     for layer, (mean, variance) in moments.items():
         layer.__class__ = NormalizedConv2d
         layer.norm = nn.BatchNorm2d(len(mean), device=mean.device)
@@ -289,8 +297,11 @@ class LearnedStep(torch.autograd.Function):
 
 def _dot(a: Tensor, b: Tensor | None, like: Tensor) -> Tensor:
     """The sum of a * b (of a, when b is None) over all that shares one entry of ``like``."""
-    if like.ndim == 0 and b is not None and a.stride() == b.stride() and a.is_contiguous(
-        memory_format=torch.channels_last if a.ndim == 4 else torch.contiguous_format
+    if (
+        like.ndim == 0
+        and b is not None
+        and a.stride() == b.stride()
+        and a.is_contiguous(memory_format=torch.channels_last if a.ndim == 4 else torch.contiguous_format)
     ):
         flat = (a.numel(),), (1,)
         return torch.dot(a.as_strided(*flat), b.as_strided(*flat))
@@ -334,7 +345,9 @@ def _let_learn(quantizer: FakeQuantizer, method: str, of_weight: bool) -> None:
 
 
 @torch.inference_mode()
-def _channel_moments(prepared: Prepared, batches: Iterable[Tensor]) -> dict[QuantConv2d, tuple[Tensor, Tensor]]:
+def _channel_moments(
+    prepared: Prepared, batches: Iterable[Tensor]
+) -> dict[QuantConv2d, tuple[Tensor, Tensor]]:
     """Mean and variance of each convolution's output channels without its bias, rounding included."""
     sums: dict[QuantConv2d, Tensor] = {}
 
@@ -400,7 +413,9 @@ def weight_error(prepared: Prepared) -> Tensor:
     for _, layer in prepared.weighted():
         weight = layer.folded()[0] if isinstance(layer, NormalizedConv2d) else layer.weight
         rounded = layer.weight_quantizer(weight).detach()
-        errors.append((weight - rounded).square().sum() / weight.detach().square().sum().clamp(min=SMALLEST_SCALE))
+        errors.append(
+            (weight - rounded).square().sum() / weight.detach().square().sum().clamp(min=SMALLEST_SCALE)
+        )
     return torch.stack(errors).mean()
 
 
