@@ -459,7 +459,7 @@ class TestBuild:
     [
         (
             lambda: build(spec("median")),
-            "observer 'median': expected one of minmax, moving_average, percentile, mse, entropy, or a",
+            "observer 'median': expected one of minmax, moving_average, percentile, mse, entropy, ",
         ),
         (
             lambda: MSE(spec("mse", granularity=PerGroup(4))),
