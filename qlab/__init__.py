@@ -14,9 +14,9 @@ from qlab.adaround import adaround
 from qlab.affine import QParams, choose_qparams, dequantize, fake_quantize, quantize
 from qlab.bias_correction import correct_bias
 from qlab.export import load, save
+from qlab.granularity import PerChannel, PerGroup, PerTensor
 from qlab.graph.convert import convert
 from qlab.graph.prepare import prepare
-from qlab.granularity import PerChannel, PerGroup, PerTensor
 from qlab.ptq import calibrate, ptq
 from qlab.qconfig import QConfig, QuantSpec
 from qlab.train import evaluate

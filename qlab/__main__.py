@@ -33,9 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"qlab {chosen}: {error}", file=sys.stderr)
         return 1
     except ImportError as error:
-        print(
-            f"qlab {chosen}: {error}. `qlab doctor` says what is missing and how to get it.", file=sys.stderr
-        )
+        print(f"qlab {chosen}: {error}. `qlab doctor` says what is missing and how to get it.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"\nqlab {chosen}: stopped", file=sys.stderr)
@@ -72,15 +70,9 @@ def quantize_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="resnet20, mobilenet_v2 or vgg")
     parser.add_argument("--data", default="cifar10", choices=["cifar10", "shapes10"], help="default: cifar10")
     parser.add_argument("--qconfig", default="w8a8", help="bits of weights and activations (default: w8a8)")
-    parser.add_argument(
-        "--observer", default="minmax", help="who chooses the activations' ranges (default: minmax)"
-    )
-    parser.add_argument(
-        "--engine", default="auto", help="whose arithmetic (default: auto; `qlab doctor` lists them)"
-    )
-    parser.add_argument(
-        "--images", type=int, default=1024, help="training pictures to calibrate on (default: 1024)"
-    )
+    parser.add_argument("--observer", default="minmax", help="who chooses the activations' ranges (default: minmax)")
+    parser.add_argument("--engine", default="auto", help="whose arithmetic (default: auto; `qlab doctor` lists them)")
+    parser.add_argument("--images", type=int, default=1024, help="training pictures to calibrate on (default: 1024)")
     parser.add_argument("--out", type=Path, help="where to save the int8 network (.safetensors)")
 
 

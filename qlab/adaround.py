@@ -51,9 +51,7 @@ def adaround(
                 "expected a QuantSpec, such as QConfig.w4a8().weight"
             )
     generator = torch.Generator().manual_seed(seed)
-    for stop in tqdm(
-        walk(prepared, batches), "AdaRound", len(layers), False, unit="layer", disable=not progress
-    ):
+    for stop in tqdm(walk(prepared, batches), "AdaRound", len(layers), False, unit="layer", disable=not progress):
         layer, qparams = stop.layer, stop.layer.weight_quantizer.qparams
         weight, bias = original(layer)
         problem = Reconstruction(stop, generator, bias)

@@ -44,8 +44,10 @@ def grid_limits(bits: int, signed: bool, narrow_range: bool = False) -> tuple[in
         raise ValueError(f"bits={bits!r}: expected a whole number from 1 to 16")
     if not signed:
         if narrow_range:
-            raise ValueError("narrow_range=True with signed=False: only a signed grid has a lowest code to "
-                             "spare; pass signed=True, or narrow_range=False")
+            raise ValueError(
+                "narrow_range=True with signed=False: only a signed grid has a lowest code to "
+                "spare; pass signed=True, or narrow_range=False"
+            )
         return 0, 2**bits - 1
     if narrow_range and bits == 1:
         raise ValueError("bits=1 with narrow_range=True leaves the single code 0: expected at least 2 bits")
@@ -83,8 +85,7 @@ class QParams:
     def __post_init__(self) -> None:
         zero_point = torch.as_tensor(self.zero_point)
         if zero_point.is_floating_point() or zero_point.dtype is torch.bool:
-            raise ValueError(f"zero_point {zero_point} is {zero_point.dtype}: a zero point is a code, an "
-                             "integer")
+            raise ValueError(f"zero_point {zero_point} is {zero_point.dtype}: a zero point is a code, an integer")
         scale = torch.as_tensor(self.scale, dtype=torch.float32, device=zero_point.device)
         if isinstance(self.scale, torch.Tensor):
             scale, zero_point = self.scale.detach().to(torch.float32), zero_point.to(self.scale.device)
@@ -108,8 +109,7 @@ class QParams:
         """Which values share a scale."""
         if self.group_size is not None:
             if self.axis is not None:
-                raise ValueError(f"axis={self.axis} and group_size={self.group_size}: expected one of the "
-                                 "two")
+                raise ValueError(f"axis={self.axis} and group_size={self.group_size}: expected one of the two")
             return PerGroup(self.group_size)
         return PerTensor() if self.axis is None else PerChannel(self.axis)
 
@@ -127,9 +127,16 @@ class QParams:
         return torch.equal(self.scale, other.scale) and torch.equal(self.zero_point, other.zero_point)
 
 
-def choose_qparams(lo: Number, hi: Number, bits: int = 8, signed: bool = False, symmetric: bool = False,
-                   narrow_range: bool = False, axis: int | None = None,
-                   group_size: int | None = None) -> QParams:
+def choose_qparams(
+    lo: Number,
+    hi: Number,
+    bits: int = 8,
+    signed: bool = False,
+    symmetric: bool = False,
+    narrow_range: bool = False,
+    axis: int | None = None,
+    group_size: int | None = None,
+) -> QParams:
     """The grid that covers the values from lo to hi, widened to contain 0.
 
     lo and hi are numbers, or tensors of the scale's shape with ``axis`` (one entry a channel) or
@@ -152,11 +159,15 @@ def choose_qparams(lo: Number, hi: Number, bits: int = 8, signed: bool = False, 
     qmin, qmax = grid_limits(bits, signed, narrow_range)
     lo, hi = _float64_pair(lo, hi)
     if symmetric and signed and qmax == 0:
-        raise ValueError("bits=1, signed and symmetric: the codes are -1 and 0, so no positive number has "
-                         "one; use bits=2 with narrow_range=True (-1, 0, 1), or symmetric=False")
+        raise ValueError(
+            "bits=1, signed and symmetric: the codes are -1 and 0, so no positive number has "
+            "one; use bits=2 with narrow_range=True (-1, 0, 1), or symmetric=False"
+        )
     if symmetric and not signed and bool((lo < 0).any()):
-        raise ValueError(f"symmetric and unsigned with lo={_first(lo, lo < 0)}: an unsigned grid whose zero "
-                         "point is 0 holds no negative number; use signed=True, or symmetric=False")
+        raise ValueError(
+            f"symmetric and unsigned with lo={_first(lo, lo < 0)}: an unsigned grid whose zero "
+            "point is 0 holds no negative number; use signed=True, or symmetric=False"
+        )
     scale, zero_point = fit_grid(lo, hi, qmin, qmax, symmetric)
     span = hi - lo
     good = (span >= 0) & (span < inf) & (scale >= SMALLEST_SCALE) & (scale < inf)  # NaN fails all of these
@@ -165,8 +176,9 @@ def choose_qparams(lo: Number, hi: Number, bits: int = 8, signed: bool = False, 
     return QParams(scale, zero_point, bits, signed, axis, group_size, narrow_range)
 
 
-def fit_grid(lo: torch.Tensor, hi: torch.Tensor, qmin: int, qmax: int,
-             symmetric: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def fit_grid(
+    lo: torch.Tensor, hi: torch.Tensor, qmin: int, qmax: int, symmetric: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The arithmetic of :func:`choose_qparams` without its checks: float64 ends of any shape -> parameters.
 
     The zero point is rounded, so one end of the range may stand up to half a step outside the grid: no
@@ -207,9 +219,11 @@ def quantize(x: torch.Tensor, qp: QParams) -> torch.Tensor:
     view, scale, zero_point = _align(x, qp)
     # A sum is finite only if every term is: one cheap pass. But it may overflow, so look again if it is not.
     if not bool(torch.isfinite(view.sum())) and not bool(torch.isfinite(view).all()):
-        raise ValueError(f"quantize: x holds {int(x.isnan().sum())} NaN and {int(x.isinf().sum())} infinite "
-                         f"values of {x.numel()}; expected finite numbers. Look at what computed x, or mend "
-                         "it with torch.nan_to_num(x)")
+        raise ValueError(
+            f"quantize: x holds {int(x.isnan().sum())} NaN and {int(x.isinf().sum())} infinite "
+            f"values of {x.numel()}; expected finite numbers. Look at what computed x, or mend "
+            "it with torch.nan_to_num(x)"
+        )
     codes = _codes(view, scale.reciprocal(), zero_point, qp.qmin, qp.qmax)
     return codes.to(torch.int32).to(_code_dtype(qp)).reshape(x.shape)  # straight to uint8 torch takes longer
 
@@ -278,8 +292,7 @@ class _StraightThrough(torch.autograd.Function):
         return torch.ops.aten.hardtanh_backward(gradient, codes, qmin - 1, qmax + 1), None, None, None, None
 
 
-def _codes(x: torch.Tensor, inverse: torch.Tensor, zero_point: torch.Tensor,
-           qmin: int, qmax: int) -> torch.Tensor:
+def _codes(x: torch.Tensor, inverse: torch.Tensor, zero_point: torch.Tensor, qmin: int, qmax: int) -> torch.Tensor:
     """The formula at the head of this file: whole numbers in x's floating type, in one new tensor."""
     return torch.mul(x, inverse).round_().add_(zero_point).clamp_(qmin, qmax)
 
@@ -300,9 +313,11 @@ def _align(x: torch.Tensor, qp: QParams) -> tuple[torch.Tensor, torch.Tensor, to
         return work, qp.scale, qp.zero_point.to(work.dtype)
     granularity = qp.granularity
     if granularity.scale_shape(x.shape) != tuple(qp.scale.shape):
-        raise ValueError(f"x of shape {tuple(x.shape)} does not fit {granularity} with a scale of shape "
-                         f"{tuple(qp.scale.shape)}: expected a scale of shape "
-                         f"{granularity.scale_shape(x.shape)}; make the QParams from a tensor shaped like x")
+        raise ValueError(
+            f"x of shape {tuple(x.shape)} does not fit {granularity} with a scale of shape "
+            f"{tuple(qp.scale.shape)}: expected a scale of shape "
+            f"{granularity.scale_shape(x.shape)}; make the QParams from a tensor shaped like x"
+        )
     return granularity.align(work, qp.scale, qp.zero_point.to(work.dtype))
 
 
@@ -311,8 +326,7 @@ def _float64_pair(lo: Number, hi: Number) -> tuple[torch.Tensor, torch.Tensor]:
     device = next((end.device for end in (lo, hi) if isinstance(end, torch.Tensor)), None)
     lo, hi = (torch.as_tensor(end, dtype=torch.float64, device=device).detach() for end in (lo, hi))
     if lo.shape != hi.shape:
-        raise ValueError(f"lo of shape {tuple(lo.shape)} and hi of shape {tuple(hi.shape)}: expected the "
-                         "same shape")
+        raise ValueError(f"lo of shape {tuple(lo.shape)} and hi of shape {tuple(hi.shape)}: expected the same shape")
     return lo, hi
 
 
@@ -322,21 +336,27 @@ def _range_error(lo: torch.Tensor, hi: torch.Tensor, scale: torch.Tensor, bits: 
     bad = no_range if bool(no_range.any()) else ~((scale >= SMALLEST_SCALE) & (scale < inf))
     where = f" at index {bad.nonzero()[0].tolist()}" if bad.ndim else ""
     if bad is no_range:
-        return (f"lo={_first(lo, bad)}, hi={_first(hi, bad)}{where}: expected finite numbers with lo <= hi. "
-                "Swap them if they are in the wrong order; NaN or infinity comes from the data: look there")
-    return (f"the range from {_first(lo, bad)} to {_first(hi, bad)}{where} needs a scale of "
-            f"{_first(scale, bad):.3g} at {bits} bits: expected {SMALLEST_SCALE:.3g} to 3.4e+38. Multiply "
-            "the data by a power of two, or set values as small as these to 0")
+        return (
+            f"lo={_first(lo, bad)}, hi={_first(hi, bad)}{where}: expected finite numbers with lo <= hi. "
+            "Swap them if they are in the wrong order; NaN or infinity comes from the data: look there"
+        )
+    return (
+        f"the range from {_first(lo, bad)} to {_first(hi, bad)}{where} needs a scale of "
+        f"{_first(scale, bad):.3g} at {bits} bits: expected {SMALLEST_SCALE:.3g} to 3.4e+38. Multiply "
+        "the data by a power of two, or set values as small as these to 0"
+    )
 
 
 def _check_shapes(scale: torch.Tensor, zero_point: torch.Tensor, granularity: Granularity) -> None:
     """ValueError when scale and zero point differ in shape, or have not as many axes as their granularity."""
     ndim = {PerTensor: 0, PerChannel: 1, PerGroup: 2}[type(granularity)]
     if scale.ndim != ndim or scale.shape != zero_point.shape:
-        raise ValueError(f"scale of shape {tuple(scale.shape)} and zero_point of shape "
-                         f"{tuple(zero_point.shape)} with {granularity}: expected both with {ndim} "
-                         "dimensions. Shape () goes with neither axis nor group_size, (channels,) with axis, "
-                         "(rows, groups a row) with group_size")
+        raise ValueError(
+            f"scale of shape {tuple(scale.shape)} and zero_point of shape "
+            f"{tuple(zero_point.shape)} with {granularity}: expected both with {ndim} "
+            "dimensions. Shape () goes with neither axis nor group_size, (channels,) with axis, "
+            "(rows, groups a row) with group_size"
+        )
 
 
 def _check_grid(scale: torch.Tensor, zero_point: torch.Tensor, qmin: int, qmax: int) -> None:
@@ -348,15 +368,21 @@ def _check_grid(scale: torch.Tensor, zero_point: torch.Tensor, qmin: int, qmax: 
         return
     bad_scale, bad_zero = ~((scale >= SMALLEST_SCALE) & (scale < inf)), farthest > qmax - qmin
     if bool(bad_scale.any()):
-        raise ValueError(f"scale {_first(scale, bad_scale)}: expected a finite number of at least "
-                         f"{SMALLEST_SCALE:.3g}, as a smaller one underflows; choose_qparams(lo, hi) makes a "
-                         "valid one")
+        raise ValueError(
+            f"scale {_first(scale, bad_scale)}: expected a finite number of at least "
+            f"{SMALLEST_SCALE:.3g}, as a smaller one underflows; choose_qparams(lo, hi) makes a "
+            "valid one"
+        )
     if bool(bad_zero.any()):
-        raise ValueError(f"zero_point {_first(zero_point, bad_zero):.0f}: expected a code from {qmin} to "
-                         f"{qmax}, as 0 must be on the grid; choose_qparams(lo, hi) makes a valid one")
-    raise ValueError(f"scale {_first(scale, ~good)}: the value of the farthest code overflows float32; "
-                     f"expected less than 3.4e+38 / {qmax - qmin}. Multiply the data by a power of two below "
-                     "1")
+        raise ValueError(
+            f"zero_point {_first(zero_point, bad_zero):.0f}: expected a code from {qmin} to "
+            f"{qmax}, as 0 must be on the grid; choose_qparams(lo, hi) makes a valid one"
+        )
+    raise ValueError(
+        f"scale {_first(scale, ~good)}: the value of the farthest code overflows float32; "
+        f"expected less than 3.4e+38 / {qmax - qmin}. Multiply the data by a power of two below "
+        "1"
+    )
 
 
 def _first(values: torch.Tensor, where: torch.Tensor) -> float:

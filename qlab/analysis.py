@@ -113,9 +113,7 @@ def layer_sqnr(prepared: Prepared, batches: Iterable, *, progress: bool = True) 
     return Table("signal to quantization noise in dB: weights, input, output of each layer", rows)
 
 
-def _lock_step(
-    network: fx.GraphModule, floats: fx.GraphModule, x: Tensor
-) -> Iterator[tuple[str, tuple, tuple]]:
+def _lock_step(network: fx.GraphModule, floats: fx.GraphModule, x: Tensor) -> Iterator[tuple[str, tuple, tuple]]:
     """(name, (float input, quantized input), (float output, quantized output)) of each layer with weights."""
     runners = fx.Interpreter(floats), fx.Interpreter(network)
     last_reader = {source: node for node in network.graph.nodes for source in node.all_input_nodes}
@@ -176,9 +174,7 @@ def sensitivity(prepared: Prepared, batches: Iterable, *, alone: bool = True, pr
     return Table(f"answers with {'only this layer' if alone else 'all layers but this one'} quantized", rows)
 
 
-def selective(
-    rows: Sequence[Sensitivity], qconfig: QConfig, worst: int, *, bits: int | None = None
-) -> QConfig:
+def selective(rows: Sequence[Sensitivity], qconfig: QConfig, worst: int, *, bits: int | None = None) -> QConfig:
     """``qconfig``, but the ``worst`` most sensitive layers keep at least ``bits``, or stay in float (None).
 
     ``rows`` come from :func:`sensitivity`, the most sensitive first. What practitioners do before they train:
@@ -351,9 +347,7 @@ def bit_costs(
     with _quantizing(prepared, []):
         floats = [_answer(prepared, x) for x, _ in pairs]
         rows = []
-        for name, config in tqdm(
-            layers.items(), "bits", unit="layer", leave=False, delay=2, disable=not progress
-        ):
+        for name, config in tqdm(layers.items(), "bits", unit="layer", leave=False, delay=2, disable=not progress):
             layer = prepared.network.get_submodule(name)
             for number in sorted(bits):
                 ratio = _ratio(prepared, layer, _with_bits(config, number), pairs, floats)
@@ -364,15 +358,11 @@ def bit_costs(
 def _with_bits(qconfig: QConfig, bits: int) -> QConfig:
     """The configuration of one layer with other bits for its weights."""
     if "bits" not in {field.name for field in fields(qconfig.weight)}:
-        raise ValueError(
-            f"weight={qconfig.weight} has one width only; expected a QuantSpec or codebook.KMeans"
-        )
+        raise ValueError(f"weight={qconfig.weight} has one width only; expected a QuantSpec or codebook.KMeans")
     return replace(qconfig, weight=replace(qconfig.weight, bits=bits), overrides={})
 
 
-def _ratio(
-    prepared: Prepared, layer: nn.Module, qconfig: QConfig, pairs: list, floats: list[Tensor]
-) -> Ratio:
+def _ratio(prepared: Prepared, layer: nn.Module, qconfig: QConfig, pairs: list, floats: list[Tensor]) -> Ratio:
     """Signal and noise of the answers when this layer's weights alone are rounded."""
     weight = layer.weight.detach()
     quantizer = fake_quantizer(qconfig.weight)
@@ -409,9 +399,7 @@ class Front:
         for cost in costs:
             self._options.setdefault(cost.layer, []).append(cost)
         self.size_bytes, self.noise = np.zeros(1, dtype=np.int64), np.zeros(1)
-        self._trail: list[
-            np.ndarray
-        ] = []  # of each layer, for each point: the point before * options + the option
+        self._trail: list[np.ndarray] = []  # of each layer, for each point: the point before * options + the option
         for options in self._options.values():
             size = (self.size_bytes[:, None] + np.array([option.size_bytes for option in options])).ravel()
             noise = (self.noise[:, None] + np.array([option.noise for option in options])).ravel()

@@ -36,9 +36,7 @@ def correct_bias(prepared: Prepared, batches: Iterable | None = None, *, progres
     if batches is None:
         return _correct_from_statistics(prepared)
     count = sum(1 for _ in prepared.weighted())
-    stops = tqdm(
-        walk(prepared, batches), "bias correction", count, False, unit="layer", delay=2, disable=not progress
-    )
+    stops = tqdm(walk(prepared, batches), "bias correction", count, False, unit="layer", delay=2, disable=not progress)
     for stop in stops:
         _, bias = original(stop.layer)
         stop.layer.bias = None if bias is None else nn.Parameter(bias.clone())

@@ -454,9 +454,7 @@ class FloatQuantizer(GridQuantizer):
         super().settle()
         if self.needs_data:
             if self._largest is None:
-                raise ValueError(
-                    f"{self.spec} has seen no data: calibrate with qlab.calibrate(prepared, batches)"
-                )
+                raise ValueError(f"{self.spec} has seen no data: calibrate with qlab.calibrate(prepared, batches)")
             scale = self._largest / torch.finfo(FORMATS[self.spec.format]).max
             self.scale = torch.where(scale < SMALLEST_SCALE, 1.0, scale)
 
@@ -477,6 +475,5 @@ class FloatQuantizer(GridQuantizer):
 
 def _uncalibrated() -> RuntimeError:
     return RuntimeError(
-        "this network has not been calibrated, so no grid is known: "
-        "call qlab.calibrate(prepared, batches) first"
+        "this network has not been calibrated, so no grid is known: call qlab.calibrate(prepared, batches) first"
     )

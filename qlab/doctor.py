@@ -89,9 +89,7 @@ def torchvision() -> Iterator[Finding]:
 
     Tried in a process of its own, since a failed import lingers.
     """
-    code = (
-        "import torch as t, torchvision as v; v.ops.nms(t.rand(2, 4), t.rand(2), 0.5); print(v.__version__)"
-    )
+    code = "import torch as t, torchvision as v; v.ops.nms(t.rand(2, 4), t.rand(2), 0.5); print(v.__version__)"
     probe = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if probe.returncode == 0:
         yield Finding("fine", "torchvision", probe.stdout.strip())
@@ -186,9 +184,7 @@ def report(findings: list[Finding], columns: int = 100, encoding: str = "utf-8")
     lines = []
     for finding in findings:
         head = f"{marks[finding.state]:{width}} {finding.what:{label}}  "
-        lines += textwrap.wrap(
-            head + finding.found, max(columns, 60), subsequent_indent=indent, drop_whitespace=True
-        )
+        lines += textwrap.wrap(head + finding.found, max(columns, 60), subsequent_indent=indent, drop_whitespace=True)
         if finding.remedy:
             lines += textwrap.wrap(
                 finding.remedy,

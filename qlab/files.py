@@ -35,7 +35,9 @@ def read_tensors(path: str | Path, device: str = "cpu") -> tuple[dict[str, Tenso
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or no safetensors file ({error}): fetch or save it again") from error
     if "qlab" not in metadata:
-        raise ValueError(f"{path} was not written by qlab (no 'qlab' entry in its header): expected a file of qlab.save")
+        raise ValueError(
+            f"{path} was not written by qlab (no 'qlab' entry in its header): expected a file of qlab.save"
+        )
     return tensors, json.loads(metadata["qlab"])
 
 

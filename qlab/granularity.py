@@ -69,8 +69,7 @@ class PerChannel(Granularity):
     def scale_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         if not -len(shape) <= self.axis < len(shape):
             allowed = f"{-len(shape)} to {len(shape) - 1}" if len(shape) else "none: use PerTensor()"
-            raise ValueError(f"axis {self.axis} is not in a tensor of shape {tuple(shape)}: its axes are "
-                             f"{allowed}")
+            raise ValueError(f"axis {self.axis} is not in a tensor of shape {tuple(shape)}: its axes are {allowed}")
         return (shape[self.axis],)
 
     def align(self, x: torch.Tensor, *parameters: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -102,8 +101,7 @@ class PerGroup(Granularity):
     def __post_init__(self) -> None:
         _require_int("group size", self.size)
         if self.size < 1:
-            raise ValueError(f"group size {self.size}: expected at least 1 value a group, such as "
-                             "PerGroup(64)")
+            raise ValueError(f"group size {self.size}: expected at least 1 value a group, such as PerGroup(64)")
 
     def scale_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         if not shape:

@@ -60,18 +60,22 @@ class Observer:
             raise ValueError(f"{self._name}: got {x.dtype}; expected a floating tensor, write x.float()")
         scale_shape = self.spec.granularity.scale_shape(x.shape)
         if self.scale_shape not in (None, scale_shape):
-            raise ValueError(f"{self._name}: this batch has a scale of shape {scale_shape}, those before had "
-                             f"{self.scale_shape}; expected the same channels in each. Call reset() to start "
-                             "anew")
+            raise ValueError(
+                f"{self._name}: this batch has a scale of shape {scale_shape}, those before had "
+                f"{self.scale_shape}; expected the same channels in each. Call reset() to start "
+                "anew"
+            )
         if x.numel() == 0:
             return
         rows = self.spec.granularity.blocks(x.detach()).float()
         lo, hi = rows.amin(1), rows.amax(1)
         if not bool((lo.isfinite() & hi.isfinite()).all()):  # both carry NaN along
-            raise ValueError(f"{self._name}: the data hold {int(rows.isnan().sum())} NaN and "
-                             f"{int(rows.isinf().sum())} infinite values of {x.numel()}; expected finite "
-                             "float32 numbers. Find the layer or the picture they come from: no range covers "
-                             "them")
+            raise ValueError(
+                f"{self._name}: the data hold {int(rows.isnan().sum())} NaN and "
+                f"{int(rows.isinf().sum())} infinite values of {x.numel()}; expected finite "
+                "float32 numbers. Find the layer or the picture they come from: no range covers "
+                "them"
+            )
         self.collect(rows, lo, hi)
         self.seen += x.numel()
         self.scale_shape = scale_shape
@@ -84,24 +88,37 @@ class Observer:
         ValueError: MinMax has seen no data: expected at least one value. Calibrate first: ...
         """
         if self.seen == 0:
-            raise ValueError(f"{self._name} has seen no data: expected at least one value. Calibrate first: "
-                             "qlab.calibrate(prepared, batches), or call observer(x)")
+            raise ValueError(
+                f"{self._name} has seen no data: expected at least one value. Calibrate first: "
+                "qlab.calibrate(prepared, batches), or call observer(x)"
+            )
         lo, hi = (end.reshape(self.scale_shape) for end in self.range())
         spec, granularity = self.spec, self.spec.granularity
-        return choose_qparams(lo, hi, spec.bits, spec.signed, spec.symmetric, spec.narrow_range,
-                              axis=granularity.axis if isinstance(granularity, PerChannel) else None,
-                              group_size=granularity.size if isinstance(granularity, PerGroup) else None)
+        return choose_qparams(
+            lo,
+            hi,
+            spec.bits,
+            spec.signed,
+            spec.symmetric,
+            spec.narrow_range,
+            axis=granularity.axis if isinstance(granularity, PerChannel) else None,
+            group_size=granularity.size if isinstance(granularity, PerGroup) else None,
+        )
 
     def merge(self, other: Observer) -> None:
         """Take in what another observer of the same kind has seen, as in another process."""
         if type(other) is not type(self) or other.spec != self.spec:
-            raise ValueError(f"{self._name} for {self.spec} cannot merge {other._name} for {other.spec}: "
-                             "expected the same class and spec")
+            raise ValueError(
+                f"{self._name} for {self.spec} cannot merge {other._name} for {other.spec}: "
+                "expected the same class and spec"
+            )
         if other.seen == 0:
             return
         if self.scale_shape not in (None, other.scale_shape):
-            raise ValueError(f"{self._name}: scales of shape {self.scale_shape} and {other.scale_shape} do "
-                             "not merge; expected observers of the same tensor")
+            raise ValueError(
+                f"{self._name}: scales of shape {self.scale_shape} and {other.scale_shape} do "
+                "not merge; expected observers of the same tensor"
+            )
         self.join(other)
         self.seen += other.seen
         self.scale_shape = other.scale_shape
@@ -258,8 +275,10 @@ class HistogramObserver(MinMax):
 
     def __init__(self, spec: QuantSpec) -> None:
         if isinstance(spec.granularity, PerGroup):
-            raise ValueError(f"{self._name} with {spec.granularity}: a group has too few values for a "
-                             "histogram; expected PerTensor or PerChannel, or observer='minmax' for groups")
+            raise ValueError(
+                f"{self._name} with {spec.granularity}: a group has too few values for a "
+                "histogram; expected PerTensor or PerChannel, or observer='minmax' for groups"
+            )
         super().__init__(spec)
 
     def reset(self) -> None:
@@ -294,8 +313,7 @@ class Percentile(HistogramObserver):
 
     def __init__(self, spec: QuantSpec, percentile: float = 99.99) -> None:
         if not 50 < percentile <= 100:
-            raise ValueError(f"percentile={percentile}: expected a number above 50 and at most 100, such as "
-                             "99.99")
+            raise ValueError(f"percentile={percentile}: expected a number above 50 and at most 100, such as 99.99")
         self.percentile = percentile
         super().__init__(spec)
 
@@ -428,6 +446,7 @@ class Entropy(HistogramObserver):
 
 def _kl(counts: torch.Tensor, borders: torch.Tensor) -> torch.Tensor:
     """Divergence for each row of borders between levels, from running sums: no work for single bins."""
+
     def running(per_bin: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.pad(per_bin.cumsum(0), (1, 0))
 
@@ -472,6 +491,8 @@ def build(spec: QuantSpec) -> Observer:
     if callable(spec.observer):
         return spec.observer(spec)
     if spec.observer not in OBSERVERS:
-        raise ValueError(f"observer {spec.observer!r}: expected one of {', '.join(OBSERVERS)}, or a callable "
-                         "that makes an observer from a QuantSpec")
+        raise ValueError(
+            f"observer {spec.observer!r}: expected one of {', '.join(OBSERVERS)}, or a callable "
+            "that makes an observer from a QuantSpec"
+        )
     return OBSERVERS[spec.observer](spec)

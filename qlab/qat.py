@@ -36,9 +36,7 @@ if TYPE_CHECKING:
 
 METHODS = ("lsq", "pact", "straight_through")
 PLAN = loop.Plan(epochs=15, rate=0.04, weight_decay=1e-4, shrink=0.0)
-TEMPERATURE = (
-    2.0  # softens both networks' answers, so that the unlikely classes teach too (Hinton et al. 2015)
-)
+TEMPERATURE = 2.0  # softens both networks' answers, so that the unlikely classes teach too (Hinton et al. 2015)
 
 
 def qconfig(preset: str) -> QConfig:
@@ -154,9 +152,7 @@ def start(prepared: Prepared, batches: Iterable[Tensor], method: str = "lsq") ->
         if type(quantizer) is FakeQuantizer:
             _let_learn(quantizer, method, id(quantizer) in weights)
     for _, layer in prepared.weighted():
-        vars(layer).pop(
-            "original", None
-        )  # what bias correction and AdaRound compare with: it moves from now on
+        vars(layer).pop("original", None)  # what bias correction and AdaRound compare with: it moves from now on
     for layer, (mean, variance) in moments.items():
         layer.__class__ = NormalizedConv2d
         layer.norm = nn.BatchNorm2d(len(mean), device=mean.device)
@@ -345,9 +341,7 @@ def _let_learn(quantizer: FakeQuantizer, method: str, of_weight: bool) -> None:
 
 
 @torch.inference_mode()
-def _channel_moments(
-    prepared: Prepared, batches: Iterable[Tensor]
-) -> dict[QuantConv2d, tuple[Tensor, Tensor]]:
+def _channel_moments(prepared: Prepared, batches: Iterable[Tensor]) -> dict[QuantConv2d, tuple[Tensor, Tensor]]:
     """Mean and variance of each convolution's output channels without its bias, rounding included."""
     sums: dict[QuantConv2d, Tensor] = {}
 
@@ -413,9 +407,7 @@ def weight_error(prepared: Prepared) -> Tensor:
     for _, layer in prepared.weighted():
         weight = layer.folded()[0] if isinstance(layer, NormalizedConv2d) else layer.weight
         rounded = layer.weight_quantizer(weight).detach()
-        errors.append(
-            (weight - rounded).square().sum() / weight.detach().square().sum().clamp(min=SMALLEST_SCALE)
-        )
+        errors.append((weight - rounded).square().sum() / weight.detach().square().sum().clamp(min=SMALLEST_SCALE))
     return torch.stack(errors).mean()
 
 

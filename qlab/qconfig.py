@@ -69,9 +69,7 @@ class QConfig:
     True
     """
 
-    weight: QuantSpec | Grid = QuantSpec(
-        8, signed=True, symmetric=True, granularity=PerChannel(0), narrow_range=True
-    )
+    weight: QuantSpec | Grid = QuantSpec(8, signed=True, symmetric=True, granularity=PerChannel(0), narrow_range=True)
     activation: QuantSpec | Grid | None = QuantSpec(8)
     carrier: QuantSpec | Grid = QuantSpec(8)
     first_last: int | None = 8
@@ -87,10 +85,7 @@ class QConfig:
                 )
         for key, value in self.overrides.items():
             if not isinstance(key, (str, type)):
-                raise ValueError(
-                    f"overrides key {key!r}: expected a layer's name or a module type such as "
-                    "nn.Linear"
-                )
+                raise ValueError(f"overrides key {key!r}: expected a layer's name or a module type such as nn.Linear")
             if value is not None and not isinstance(value, QConfig):
                 raise ValueError(
                     f"overrides[{key!r}] = {value!r}: expected a QConfig, or None to leave the layer in float"
@@ -118,9 +113,7 @@ class QConfig:
         carrier = QuantSpec(7 if reduce_range else 8, observer=observer)
         activation = None
         if activation_bits != 32:
-            activation = replace(
-                carrier, bits=min(activation_bits, carrier.bits) if reduce_range else activation_bits
-            )
+            activation = replace(carrier, bits=min(activation_bits, carrier.bits) if reduce_range else activation_bits)
         weight = Binary() if weight_bits == 1 else replace(cls.weight, bits=weight_bits)
         return cls(**{"weight": weight, "activation": activation, "carrier": carrier, **changes})
 
@@ -182,6 +175,4 @@ class QConfig:
                 return spec
             return replace(QConfig.weight if isinstance(spec, Grid) else spec, bits=min(bits, most))
 
-        return replace(
-            self, weight=widen(self.weight, bits), activation=widen(self.activation, self.carrier.bits)
-        )
+        return replace(self, weight=widen(self.weight, bits), activation=widen(self.activation, self.carrier.bits))

@@ -26,9 +26,7 @@ def pictures(split: str, label: int) -> np.ndarray:
     """Smooth colours, of which JPEG keeps most: uint8 (COUNT, 32, 32, 3)."""
     random = np.random.default_rng([label, split == "test"])
     corners = random.integers(0, 256, (COUNT[split], 2, 2, 3)).astype(np.uint8)
-    return np.stack(
-        [np.asarray(Image.fromarray(c).resize((32, 32), Image.Resampling.BILINEAR)) for c in corners]
-    )
+    return np.stack([np.asarray(Image.fromarray(c).resize((32, 32), Image.Resampling.BILINEAR)) for c in corners])
 
 
 def encoded(pixels: np.ndarray, kind: str) -> bytes:
@@ -76,12 +74,7 @@ def python2_pickle(batch: dict) -> bytes:
     data, out = batch[b"data"], b"\x80\x02}("
     out += text(b"batch_label") + text(batch[b"batch_label"])
     out += text(b"labels") + b"](" + b"".join(b"K" + bytes([label]) for label in batch[b"labels"]) + b"e"
-    out += (
-        text(b"data")
-        + b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85"
-        + text(b"b")
-        + b"\x87R"
-    )
+    out += text(b"data") + b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + text(b"b") + b"\x87R"
     out += b"(K\x01" + b"".join(b"J" + struct.pack("<i", n) for n in data.shape) + b"\x86"
     out += b"cnumpy\ndtype\n" + text(b"u1") + b"K\x00K\x01\x87R"
     out += b"(K\x03" + text(b"|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
@@ -127,9 +120,7 @@ class Host:
     ranges: bool = True  # does it know Range requests?
     says_length: bool = True
     wrong_start: bool = False
-    breaks_after: list[int] = field(
-        default_factory=list
-    )  # bytes that each connection in turn sends before it breaks
+    breaks_after: list[int] = field(default_factory=list)  # bytes that each connection in turn sends before it breaks
     asked: list[tuple[str, str | None]] = field(default_factory=list)
     url: str = ""
 

@@ -66,16 +66,12 @@ def test_the_weights_end_up_on_the_grid_next_to_where_they_were(granularity):
     assert moved > 10
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"groups": 4}, {"groups": 2, "stride": 2, "padding": 1}, {"dilation": 2}]
-)
+@pytest.mark.parametrize("options", [{}, {"groups": 4}, {"groups": 2, "stride": 2, "padding": 1}, {"dilation": 2}])
 def test_the_patches_compute_what_the_layer_computes(options):
     stop, layer = first_stop(**options)
     problem = Reconstruction(stop, torch.Generator().manual_seed(0), layer.bias.detach())
     outputs = problem.outputs(layer.weight.detach())
-    torch.testing.assert_close(
-        outputs, problem.targets, atol=1e-2, rtol=0
-    )  # the inputs are rounded to 8 bits
+    torch.testing.assert_close(outputs, problem.targets, atol=1e-2, rtol=0)  # the inputs are rounded to 8 bits
     assert problem.targets.shape[:1] == (layer.groups,) and outputs.std() > 0.1
 
 
@@ -86,9 +82,7 @@ def test_learned_rounding_errs_far_less_than_nearest_on_the_layers_output():
     nearest = qlab.fake_quantize(weight, qparams)
     learned = learn(problem, weight, qparams, steps=400)
     assert problem.error(learned) < 0.6 * problem.error(nearest)
-    assert (learned - weight).square().sum() > (nearest - weight).square().sum(), (
-        "nearest is best for weights alone"
-    )
+    assert (learned - weight).square().sum() > (nearest - weight).square().sum(), "nearest is best for weights alone"
 
 
 def test_rounding_is_never_worse_than_nearest():
@@ -123,9 +117,7 @@ def test_the_mean_error_that_is_left_goes_into_the_bias():
     adaround(prepared, [PICTURES], steps=20, progress=False)
     with torch.no_grad():
         for stop in walk(prepared, [PICTURES]):
-            off = (stop.layer(stop.inputs[0]) - stop.targets[0]).flatten(
-                2 if stop.targets[0].ndim == 4 else 1
-            )
+            off = (stop.layer(stop.inputs[0]) - stop.targets[0]).flatten(2 if stop.targets[0].ndim == 4 else 1)
             assert off.transpose(0, 1).flatten(1).mean(1).abs().max() < 0.02 * stop.targets[0].std()
 
 

@@ -16,9 +16,7 @@ import qlab
 from qlab.affine import QParams, choose_qparams, dequantize, fake_quantize, fit_grid, grid_limits, quantize
 
 # Tests alone may touch torch's historical quantized tensors; making one warns since torch 2.13.
-historical = pytest.mark.filterwarnings(
-    "ignore:torch.quantize_per_tensor, torch.quantize_per_channel:UserWarning"
-)
+historical = pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor, torch.quantize_per_channel:UserWarning")
 settings.register_profile("parity", parent=settings.get_profile("qlab"), max_examples=400)
 parity = settings.get_profile("parity")
 
@@ -55,9 +53,7 @@ def same_bits(a, b):
     """Equal to the last bit, the sign of zero included."""
     view = {2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
     return (
-        a.dtype == b.dtype
-        and a.shape == b.shape
-        and torch.equal(a.contiguous().view(view), b.contiguous().view(view))
+        a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.contiguous().view(view), b.contiguous().view(view))
     )
 
 
@@ -67,12 +63,8 @@ class TestEqualsTorch:
     @given(st.data())
     def test_per_tensor(self, data):
         qp = data.draw(grids(((8, False, False), (8, True, False))))
-        x = data.draw(values_on(qp)).clamp(
-            qp.scale * -(2.0**30), qp.scale * 2.0**30
-        )  # theirs wraps around beyond
-        theirs = torch.quantize_per_tensor(
-            x, qp.scale, qp.zero_point, torch.qint8 if qp.signed else torch.quint8
-        )
+        x = data.draw(values_on(qp)).clamp(qp.scale * -(2.0**30), qp.scale * 2.0**30)  # theirs wraps around beyond
+        theirs = torch.quantize_per_tensor(x, qp.scale, qp.zero_point, torch.qint8 if qp.signed else torch.quint8)
         assert torch.equal(quantize(x, qp), theirs.int_repr())
         assert same_bits(dequantize(quantize(x, qp), qp), theirs.dequantize())
 
@@ -90,9 +82,7 @@ class TestEqualsTorch:
     @given(st.data())
     def test_fake_quantize(self, data):
         qp = data.draw(grids())
-        x = data.draw(values_on(qp)).clamp(
-            qp.scale * -(2.0**62), qp.scale * 2.0**62
-        )  # theirs wraps around beyond
+        x = data.draw(values_on(qp)).clamp(qp.scale * -(2.0**62), qp.scale * 2.0**62)  # theirs wraps around beyond
         theirs = torch.fake_quantize_per_tensor_affine(x, qp.scale, qp.zero_point, qp.qmin, qp.qmax)
         assert same_bits(fake_quantize(x, qp), theirs)
 
@@ -100,9 +90,7 @@ class TestEqualsTorch:
     @given(st.data())
     def test_fake_quantize_per_channel(self, data):
         x, qp = data.draw(channels(FORMS))
-        theirs = torch.fake_quantize_per_channel_affine(
-            x, qp.scale, qp.zero_point, qp.axis % x.ndim, qp.qmin, qp.qmax
-        )
+        theirs = torch.fake_quantize_per_channel_affine(x, qp.scale, qp.zero_point, qp.axis % x.ndim, qp.qmin, qp.qmax)
         assert same_bits(fake_quantize(x, qp), theirs)
 
     @settings(max_examples=100)
@@ -292,9 +280,7 @@ class TestLaws:
     @given(chosen(), st.integers(-20, 20))
     def test_scaling_the_data_scales_the_grid(self, case, power):
         lo, hi, qp = case
-        wider = choose_qparams(
-            lo * 2.0**power, hi * 2.0**power, qp.bits, qp.signed, narrow_range=qp.narrow_range
-        )
+        wider = choose_qparams(lo * 2.0**power, hi * 2.0**power, qp.bits, qp.signed, narrow_range=qp.narrow_range)
         qp = choose_qparams(lo, hi, qp.bits, qp.signed, narrow_range=qp.narrow_range)
         x = in_range(lo, hi)
         assume(hi != lo)
@@ -443,17 +429,10 @@ class TestTensors:
     @pytest.mark.parametrize("shape", [(), (0,), (2, 0, 3), (1,)])
     def test_single_numbers_and_empty_tensors(self, shape):
         qp, x = choose_qparams(-1, 1), torch.zeros(shape)
-        assert (
-            quantize(x, qp).shape
-            == fake_quantize(x, qp).shape
-            == dequantize(quantize(x, qp), qp).shape
-            == shape
-        )
+        assert quantize(x, qp).shape == fake_quantize(x, qp).shape == dequantize(quantize(x, qp), qp).shape == shape
 
     def test_an_empty_tensor_per_channel_and_per_group(self):
-        assert fake_quantize(
-            torch.empty(0, 3), choose_qparams(-torch.ones(3), torch.ones(3), axis=1)
-        ).shape == (0, 3)
+        assert fake_quantize(torch.empty(0, 3), choose_qparams(-torch.ones(3), torch.ones(3), axis=1)).shape == (0, 3)
         groups = choose_qparams(torch.zeros(0, 2), torch.ones(0, 2), group_size=4)
         assert quantize(torch.empty(0, 8), groups).shape == (0, 8)
 
@@ -462,9 +441,7 @@ class TestTensors:
         assert torch.equal(quantize(x, qp)[1, 123_456:123_556], quantize(x[1, 123_456:123_556], qp))
 
     @settings(max_examples=100)
-    @given(
-        rows=st.integers(1, 3), groups=st.integers(1, 4), size=st.integers(1, 5), seed=st.integers(0, 2**32)
-    )
+    @given(rows=st.integers(1, 3), groups=st.integers(1, 4), size=st.integers(1, 5), seed=st.integers(0, 2**32))
     def test_groups_are_channels_of_a_reshaped_tensor(self, rows, groups, size, seed):
         x = torch.randn(rows, groups * size, 1, 1, generator=torch.Generator().manual_seed(seed))
         flat = x.reshape(rows * groups, size)
@@ -494,9 +471,7 @@ class TestTensors:
 
     def test_a_finite_sum_too_large_for_float32_is_no_infinity(self):
         assert quantize(torch.full((9,), 3e38), choose_qparams(0, 1)).tolist() == [255] * 9
-        assert (
-            quantize(torch.full((9,), 6e4, dtype=torch.float16), choose_qparams(0, 1)).tolist() == [255] * 9
-        )
+        assert quantize(torch.full((9,), 6e4, dtype=torch.float16), choose_qparams(0, 1)).tolist() == [255] * 9
 
     def test_no_gradient_is_recorded_where_none_is_wanted(self):
         x, qp = torch.ones(3, requires_grad=True), choose_qparams(0, 1)
@@ -635,9 +610,7 @@ TWO = torch.ones(2)
             "axis 1 is not in a tensor of shape (4,)",
         ),
         (
-            lambda: quantize(
-                torch.ones(2, 5), choose_qparams(torch.zeros(2, 2), torch.ones(2, 2), group_size=2)
-            ),
+            lambda: quantize(torch.ones(2, 5), choose_qparams(torch.zeros(2, 2), torch.ones(2, 2), group_size=2)),
             "group size 2 does not divide the 5 values a row",
         ),
     ],

@@ -58,9 +58,7 @@ def test_sqnr_is_the_share_of_noise_in_decibel_whatever_the_size_of_both(seed, d
 
 def test_a_bit_more_is_worth_six_decibel():
     x = torch.rand(10_000)
-    values = [
-        analysis.sqnr(x, qlab.fake_quantize(x, qlab.choose_qparams(0.0, 1.0, bits))) for bits in (4, 5, 6, 7)
-    ]
+    values = [analysis.sqnr(x, qlab.fake_quantize(x, qlab.choose_qparams(0.0, 1.0, bits))) for bits in (4, 5, 6, 7)]
     assert all(5.5 < b - a < 6.6 for a, b in zip(values, values[1:]))
 
 
@@ -68,9 +66,7 @@ def test_no_noise_and_no_signal():
     one, none = torch.ones(3), torch.zeros(3)
     assert analysis.sqnr(one, one) == analysis.sqnr(none, none) == math.inf
     assert analysis.sqnr(none, one) == -math.inf
-    with pytest.raises(
-        ValueError, match=r"shape \(3,\) and a noisy one of shape \(2,\): expected the same tensor"
-    ):
+    with pytest.raises(ValueError, match=r"shape \(3,\) and a noisy one of shape \(2,\): expected the same tensor"):
         analysis.sqnr(one, one[:2])
 
 
@@ -109,14 +105,11 @@ def test_each_layers_sqnr_is_that_of_its_tensors_in_the_two_networks():
 
 def test_more_bits_more_decibel_and_float_is_without_noise():
     few, many = (
-        analysis.layer_sqnr(calibrated(QConfig.preset(name, first_last=None)), [PICTURES])
-        for name in ("w4a4", "w8a8")
+        analysis.layer_sqnr(calibrated(QConfig.preset(name, first_last=None)), [PICTURES]) for name in ("w4a4", "w8a8")
     )
     assert all(a.output < b.output for a, b in zip(few, many))
     half = codebook.FloatGrid("bfloat16")
-    assert all(
-        40 < row.output < 60 for row in analysis.layer_sqnr(calibrated(QConfig(half, half, half)), [PICTURES])
-    )
+    assert all(40 < row.output < 60 for row in analysis.layer_sqnr(calibrated(QConfig(half, half, half)), [PICTURES]))
     weights_alone = analysis.layer_sqnr(calibrated(QConfig.preset("w4a32")), [PICTURES])
     assert weights_alone[0].input == math.inf
 
@@ -154,9 +147,7 @@ def test_one_layer_alone_means_its_weights_and_its_input_and_nothing_else():
     rows = {row.layer: row for row in analysis.sensitivity(prepared, [(PICTURES, LABELS)], progress=False)}
     with torch.no_grad():
         x = net.flatten(
-            net.pool(
-                net.relu(net.left(net.relu(net.stem(PICTURES))) + net.right(net.relu(net.stem(PICTURES))))
-            )
+            net.pool(net.relu(net.left(net.relu(net.stem(PICTURES))) + net.right(net.relu(net.stem(PICTURES)))))
         )
         source = prepared.network.quantizers.get_submodule("add").qparams
         fc = prepared.network.fc
@@ -185,18 +176,14 @@ def test_the_worst_layers_stay_in_float_or_keep_more_bits():
     assert calibrated(in_float, net).report().in_float == ("right",)
     with torch.no_grad():
         better, best, before = (
-            analysis.sqnr(net(PICTURES), calibrated(qconfig, net)(PICTURES))
-            for qconfig in (kept, in_float, plain)
+            analysis.sqnr(net(PICTURES), calibrated(qconfig, net)(PICTURES)) for qconfig in (kept, in_float, plain)
         )
     assert min(better, best) > before + 3
     assert analysis.selective(rows, plain, 0) == plain
     with pytest.raises(ValueError, match="worst=9: expected 0 to 4, the number of rows"):
         analysis.selective(rows, plain, 9)
     assert (
-        analysis.selective([Sensitivity("fc", 1.0)], QConfig.preset("w1a1"), 1, bits=4)
-        .overrides["fc"]
-        .weight.bits
-        == 4
+        analysis.selective([Sensitivity("fc", 1.0)], QConfig.preset("w1a1"), 1, bits=4).overrides["fc"].weight.bits == 4
     )
 
 
@@ -242,9 +229,7 @@ def test_along_the_front_more_bytes_mean_less_noise():
     assert (front.size_bytes[1:] > front.size_bytes[:-1]).all() and (front.noise[1:] < front.noise[:-1]).all()
     assert front.best(10**9).bits == {"layer0": 8, "layer1": 8, "layer2": 8}
     assert front.best(35).bits["layer2"] == 2, "a width that is larger and noisier is never chosen"
-    with pytest.raises(
-        ValueError, match="budget_bytes=29: the smallest choice has 30 bytes of weights; expected"
-    ):
+    with pytest.raises(ValueError, match="budget_bytes=29: the smallest choice has 30 bytes of weights; expected"):
         front.best(29)
 
 
@@ -258,9 +243,7 @@ def test_the_cost_of_a_width_is_the_noise_of_that_layer_alone():
     with torch.no_grad():
         expected = net(PICTURES)
         scale = net.left.weight.abs().amax((1, 2, 3)) / 3
-        net.left.weight.copy_(
-            (net.left.weight / scale[:, None, None, None]).round() * scale[:, None, None, None]
-        )
+        net.left.weight.copy_((net.left.weight / scale[:, None, None, None]).round() * scale[:, None, None, None])
         assert cost.sqnr == pytest.approx(analysis.sqnr(expected, net(PICTURES)), abs=0.01)
     assert costs.choose({"left": 3}).overrides["left"].weight == spec
 
@@ -269,18 +252,14 @@ def test_the_choice_is_a_configuration_of_the_size_that_was_asked_for():
     overrides = {"right": None}
     qconfig = QConfig.w4a4(overrides=overrides)
     budget = analysis.weight_bytes(qlab.prepare(network(), QConfig.w4a4(overrides=overrides), PICTURES[:1]))
-    chosen = analysis.mixed_precision(
-        network(), [(PICTURES, LABELS)], budget, qconfig=qconfig, progress=False
-    )
+    chosen = analysis.mixed_precision(network(), [(PICTURES, LABELS)], budget, qconfig=qconfig, progress=False)
     assert list(chosen.bits) == ["stem", "left", "fc"] and chosen.size_bytes <= budget
     prepared = calibrated(chosen.qconfig)
     assert analysis.weight_bytes(prepared) == chosen.size_bytes
     assert {name: layer.weight_quantizer.spec.bits for name, layer in prepared.weighted()} == chosen.bits
     rows = {row.layer: row for row in prepared.report()}
     assert rows["right"].float_because and rows["left"].input.startswith("4 bits")
-    assert rows["fc"].input.startswith("8 bits"), (
-        "the activations of first and last layer as without a search"
-    )
+    assert rows["fc"].input.startswith("8 bits"), "the activations of first and last layer as without a search"
     assert f"{chosen.size_bytes:,} bytes of weights, {chosen.sqnr:.1f} dB predicted" in str(chosen)
     assert "stem" in str(chosen) and len(str(chosen).splitlines()) == 3 + 1 + 3
     tables = QConfig(codebook.KMeans(4), None, first_last=None)
@@ -291,14 +270,10 @@ def test_the_choice_is_a_configuration_of_the_size_that_was_asked_for():
 def test_a_network_of_mixed_bits_beats_one_of_equal_bits_and_size():
     """On ResNet-20, judged on other pictures than those that the search has seen."""
     net = models.load("resnet20", data="shapes10")
-    some, others = (
-        data.shapes10(split).sample(count) for split, count in (("train", 8), ("validation", 40))
-    )
+    some, others = (data.shapes10(split).sample(count) for split, count in (("train", 8), ("validation", 40)))
     uniform = QConfig.preset("w3a32", first_last=None)
     budget = analysis.weight_bytes(qlab.prepare(net, uniform))
-    chosen = analysis.mixed_precision(
-        net, some.batches(8), budget, (2, 3, 4), qconfig=uniform, progress=False
-    )
+    chosen = analysis.mixed_precision(net, some.batches(8), budget, (2, 3, 4), qconfig=uniform, progress=False)
     assert len(set(chosen.bits.values())) > 1 and chosen.size_bytes <= budget
     ((x, _),) = others.batches(40)
     with torch.no_grad():
@@ -313,9 +288,7 @@ def test_what_cannot_be_searched_is_refused():
     for empty in (lambda: analysis.sensitivity(calibrated(), []),
                   lambda: analysis.layer_sqnr(calibrated(), []),
                   lambda: analysis.bit_costs(network(), [])):  # fmt: skip
-        with pytest.raises(
-            ValueError, match=r"got no batch: give it at least one, for instance data.sample\(256\)"
-        ):
+        with pytest.raises(ValueError, match=r"got no batch: give it at least one, for instance data.sample\(256\)"):
             empty()
     for bits in ((), (4, 4)):
         with pytest.raises(ValueError, match="bits=.*expected at least one width, and none twice"):

@@ -33,12 +33,8 @@ def bench(monkeypatch):
     module = importlib.import_module("bench_accuracy")
     # the tool's own numbers of steps are for real networks
     learn, images = qlab.adaround, qlab.datafree.images
-    monkeypatch.setattr(
-        qlab, "adaround", lambda *args, **options: learn(*args, steps=2, progress=False, **options)
-    )
-    monkeypatch.setattr(
-        qlab.datafree, "images", lambda *args, **options: images(*args, count=4, steps=1, **options)
-    )
+    monkeypatch.setattr(qlab, "adaround", lambda *args, **options: learn(*args, steps=2, progress=False, **options))
+    monkeypatch.setattr(qlab.datafree, "images", lambda *args, **options: images(*args, count=4, steps=1, **options))
     yield module
     sys.modules.pop("bench_accuracy")
 
@@ -72,14 +68,9 @@ def test_other_weights_or_pictures_are_other_rows(bench, tmp_path):
 
 def test_per_tensor_and_equalization_are_what_they_say(bench):
     task = bench.Task(qlab.models.load("", ""), "w4a4", qlab.data.cifar10("train"), 0)
-    scales = {
-        name: layer.weight_quantizer.scale
-        for name, layer in bench.METHODS["minmax per tensor"](task).weighted()
-    }
+    scales = {name: layer.weight_quantizer.scale for name, layer in bench.METHODS["minmax per tensor"](task).weighted()}
     assert all(scale.ndim == 0 for scale in scales.values())
-    plain, equal = (
-        bench.METHODS[name](task).network.get_submodule("0").weight for name in ("minmax", "minmax + CLE")
-    )
+    plain, equal = (bench.METHODS[name](task).network.get_submodule("0").weight for name in ("minmax", "minmax + CLE"))
     assert not torch.equal(plain, equal)
 
 

@@ -136,7 +136,11 @@ def test_a_step_of_qat_is_timed_beside_the_other_libraries_and_none_is_left_out(
 def test_a_step_whose_loss_is_wrong_is_named_and_not_timed(tool, network):
     bench_qat = tool("bench_qat")
     x, y = batches(1)[0], torch.arange(8)
-    makers = {"fp32": network.train, "wrong": lambda: nn.Sequential(network, Louder()), "missing": partial(missing, None)}
+    makers = {
+        "fp32": network.train,
+        "wrong": lambda: nn.Sequential(network, Louder()),
+        "missing": partial(missing, None),
+    }
     comparison, left_out = bench_qat.measure(makers, x, y, rounds=1)
     assert list(comparison) == ["fp32"]
     assert set(left_out) == {"wrong", "missing"} and "its loss is" in left_out["wrong"]

@@ -119,9 +119,7 @@ def test_corrected_biases_go_into_the_integer_network(model):
 @settings(max_examples=25, deadline=None)
 @given(mean=st.floats(-3, 8), std=st.floats(0.05, 4), top=st.sampled_from([float("inf"), 6.0]))
 def test_moments_of_a_clipped_normal_are_those_of_many_samples(mean, std, top):
-    samples = (torch.randn(400_000, generator=torch.Generator().manual_seed(0)).double() * std + mean).clamp(
-        0, top
-    )
+    samples = (torch.randn(400_000, generator=torch.Generator().manual_seed(0)).double() * std + mean).clamp(0, top)
     found = rectified_moments(torch.tensor(mean).double(), torch.tensor(std).double() ** 2, top)
     assert abs(found[0] - samples.mean()) < 0.01 * std
     assert abs(found[1] - samples.var()) < 0.02 * std**2

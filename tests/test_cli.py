@@ -30,9 +30,7 @@ def test_help_names_every_command(capsys):
 
 
 def test_it_runs_as_a_module():
-    done = subprocess.run(
-        [sys.executable, "-m", "qlab", "quantize", "--help"], capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-m", "qlab", "quantize", "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "--engine" in done.stdout, done.stderr
 
 
@@ -81,9 +79,7 @@ def small_course(monkeypatch):
     """A two-layer network and 40 pictures under the names that `qlab quantize` asks for."""
 
     def shapes(split="train"):
-        images = torch.randint(
-            0, 256, (40, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
-        )
+        images = torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
         return qlab.data.Dataset(
             images,
             torch.arange(40) % 10,
@@ -104,9 +100,7 @@ def small_course(monkeypatch):
 
 def test_quantize_says_accuracy_sizes_engine_and_the_copy_of_the_data(small_course, capsys, tmp_path):
     path = tmp_path / "int8.safetensors"
-    assert (
-        cli.main(["quantize", "resnet20", "--engine", "reference", "--images", "20", "--out", str(path)]) == 0
-    )
+    assert cli.main(["quantize", "resnet20", "--engine", "reference", "--images", "20", "--out", str(path)]) == 0
     output = capsys.readouterr().out
     assert "resnet20, w8a8, engine reference, 40 test pictures of forty squares" in output
     rows = {line.split()[0]: line.split() for line in output.splitlines()[1:]}
@@ -238,9 +232,7 @@ def test_a_network_that_needs_a_broken_torchvision_does_not_hide_the_others(monk
     assert list(doctor.networks()) == [Finding("fine", "networks", "there and undamaged: resnet20-cifar10")]
 
 
-@pytest.mark.parametrize(
-    "text, expected", [("2147483648\n", 2**31), ("max\n", 2**34), ("99999999999999\n", 2**34)]
-)
+@pytest.mark.parametrize("text, expected", [("2147483648\n", 2**31), ("max\n", 2**34), ("99999999999999\n", 2**34)])
 def test_a_containers_memory_limit_counts(tmp_path, text, expected):
     (tmp_path / "memory.max").write_text(text)
     assert doctor.memory_limit(2**34, tmp_path) == expected
@@ -261,23 +253,28 @@ def test_the_report_fits_the_terminal(columns):
 
 
 def test_the_report_is_plain_where_the_terminal_knows_ascii_only():
-    text = doctor.report(
-        [Finding("fine", "Python", "3.12"), Finding("gap", "torch", "weg – fort")], encoding="ascii"
-    )
+    text = doctor.report([Finding("fine", "Python", "3.12"), Finding("gap", "torch", "weg – fort")], encoding="ascii")
     assert text.isascii() and "ok Python" in text and "NO torch" in text
 
 
 class Tiny(nn.Sequential):
     def __init__(self) -> None:
         super().__init__(
-            nn.Conv2d(3, 4, 3, stride=4), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+            nn.Conv2d(3, 4, 3, stride=4),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(4, 2),
         )
 
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
     """A network and a data set that train in a moment, and an empty folder to be in."""
-    monkeypatch.setattr(qlab.data, "stripes", lambda split: stripes(1024 if split == "train" else 32, split), raising=False)
+    monkeypatch.setattr(
+        qlab.data, "stripes", lambda split: stripes(1024 if split == "train" else 32, split), raising=False
+    )
     monkeypatch.setitem(qlab.models.ARCHITECTURES, "tiny", Tiny)
     monkeypatch.chdir(tmp_path)
     return ["tiny", "--data", "stripes", "--epochs", "1", "--device", "cpu", "--threads", "1"]

@@ -83,9 +83,7 @@ def test_binary_and_ternary_follow_weights_that_move():
 
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
 def test_the_binary_gradient_stops_beyond_three_scales_whatever_their_size(size):
-    w = (
-        size * torch.tensor([[0.1, -0.2, 0.3, -0.2, 0.2, 20.0], [1.0, 1.0, -1.0, -1.0, 1.0, 2.9]])
-    ).requires_grad_()
+    w = (size * torch.tensor([[0.1, -0.2, 0.3, -0.2, 0.2, 20.0], [1.0, 1.0, -1.0, -1.0, 1.0, 2.9]])).requires_grad_()
     settled(Binary(), w)(w).backward(torch.arange(12.0).reshape(2, 6))
     assert w.grad.tolist() == [[0, 1, 2, 3, 4, 0], [6, 7, 8, 9, 10, 11]]
 
@@ -142,9 +140,7 @@ def test_each_round_of_lloyd_lowers_the_error_and_the_first_beats_even_steps(w, 
     assert all(after <= before * (1 + 1e-6) for before, after in zip(errors, errors[1:]))
     even = torch.linspace(float(w.min()), float(w.max()), 2**bits)
     nearest = (w.reshape(-1, 1) - even).abs().amin(1)
-    assert errors[0] == pytest.approx(float(nearest.double().square().sum()), rel=1e-3), (
-        "the start: even steps"
-    )
+    assert errors[0] == pytest.approx(float(nearest.double().square().sum()), rel=1e-3), "the start: even steps"
     assert errors[-1] < errors[0]
 
 
@@ -160,9 +156,7 @@ def test_a_table_that_starts_from_the_values_of_a_grid_is_never_worse_than_the_g
 def test_trained_weights_lie_much_nearer_to_a_table_than_to_even_steps(bits, factor):
     w = models.load("resnet20", data="shapes10").layer2[1].conv1.weight.detach()
     grid = qlab.choose_qparams(w.min(), w.max(), bits=bits)
-    assert squared_error(w, settled(KMeans(bits), w)(w)) < factor * squared_error(
-        w, qlab.fake_quantize(w, grid)
-    )
+    assert squared_error(w, settled(KMeans(bits), w)(w)) < factor * squared_error(w, qlab.fake_quantize(w, grid))
 
 
 @given(weights, st.integers(1, 4), st.sampled_from([PerTensor(), PerChannel(0), PerGroup(9)]))
@@ -172,9 +166,7 @@ def test_each_value_has_its_nearest_centroid_and_each_centroid_its_members_mean(
     rows, members = w.reshape(len(tables), -1), codes.reshape(len(tables), -1).long()
     for row, table, member in zip(rows, tables, members):
         distance = (row[:, None] - table).abs()
-        assert torch.allclose(
-            distance.gather(1, member[:, None])[:, 0], distance.amin(1), rtol=1e-4, atol=1e-6
-        )
+        assert torch.allclose(distance.gather(1, member[:, None])[:, 0], distance.amin(1), rtol=1e-4, atol=1e-6)
         for code in member.unique():
             mean = float(row[member == code].double().mean())
             assert float(table[code]) == pytest.approx(mean, rel=1e-4, abs=1e-5 * float(w.abs().max()))
@@ -398,9 +390,7 @@ def test_activations_on_a_float_grid():
 def test_what_has_no_integer_kernel_is_refused_with_the_way_out():
     expected = r"layer1.0.conv1: weights on the grid KMeans\(bits=4.*no integer kernel.*codebook.Binary\(\)"
     one = qlab.prepare(models.resnet20(), QConfig(KMeans(4)))
-    with pytest.raises(
-        ValueError, match=expected + r".*overrides=\{'layer1.0.conv1': None\}.*prepared network"
-    ):
+    with pytest.raises(ValueError, match=expected + r".*overrides=\{'layer1.0.conv1': None\}.*prepared network"):
         qlab.convert(qlab.calibrate(one, [PICTURES], progress=False))
     with pytest.raises(ValueError, match=r"0: weights on the grid FloatGrid\(format='e4m3'"):
         qlab.convert(prepared(FloatGrid("e4m3")))
@@ -469,14 +459,10 @@ def test_a_dynamic_range_is_that_of_the_batch():
 
 def test_each_picture_can_have_a_range_of_its_own():
     spec = QuantSpec(8, observer="dynamic", granularity=PerChannel(0))
-    one = qlab.calibrate(
-        qlab.prepare(network(), QConfig(activation=spec, carrier=spec), PICTURES[:1]), []
-    ).eval()
+    one = qlab.calibrate(qlab.prepare(network(), QConfig(activation=spec, carrier=spec), PICTURES[:1]), []).eval()
     with torch.no_grad():
         alone = torch.cat([one(picture[None]) for picture in PICTURES])
-        assert torch.allclose(one(PICTURES), alone, atol=1e-6), (
-            "so the batch that a picture is in does not matter"
-        )
+        assert torch.allclose(one(PICTURES), alone, atol=1e-6), "so the batch that a picture is in does not matter"
 
 
 def test_a_dynamic_network_trains_and_lets_values_pass_when_told_to():
@@ -489,9 +475,7 @@ def test_a_dynamic_network_trains_and_lets_values_pass_when_told_to():
 
 
 def test_a_dynamic_range_has_no_integer_kernel():
-    with pytest.raises(
-        ValueError, match='quantizers.input: .*taken anew from each batch.*"minmax", and calibrate'
-    ):
+    with pytest.raises(ValueError, match='quantizers.input: .*taken anew from each batch.*"minmax", and calibrate'):
         qlab.convert(qlab.calibrate(dynamic(), []))
 
 
@@ -508,9 +492,7 @@ def test_weights_alone_need_no_data_but_activations_do():
 
 def test_weight_only_networks_of_few_bits_are_integers_in_memory_and_float_in_arithmetic():
     for name, values in (("w8a32", 255), ("w4a32", 15), ("w2a32", 3)):
-        one = qlab.calibrate(
-            qlab.prepare(network(), QConfig.preset(name, first_last=None), PICTURES[:1]), []
-        ).eval()
+        one = qlab.calibrate(qlab.prepare(network(), QConfig.preset(name, first_last=None), PICTURES[:1]), []).eval()
         int8 = qlab.convert(one, "reference")
         with torch.no_grad():
             assert torch.allclose(int8(PICTURES), one(PICTURES), atol=1e-5)

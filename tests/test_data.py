@@ -70,9 +70,7 @@ def test_normalized_pixels_have_mean_zero_and_variance_one():
     images = torch.randint(0, 256, (50, 3, 8, 8), dtype=torch.uint8)
     pixels = images.double() / 255
     mean, std = (tuple(f(dim=(0, 2, 3)).tolist()) for f in (pixels.mean, pixels.std))
-    x, _ = next(
-        Dataset(images, torch.zeros(50, dtype=torch.int64), CLASSES, "", "train", mean, std).batches(50)
-    )
+    x, _ = next(Dataset(images, torch.zeros(50, dtype=torch.int64), CLASSES, "", "train", mean, std).batches(50))
     assert x.dtype == torch.float32 and x.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(x.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(x.std((0, 2, 3)), torch.ones(3), atol=1e-5, rtol=0)
@@ -81,9 +79,7 @@ def test_normalized_pixels_have_mean_zero_and_variance_one():
 def test_each_channel_has_its_own_mean_and_deviation():
     images = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1)
     data = Dataset(images, torch.tensor([0]), CLASSES, "", "train", (0.5, 0.2, 0.0), (0.5, 1.0, 0.25))
-    torch.testing.assert_close(
-        data.normalize(images).flatten(), torch.tensor([-1.0, 0.0, 4.0]), atol=1e-6, rtol=0
-    )
+    torch.testing.assert_close(data.normalize(images).flatten(), torch.tensor([-1.0, 0.0, 4.0]), atol=1e-6, rtol=0)
 
 
 # --- batches
@@ -140,9 +136,7 @@ def possible(picture: torch.Tensor, pad: int) -> list[torch.Tensor]:
 
 @given(seed=st.integers(0, 2**31), pad=st.integers(0, 3))
 def test_an_augmented_picture_is_the_picture_shifted_and_perhaps_mirrored(seed, pad):
-    images = torch.randint(
-        0, 256, (4, 3, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
-    )
+    images = torch.randint(0, 256, (4, 3, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
     changed = shift_and_mirror(images, torch.Generator().manual_seed(seed), pad)
     for before, after in zip(images, changed):
         assert any(torch.equal(after, candidate) for candidate in possible(before, pad))

@@ -71,16 +71,12 @@ def test_the_same_seed_gives_the_same_pictures_and_the_model_stays_as_it_was(mod
     a, b, c = (datafree.images(model, 2, 2, seed, shape=SHAPE, progress=False)[0] for seed in (0, 0, 1))
     assert torch.equal(a, b) and not torch.equal(a, c)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    assert all(p.requires_grad for p in model.parameters()) and not any(
-        m._forward_pre_hooks for m in model.modules()
-    )
+    assert all(p.requires_grad for p in model.parameters()) and not any(m._forward_pre_hooks for m in model.modules())
 
 
 @pytest.mark.parametrize("norm", [nn.Identity(), nn.BatchNorm2d(4, track_running_stats=False)])
 def test_without_statistics_there_is_nothing_to_distil(norm):
-    with pytest.raises(
-        ValueError, match="Sequential has no BatchNorm that keeps running statistics.*real ones"
-    ):
+    with pytest.raises(ValueError, match="Sequential has no BatchNorm that keeps running statistics.*real ones"):
         datafree.images(nn.Sequential(nn.Conv2d(3, 4, 1), norm))
 
 

@@ -7,8 +7,8 @@ import hashlib
 import socket
 
 import pytest
-
 from copies_of_cifar import serve
+
 from qlab.data import download as module
 from qlab.data.download import Remote, download
 from qlab.data.store import NoRoom
@@ -106,9 +106,7 @@ def test_a_half_download_of_another_file_does_not_get_past_the_checksum(tmp_path
 def test_a_file_of_another_size_is_refused_before_it_is_fetched(tmp_path, half):
     (tmp_path / "data.tgz.part").write_bytes(CONTENT[:half])
     with serve({"/data.tgz": CONTENT}) as host:
-        with pytest.raises(
-            ValueError, match="has 1,024,000 bytes, expected 2,000,000: it is another file now"
-        ):
+        with pytest.raises(ValueError, match="has 1,024,000 bytes, expected 2,000,000: it is another file now"):
             download(remote_of(host, size=2_000_000), tmp_path)
     assert (tmp_path / "data.tgz.part").read_bytes() == CONTENT[:half]
 
@@ -173,9 +171,7 @@ def test_no_download_is_begun_that_the_disk_has_no_room_for(tmp_path):
 
 
 def test_a_disk_that_becomes_full_gets_back_what_the_download_took(tmp_path):
-    resource = pytest.importorskip(
-        "resource", reason="a limit on the size of files stands in for the full disk"
-    )
+    resource = pytest.importorskip("resource", reason="a limit on the size of files stands in for the full disk")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with serve({"/data.tgz": CONTENT}) as host:
         resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, limits[1]))

@@ -26,7 +26,9 @@ def test_a_network_has_the_size_it_says_and_ten_answers(name, size):
 
 
 def test_resnet20_has_twenty_layers_with_weights():
-    layers = [m for m in models.resnet20().modules() if isinstance(m, (nn.Conv2d, nn.Linear)) and m.weight.shape[-1] != 1]
+    layers = [
+        m for m in models.resnet20().modules() if isinstance(m, (nn.Conv2d, nn.Linear)) and m.weight.shape[-1] != 1
+    ]
     assert len(layers) == 20
 
 
@@ -79,10 +81,14 @@ def test_a_torchvision_that_does_not_fit_is_explained(monkeypatch):
         return real(name, *arguments)
 
     monkeypatch.setattr(builtins, "__import__", mismatched)
-    with pytest.raises(ImportError, match="torchvision::nms.*must come from the same source.*--reinstall torch torchvision"):
+    with pytest.raises(
+        ImportError, match="torchvision::nms.*must come from the same source.*--reinstall torch torchvision"
+    ):
         models.mobilenet_v2()
 
 
 def test_torchvision_is_not_imported_before_it_is_needed():
-    code = "import sys, qlab, qlab.models; print({'torchvision', 'matplotlib', 'ipywidgets', 'onnx'} & set(sys.modules))"
+    code = (
+        "import sys, qlab, qlab.models; print({'torchvision', 'matplotlib', 'ipywidgets', 'onnx'} & set(sys.modules))"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"

@@ -102,10 +102,7 @@ class TestHistogram:
     @given(st.integers(0, 2**32), st.integers(1, 5))
     def test_rows_are_histograms_of_their_own(self, seed, rows):
         generator = torch.Generator().manual_seed(seed)
-        x = (
-            torch.randn(rows, 30, generator=generator)
-            * torch.randn(rows, 1, generator=generator).mul(20).exp2()
-        )
+        x = torch.randn(rows, 30, generator=generator) * torch.randn(rows, 1, generator=generator).mul(20).exp2()
         together = Histogram(rows, 32)
         together.add(x[:, :10])
         together.add(x[:, 10:])
@@ -130,9 +127,7 @@ class TestEveryObserver:
     def test_seeing_nothing_is_no_range(self, name):
         for observer in (build(spec(name)), after(build(spec(name)), torch.empty(0, 3))):
             assert observer.seen == 0
-            with pytest.raises(
-                ValueError, match=rf"{type(observer).__name__} has seen no data: .* Calibrate first"
-            ):
+            with pytest.raises(ValueError, match=rf"{type(observer).__name__} has seen no data: .* Calibrate first"):
                 observer.qparams()
 
     @pytest.mark.parametrize("name", NAMES)
@@ -140,9 +135,7 @@ class TestEveryObserver:
     @pytest.mark.parametrize("symmetric", [False, True])
     def test_a_constant_has_a_grid_that_holds_it(self, name, value, symmetric):
         qp = after(build(spec(name, signed=True, symmetric=symmetric)), torch.full((40,), value)).qparams()
-        assert fake_quantize(torch.tensor(value), qp).item() == pytest.approx(
-            value, rel=0.01, abs=qp.scale.item() / 2
-        )
+        assert fake_quantize(torch.tensor(value), qp).item() == pytest.approx(value, rel=0.01, abs=qp.scale.item() / 2)
 
     @pytest.mark.parametrize("name", NAMES)
     @pytest.mark.parametrize("bits", [1, 2, 4, 8, 12, 16])
@@ -187,9 +180,7 @@ class TestEveryObserver:
         for part in (left, right, build(form)):
             empty.merge(part)
         assert empty.seen == 400 and empty.qparams() == after(build(form), x).qparams()
-        assert (
-            left.seen == 120 and left.qparams() == after(build(form), x[:, :30]).qparams()
-        )  # is not touched
+        assert left.seen == 120 and left.qparams() == after(build(form), x[:, :30]).qparams()  # is not touched
 
     @pytest.mark.parametrize("name", NAMES)
     @pytest.mark.parametrize("granularity", [PerChannel(0), QuantSpec().granularity])
@@ -318,9 +309,7 @@ class TestPercentile:
         observer = after(Percentile(spec(), percentile), x)
         width = observer.histogram.width.double()
         for end, share in zip(observer.range(), (1 - percentile / 100, percentile / 100)):
-            below, above = (
-                torch.quantile(x.double(), share, interpolation=side) for side in ("lower", "higher")
-            )
+            below, above = (torch.quantile(x.double(), share, interpolation=side) for side in ("lower", "higher"))
             assert below - width <= end <= above + width
 
     def test_100_is_min_max(self):
@@ -406,9 +395,7 @@ class TestEntropy:
 
     def test_with_more_levels_than_bins_nothing_is_clipped(self):
         x = data("outlier")
-        assert (
-            after(Entropy(spec("entropy", bits=16)), x).qparams() == after(MinMax(spec(bits=16)), x).qparams()
-        )
+        assert after(Entropy(spec("entropy", bits=16)), x).qparams() == after(MinMax(spec(bits=16)), x).qparams()
 
 
 def _migacz(observer, bins):

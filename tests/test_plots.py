@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import itertools
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -148,7 +151,7 @@ def test_a_still_figure_brings_its_words_and_is_drawn_the_same_each_time(moving)
 
 def test_a_notebook_shows_a_figure_and_its_words(moving, monkeypatch):
     shown = []
-    monkeypatch.setattr(plots, "display", lambda data, **options: shown.append(data))
+    monkeypatch.setattr(plots.figure, "display", lambda data, **options: shown.append(data))
     figure = moving()(6)
     figure._ipython_display_()
     assert "image/jpeg" in shown[0] and shown[1].data == f"*{figure.alt}*"
@@ -235,3 +238,37 @@ def test_the_limits_are_those_of_the_observers_and_the_mse_is_best(activations):
 
     assert error(mse) == min(error(limit) for limit in (minmax, percentile, entropy, mse))
     assert f"MSE clips at {mse:.2f}" in figure.finding and f"percentile 99.99 at {percentile:.2f}" in figure.alt
+
+
+# --- language
+
+
+def texts_of(tree: ast.AST) -> Iterator[ast.AST]:
+    """What a student will read: titles, descriptions, labels of controls and axes."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute):
+            if node.targets[0].attr in ("finding", "alt"):
+                yield node.value
+        if isinstance(node, ast.keyword) and node.arg in ("label", "xlabel", "ylabel", "title"):
+            yield node.value
+
+
+def is_translated(node: ast.AST) -> bool:
+    return not isinstance(node, ast.JoinedStr) and not (isinstance(node, ast.Constant) and node.value)
+
+
+FILES = sorted(Path(plots.__file__).parent.glob("*.py")) + [Path(plots.__file__).parents[1] / "explorables.py"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_what_a_student_reads_can_be_translated(path):
+    tree = ast.parse(path.read_text("utf-8"))
+    assert [ast.unparse(node) for node in texts_of(tree) if not is_translated(node)] == []
+
+
+@pytest.mark.parametrize("code, translated", [
+    ("figure.alt = f'{x} bits'", False), ("Slider(label='bits')", False), ("ax.set(xlabel=_('bits'))", True),
+    ("figure.finding = words.format(bits=3)", True), ("self.alt = ''", True),
+])  # fmt: skip
+def test_a_text_that_cannot_be_translated_is_found(code, translated):
+    assert [is_translated(node) for node in texts_of(ast.parse(code))] == [translated]

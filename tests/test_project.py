@@ -57,9 +57,7 @@ def test_every_direct_dependency_is_pinned_inside_its_range(python):
     environment = {"python_version": python, "sys_platform": "linux"}
     for need in dependencies("test", "bench"):
         if need.marker is None or need.marker.evaluate(environment):
-            assert need.specifier.contains(pinned(need.name, python)), (
-                f"{need}: constraints.txt has another version"
-            )
+            assert need.specifier.contains(pinned(need.name, python)), f"{need}: constraints.txt has another version"
 
 
 def test_constraints_hold_versions_only():
@@ -187,9 +185,7 @@ def test_every_file_that_the_readme_names_is_there():
 
 def test_every_make_command_in_the_readme_is_a_rule():
     rules = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
-    commands = set(
-        re.findall(r"\bmake ([a-z]+)\b", "\n".join(re.findall(r"`[^`\n]+`|```.*?```", readme(), re.DOTALL)))
-    )
+    commands = set(re.findall(r"\bmake ([a-z]+)\b", "\n".join(re.findall(r"`[^`\n]+`|```.*?```", readme(), re.DOTALL))))
     assert {"lab", "test"} <= commands
     assert commands <= rules
 
@@ -224,9 +220,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for uv 
 
 
 @posix
-@pytest.mark.parametrize(
-    "version, said", [("2.15.0+cpu", "CPU, about 200 MB"), ("2.15.0+cu132", "CUDA, about 3 GB")]
-)
+@pytest.mark.parametrize("version, said", [("2.15.0+cpu", "CPU, about 200 MB"), ("2.15.0+cu132", "CUDA, about 3 GB")])
 def test_the_installer_takes_the_build_that_fits_where_pytorchs_index_answers(
     installer, tmp_path, capsys, version, said
 ):
@@ -243,9 +237,7 @@ def test_the_installer_takes_pypis_build_where_pytorchs_index_gives_nothing(inst
 
 
 @posix
-def test_the_installer_does_not_wait_for_an_index_that_never_answers(
-    installer, tmp_path, monkeypatch, capsys
-):
+def test_the_installer_does_not_wait_for_an_index_that_never_answers(installer, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(installer, "PROBE_SECONDS", 0.2)
     assert installer.torch_source(fake_uv(tmp_path, "exec sleep 30")) == "pypi"
     assert "no answer within 0.2 s" in capsys.readouterr().out

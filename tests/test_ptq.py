@@ -66,7 +66,9 @@ def test_calibration_restores_the_mode_even_when_it_fails():
     assert all(quantizer.mode == "quantize" for _, quantizer in prepared.quantizers())
 
 
-@pytest.mark.parametrize("call", [lambda b: qlab.calibrate(qlab.prepare(models.vgg()), b), lambda b: qlab.ptq(models.vgg(), b)])
+@pytest.mark.parametrize(
+    "call", [lambda b: qlab.calibrate(qlab.prepare(models.vgg()), b), lambda b: qlab.ptq(models.vgg(), b)]
+)
 def test_no_batch_is_an_error_that_says_what_to_give(call):
     with pytest.raises(ValueError, match=r"got no batch.*data.sample\(512\).batches\(64\)"):
         call([])

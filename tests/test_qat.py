@@ -159,7 +159,9 @@ def test_starting_and_finishing_changes_nothing_that_the_network_says(network):
 
 
 def test_a_network_without_batchnorm_gets_none():
-    bare = nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    bare = nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
     prepared = qat.start(calibrated(bare), [next(stripes(32).batches(32))[0]])
     assert not any(isinstance(module, nn.BatchNorm2d) for module in prepared.modules())
     qat.fit(calibrated(bare), stripes(32), None, replace(PLAN, epochs=1), progress=False)
@@ -394,7 +396,9 @@ def test_every_committed_network_loads_and_converts(key):
 def test_train_prepares_calibrates_trains_and_saves(network, tmp_path, monkeypatch):
     plan = replace(PLAN, epochs=1)
     data = stripes(1024)
-    prepared, history = qat.train(network, "w4a4", data, stripes(32, "validation"), plan, folder=tmp_path, progress=False)
+    prepared, history = qat.train(
+        network, "w4a4", data, stripes(32, "validation"), plan, folder=tmp_path, progress=False
+    )
     saved, _ = qlab.files.read_tensors(tmp_path / "prepared.safetensors")
     assert len(history) == 1
     assert all(torch.equal(saved[name], tensor) for name, tensor in prepared.state_dict().items())

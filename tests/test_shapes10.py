@@ -60,12 +60,8 @@ def test_the_splits_and_seeds_have_other_pictures(validation, monkeypatch):
 
 def test_mean_and_deviation_are_the_ones_it_says(validation):
     pixels = validation.images.double() / 255
-    torch.testing.assert_close(
-        pixels.mean((0, 2, 3)), torch.tensor(validation.mean).double(), atol=0.01, rtol=0
-    )
-    torch.testing.assert_close(
-        pixels.std((0, 2, 3)), torch.tensor(validation.std).double(), atol=0.01, rtol=0
-    )
+    torch.testing.assert_close(pixels.mean((0, 2, 3)), torch.tensor(validation.mean).double(), atol=0.01, rtol=0)
+    torch.testing.assert_close(pixels.std((0, 2, 3)), torch.tensor(validation.std).double(), atol=0.01, rtol=0)
 
 
 def test_an_unknown_split_is_named():
@@ -172,10 +168,5 @@ def test_the_dice_are_fair():
 
 def test_the_raw_numbers_are_pcg64s():
     """What numpy promises never to change; its distributions it may."""
-    assert (
-        Dice(7)._bits.random_raw(2).tolist()
-        == np.random.PCG64(np.random.SeedSequence([7])).random_raw(2).tolist()
-    )
-    assert (
-        Dice(7).integers(2**32, 1)[0] == int(np.random.PCG64(np.random.SeedSequence([7])).random_raw()) >> 32
-    )
+    assert Dice(7)._bits.random_raw(2).tolist() == np.random.PCG64(np.random.SeedSequence([7])).random_raw(2).tolist()
+    assert Dice(7).integers(2**32, 1)[0] == int(np.random.PCG64(np.random.SeedSequence([7])).random_raw()) >> 32

@@ -16,8 +16,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-
 from copies_of_cifar import (
     COUNT,
     encoded,
@@ -30,6 +28,8 @@ from copies_of_cifar import (
     write_tar,
     write_zip,
 )
+from PIL import Image
+
 from qlab.data import Available, at_hand, available, cifar10, copies, store
 from qlab.data.copies import CLASSES, read_copy
 
@@ -82,9 +82,7 @@ FORMS = {
     "official tar.gz": lambda p: write_tar(p / "b.tar.gz", official_files()),
     "official zip": lambda p: write_zip(p / "b.zip", official_files(top="x/")),
     "official, Python 2": lambda p: write_tar(p / "b.tar", official_files(python2_pickle)),
-    "official, protocol 4": lambda p: write_tar(
-        p / "b.tar", official_files(lambda batch: pickle.dumps(batch, 4))
-    ),
+    "official, protocol 4": lambda p: write_tar(p / "b.tar", official_files(lambda batch: pickle.dumps(batch, 4))),
 }
 
 
@@ -113,10 +111,7 @@ def test_jpeg_and_mixed_copies_are_called_so(tmp_path):
 def test_a_whole_copy_holds_out_250_of_each_class_and_has_no_number_in_its_name(tmp_path, monkeypatch):
     blank = encoded(np.zeros((32, 32, 3), np.uint8), "PNG")
     files = {
-        f"{s}/{name}/{i:03}.png": blank
-        for s, n in (("train", 600), ("test", 1))
-        for name in CLASSES
-        for i in range(n)
+        f"{s}/{name}/{i:03}.png": blank for s, n in (("train", 600), ("test", 1)) for name in CLASSES for i in range(n)
     }
     monkeypatch.setattr(copies, "decode", lambda data, what: ("PNG", bytes(3072)))
     monkeypatch.setattr(copies, "TOTAL", {"train": 6000, "test": 10})
@@ -254,8 +249,7 @@ FAULTS = {
     "truncated JPEG": (
         lambda p: write_folder(
             p / "a",
-            picture_files(("JPEG",))
-            | {"test/dog/0000.jpg": picture_files(("JPEG",))["test/dog/0000.jpg"][:500]},
+            picture_files(("JPEG",)) | {"test/dog/0000.jpg": picture_files(("JPEG",))["test/dog/0000.jpg"][:500]},
         ),
         r"a/test/dog/0000.jpg of .* is not a whole picture \(.*[tT]runcated",
     ),
@@ -264,15 +258,11 @@ FAULTS = {
         "0003.png of .* is not a whole picture",
     ),
     "another format": (
-        lambda p: write_folder(
-            p / "a", picture_files() | {CAT: encoded(np.zeros((32, 32, 3), np.uint8), "GIF")}
-        ),
+        lambda p: write_folder(p / "a", picture_files() | {CAT: encoded(np.zeros((32, 32, 3), np.uint8), "GIF")}),
         "0003.png of .* is not a whole picture",
     ),
     "another size": (
-        lambda p: write_zip(
-            p / "a.zip", picture_files() | {CAT: encoded(np.zeros((16, 24, 3), np.uint8), "PNG")}
-        ),
+        lambda p: write_zip(p / "a.zip", picture_files() | {CAT: encoded(np.zeros((16, 24, 3), np.uint8), "PNG")}),
         "is 24x16 pixels: CIFAR-10 has pictures of 32x32",
     ),
     "missing class": (
@@ -300,9 +290,7 @@ FAULTS = {
         "lacks data_batch_3 of cifar-10-batches-py: the copy is incomplete",
     ),
     "pickle with code": (
-        lambda p: write_tar(
-            p / "a.tar", official_files(lambda batch: pickle.dumps(batch | {b"x": Evil()}, 2))
-        ),
+        lambda p: write_tar(p / "a.tar", official_files(lambda batch: pickle.dumps(batch | {b"x": Evil()}, 2))),
         r"data_batch_1 of .* is not an official CIFAR-10 batch \(it asks for \w+.system, which no",
     ),
     "truncated pickle": (
@@ -442,9 +430,7 @@ def test_a_copy_of_one_picture_a_class_has_no_validation_split(tmp_path, named):
     files = {name: content for name, content in picture_files().items() if name.endswith("0000.png")}
     named(write_zip(tmp_path / "a.zip", files))
     assert len(cifar10("train")) == 10
-    with pytest.raises(
-        ValueError, match="too few pictures for a validation split: expected 5,000 a class"
-    ):
+    with pytest.raises(ValueError, match="too few pictures for a validation split: expected 5,000 a class"):
         cifar10("validation")
 
 
@@ -471,9 +457,7 @@ def test_a_disk_without_room_for_the_decoded_file_is_said(tmp_path, named, data,
 
 
 def test_a_disk_that_becomes_full_while_the_file_is_written(tmp_path, named, data):
-    resource = pytest.importorskip(
-        "resource", reason="a limit on the size of files stands in for the full disk"
-    )
+    resource = pytest.importorskip("resource", reason="a limit on the size of files stands in for the full disk")
     named(write_zip(tmp_path / "a.zip", picture_files()))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
@@ -490,9 +474,7 @@ def test_a_data_folder_that_cannot_be_made_is_named(tmp_path, named, monkeypatch
     named(write_zip(tmp_path / "a.zip", picture_files()))
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("QLAB_DATA", str(tmp_path / "file" / "data"))
-    with pytest.raises(
-        OSError, match="cannot keep pictures in .*file.data .*: set QLAB_DATA to another folder"
-    ):
+    with pytest.raises(OSError, match="cannot keep pictures in .*file.data .*: set QLAB_DATA to another folder"):
         cifar10("test")
 
 
@@ -636,9 +618,7 @@ def test_a_host_that_fails_is_named_and_the_next_one_asked(hosts, data, capsys):
         ({"WHOLE": 60_000}, "it has 80 pictures, expected 60,000"),
     ],
 )
-def test_a_mirror_without_a_checksum_must_have_the_official_pictures(
-    hosts, data, monkeypatch, capsys, change, words
-):
+def test_a_mirror_without_a_checksum_must_have_the_official_pictures(hosts, data, monkeypatch, capsys, change, words):
     import re
 
     for name, value in change.items():
@@ -666,10 +646,7 @@ def test_without_a_network_the_error_tells_the_three_ways_out(data, monkeypatch,
     words = str(caught.value)
     for way_out in ("QLAB_CIFAR10", "connect to the internet", "qlab.data.shapes10()"):
         assert way_out in words
-    assert (
-        "127.0.0.1:9/cifar10.tgz cannot be reached" in words
-        and "cifar-10-python.tar.gz cannot be reached" in words
-    )
+    assert "127.0.0.1:9/cifar10.tgz cannot be reached" in words and "cifar-10-python.tar.gz cannot be reached" in words
     assert kept(data) == []
 
 

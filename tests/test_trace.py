@@ -122,7 +122,9 @@ def test_a_leaf_is_kept_whole():
 
 
 def test_an_example_that_does_not_fit_is_named():
-    with pytest.raises(ValueError, match=r"the example, \(2, 1, 8, 8\) torch.float32, does not run.*Expected one batch"):
+    with pytest.raises(
+        ValueError, match=r"the example, \(2, 1, 8, 8\) torch.float32, does not run.*Expected one batch"
+    ):
         trace(nn.Conv2d(3, 4, 3), PICTURES[:, :1])
 
 

@@ -48,9 +48,7 @@ class Task:
         spec = replace(qconfig.weight, observer=weight)
         return replace(qconfig, weight=replace(spec, granularity=PerTensor()) if per_tensor else spec)
 
-    def prepared(
-        self, *observers: str, per_tensor: bool = False, equalize: bool = False, batches=None
-    ) -> Prepared:
+    def prepared(self, *observers: str, per_tensor: bool = False, equalize: bool = False, batches=None) -> Prepared:
         """Prepared and calibrated."""
         qconfig = self.qconfig(*observers, per_tensor=per_tensor)
         prepared = qlab.prepare(self.network, qconfig, self.calibration[0][0][:1], equalize=equalize)
@@ -161,15 +159,11 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", default="resnet20", help="resnet20 (default), mobilenet_v2 or vgg")
     parser.add_argument("--data", default="cifar10", choices=["cifar10", "shapes10"], help="default: cifar10")
-    parser.add_argument(
-        "--split", default="test", choices=["test", "validation"], help="validation: for trials"
-    )
+    parser.add_argument("--split", default="test", choices=["test", "validation"], help="validation: for trials")
     parser.add_argument("--bits", nargs="+", default=BITS, help=f"default: {' '.join(BITS)}")
     parser.add_argument("--only", nargs="+", metavar="METHOD", help=f"of: {'; '.join(METHODS)}")
     parser.add_argument("--images", type=int, help="so many of the split's pictures (default: all)")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="of calibration pictures and of rounding (default: 0)"
-    )
+    parser.add_argument("--seed", type=int, default=0, help="of calibration pictures and of rounding (default: 0)")
     parser.add_argument("--rows", type=Path, default=Path("runs/accuracy.jsonl"), help="default: %(default)s")
     args = parser.parse_args(words)
     unknown = [word for word in args.only or () if word not in METHODS and word not in args.bits]
@@ -238,9 +232,7 @@ def table(rows: list[dict]) -> str:
     """The rows as a Markdown table."""
     names = "network bits method top1 drop fp32 images data seed seconds cpu_seconds".split()
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    return "\n".join(
-        [*lines, *("| " + " | ".join(str(row.get(name, "")) for name in names) + " |" for row in rows)]
-    )
+    return "\n".join([*lines, *("| " + " | ".join(str(row.get(name, "")) for name in names) + " |" for row in rows)])
 
 
 if __name__ == "__main__":

@@ -102,9 +102,7 @@ def build(makers: Mapping[str, Callable[[Task], Bind]], task: Task) -> tuple[dic
     return ready, left_out
 
 
-def measure(
-    ready: Mapping[str, Bind], x: Tensor, threads: int, rounds: int
-) -> tuple[bench.Comparison, dict[str, str]]:
+def measure(ready: Mapping[str, Bind], x: Tensor, threads: int, rounds: int) -> tuple[bench.Comparison, dict[str, str]]:
     """The times on one batch of those whose output is right, and for the others the reason."""
     calls: dict[str, Callable[[], Tensor]] = {}
     left_out: dict[str, str] = {}

@@ -54,7 +54,11 @@ def targets(source: Path) -> list[Path]:
     """The notebooks that come from ``source``: the lesson, and the solved lesson when there is something to solve."""
     name = f"{source.stem}.ipynb"
     folder = source.parent.parent
-    return [folder / name, folder / "solutions" / name] if 'tags=["exercise"]' in source.read_text("utf-8") else [folder / name]
+    return (
+        [folder / name, folder / "solutions" / name]
+        if 'tags=["exercise"]' in source.read_text("utf-8")
+        else [folder / name]
+    )
 
 
 def build(source: Path, target: Path) -> bool:

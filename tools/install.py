@@ -126,9 +126,7 @@ def ask_pytorch(uv: str) -> tuple[str, str]:
 
 def check_torch() -> None:
     """torchvision's operators load only beside the torch they were built for: better found out now."""
-    code = (
-        "import torch as t, torchvision as v; v.ops.nms(t.rand(2, 4), t.rand(2), 0.5); print(t.__version__)"
-    )
+    code = "import torch as t, torchvision as v; v.ops.nms(t.rand(2, 4), t.rand(2), 0.5); print(t.__version__)"
     probe = subprocess.run([str(PYTHON), "-c", code], text=True, capture_output=True)
     if probe.returncode:
         sys.exit(
@@ -154,10 +152,7 @@ def main(extras: list[str]) -> None:
     if (VENV / "ready").exists():
         say(f"bringing .venv up to date: {what}")
     else:
-        say(
-            f"installing {what} into .venv: "
-            f"about {190 if 'test' in extras else 100} MB to download, and torch"
-        )
+        say(f"installing {what} into .venv: about {190 if 'test' in extras else 100} MB to download, and torch")
     uv = make_environment()
     source = torch_source(uv)
     target = "." + (f"[{','.join(extras)}]" if extras else "")

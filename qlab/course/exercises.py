@@ -21,14 +21,16 @@ from functools import cache
 from html import escape
 from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 
 import torch
 from IPython.display import HTML, Markdown
 
 from qlab.affine import QParams
+from qlab.course import lessons
 from qlab.course.language import _
 
-LESSONS = (1, 2)  # those that have exercises
+LESSONS = tuple(sorted(int(module.name.removeprefix("lesson")) for module in iter_modules(lessons.__path__)))
 COLOURS = {"right": "#0072b2", "wrong": "#a0522d", "not attempted": "#5f5f5f", "cannot judge": "#5f5f5f"}
 
 
@@ -185,11 +187,7 @@ def hint(name: str) -> Markdown:
     """The next hint for an exercise: each call gives one more."""
     hints = exercise(name).hints
     number = min(_remember(name, hints=1)["hints"], len(hints))
-    more = (
-        _("one more with hint({name!r})")
-        if number < len(hints)
-        else _("the last one; solution({name!r}) shows all")
-    )
+    more = _("one more with hint({name!r})") if number < len(hints) else _("the last one; solution({name!r}) shows all")
     return Markdown(f"**{number}/{len(hints)}** {hints[number - 1]} *({more.format(name=name)})*")
 
 
@@ -206,9 +204,7 @@ def progress() -> HTML:
     for lesson in LESSONS:
         marks = "".join("●" if done.get(task.name, {}).get("right") else "○" for task in of_lesson(lesson))
         solved = _("{done} of {all}").format(done=marks.count("●"), all=len(marks))
-        rows.append(
-            f"<tr><td>{_('Lesson')} {lesson}</td><td aria-hidden='true'>{marks}</td><td>{solved}</td></tr>"
-        )
+        rows.append(f"<tr><td>{_('Lesson')} {lesson}</td><td aria-hidden='true'>{marks}</td><td>{solved}</td></tr>")
     return HTML(f"<table>{''.join(rows)}</table>")
 
 
@@ -220,9 +216,7 @@ def collect(files: Iterable[str | Path]) -> list[dict]:
     rows = []
     for path in map(Path, files):
         done = _read(path, missing_is_empty=False)
-        count = {
-            key: sum(entry[key] for entry in done.values()) for key in ("right", "tries", "hints", "solution")
-        }
+        count = {key: sum(entry[key] for entry in done.values()) for key in ("right", "tries", "hints", "solution")}
         rows.append({"student": path.stem, "solved": count["right"], **count, "exercises": sorted(done)})
         del rows[-1]["right"]
     return rows
@@ -245,9 +239,7 @@ def _read(path: Path, missing_is_empty: bool = True) -> dict[str, dict]:
         raise ValueError(what.format(path=path, error=error or type(error).__name__)) from error
 
 
-def _remember(
-    name: str, tried: bool = False, right: bool = False, hints: int = 0, solution: bool = False
-) -> dict:
+def _remember(name: str, tried: bool = False, right: bool = False, hints: int = 0, solution: bool = False) -> dict:
     """Add to what is known of an exercise, and write it down atomically; its entry."""
     path = progress_file()
     done = _read(path)
@@ -275,7 +267,5 @@ def exercise(name: str) -> Exercise:
     """The exercise of that name. Raises ValueError when there is none."""
     known = {task.name: task for lesson in LESSONS for task in of_lesson(lesson)}
     if name not in known:
-        raise ValueError(
-            _("no exercise {name!r}: there are {known}").format(name=name, known=", ".join(known))
-        )
+        raise ValueError(_("no exercise {name!r}: there are {known}").format(name=name, known=", ".join(known)))
     return known[name]

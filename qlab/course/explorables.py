@@ -16,6 +16,7 @@ import traitlets
 from torch import Tensor
 
 from qlab.course import plots
+from qlab.course.language import _
 from qlab.data.dataset import Dataset
 
 JS = Path(__file__).parent / "js"
@@ -80,7 +81,7 @@ def fewer_bits(
 ) -> Panel:
     """Drag the number of bits: the network's answers, and how many are right. Arguments as in ``plots``."""
     most, least = max(said), min(said)
-    slider = Slider(label="bits of weights and activations", value=most, minimum=least, maximum=most)
+    slider = Slider(label=_("bits of weights and activations"), value=most, minimum=least, maximum=most)
     return Panel(plots.fewer_bits(pictures, said, accuracy, float_accuracy), bits=slider)
 
 
@@ -88,30 +89,30 @@ def rounding() -> Panel:
     """Drag the bits, and the grid up and down: what rounding makes of a sine."""
     return Panel(
         plots.rounding(),
-        bits=Slider(label="bits", value=3, minimum=2, maximum=8),
-        shift=Slider(label="grid moved by (steps)", value=0, minimum=0, maximum=0.9, step=0.1),
+        bits=Slider(label=_("bits"), value=3, minimum=2, maximum=8),
+        shift=Slider(label=_("grid moved by (steps)"), value=0, minimum=0, maximum=0.9, step=0.1),
     )
 
 
 def rounding_errors(values: Tensor) -> Panel:
     """Drag the bits: how the errors of ``values`` are spread over a step."""
-    return Panel(plots.rounding_errors(values), bits=Slider(label="bits", value=8, minimum=2, maximum=10))
+    return Panel(plots.rounding_errors(values), bits=Slider(label=_("bits"), value=8, minimum=2, maximum=10))
 
 
 def formats() -> Panel:
     """Drag a number: its bits in six formats, and what each of them stores."""
-    return Panel(plots.formats(), number=Slider(label="number", value=0.3, minimum=-5, maximum=5, step=0.05))
+    return Panel(plots.formats(), number=Slider(label=_("number"), value=0.3, minimum=-5, maximum=5, step=0.05))
 
 
 def clipping(values: Tensor) -> Panel:
     """Drag the limit of the grid: less clipping means coarser steps."""
     return Panel(
         plots.clipping(values),
-        bits=Slider(label="bits", value=4, minimum=2, maximum=8),
-        limit=Slider(label="limit (% of the largest)", value=100, minimum=5, maximum=100),
+        bits=Slider(label=_("bits"), value=4, minimum=2, maximum=8),
+        limit=Slider(label=_("limit (% of the largest)"), value=100, minimum=5, maximum=100),
     )
 
 
 def chosen_limits(values: Tensor) -> Panel:
     """Drag the bits: where each observer puts the limit."""
-    return Panel(plots.chosen_limits(values), bits=Slider(label="bits", value=8, minimum=2, maximum=8))
+    return Panel(plots.chosen_limits(values), bits=Slider(label=_("bits"), value=8, minimum=2, maximum=8))

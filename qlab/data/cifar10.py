@@ -105,9 +105,7 @@ def available() -> Available:
     """
     path = find_copy()
     if path is None:
-        return Available(
-            "shapes10", f"no copy of CIFAR-10 in {data_folder()}: the lessons run on shapes10", WAYS_OUT
-        )
+        return Available("shapes10", f"no copy of CIFAR-10 in {data_folder()}: the lessons run on shapes10", WAYS_OUT)
     file = stored(path)
     what = open_stored(file)[1] if file.exists() else "not decoded yet, which takes about 15 s once"
     return Available("cifar10", f"{path} ({what})")
@@ -165,6 +163,4 @@ def whole_and_official(tensors: dict[str, Tensor]) -> None:
         images = tensors[f"{split}.images"].numpy()
         digests.update(hashlib.sha256(image.tobytes()).hexdigest()[:16] for image in images)
     if lacking := [name for name, digest in zip(CLASSES, KNOWN) if digest not in digests]:
-        raise ValueError(
-            f"its {', '.join(lacking)} pictures are not the official ones: changed, or stored anew"
-        )
+        raise ValueError(f"its {', '.join(lacking)} pictures are not the official ones: changed, or stored anew")

@@ -114,9 +114,7 @@ class Found:
             raise ValueError(f"{self.path} holds more than one copy of CIFAR-10: point at a single one")
         if self.batches and len(self.batches) < len(BATCHES):
             lacking = ", ".join(sorted(set(BATCHES) - self.batches))
-            raise ValueError(
-                f"{self.path} lacks {lacking} of {OFFICIAL}: the copy is incomplete, fetch it again"
-            )
+            raise ValueError(f"{self.path} lacks {lacking} of {OFFICIAL}: the copy is incomplete, fetch it again")
         for split in TOTAL:
             counts = {name: self.count(split, name) for name in CLASSES}
             least, most = min(counts, key=counts.get), max(counts, key=counts.get)
@@ -159,9 +157,7 @@ def decode(data: bytes, what: str) -> tuple[str, bytes]:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
             kind, size, pixels = image.format, image.size, np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for a broken file
-        raise ValueError(
-            f"{what} is not a whole picture ({error}): the copy is damaged, fetch it again"
-        ) from error
+        raise ValueError(f"{what} is not a whole picture ({error}): the copy is damaged, fetch it again") from error
     if size != (32, 32):
         raise ValueError(f"{what} is {size[0]}x{size[1]} pixels: CIFAR-10 has pictures of 32x32")
     return kind, pixels.transpose(2, 0, 1).tobytes()
@@ -196,8 +192,7 @@ def read_batch(data: bytes, what: str) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"{what} is not an official CIFAR-10 batch ({error}): fetch it again") from error
     if not fits or len(labels) and not 0 <= labels.min() <= labels.max() < len(CLASSES):
         raise ValueError(
-            f"{what} has other arrays than an official CIFAR-10 batch: "
-            "expected uint8 (N, 3072), labels 0 to 9"
+            f"{what} has other arrays than an official CIFAR-10 batch: expected uint8 (N, 3072), labels 0 to 9"
         )
     return images, labels
 
@@ -259,6 +254,4 @@ def refuse_unsafe(path: Path, name: str, link: bool) -> None:
     outside = re.match(r"[/\\]|[A-Za-z]:", name) or ".." in re.split(r"[/\\]", name)
     if link or outside:
         kind = "a link or a device" if link else "a path out of its folder"
-        raise ValueError(
-            f"{path} holds {name!r}, {kind}: no honest copy of CIFAR-10 does. Get it from another place"
-        )
+        raise ValueError(f"{path} holds {name!r}, {kind}: no honest copy of CIFAR-10 does. Get it from another place")

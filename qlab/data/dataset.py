@@ -13,9 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-@dataclass(
-    frozen=True, eq=False, repr=False
-)  # tensors have no single truth value, and too many numbers to show
+@dataclass(frozen=True, eq=False, repr=False)  # tensors have no single truth value, and too many numbers to show
 class Dataset:
     """Pictures with their labels.
 
@@ -41,9 +39,7 @@ class Dataset:
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4 or self.images.shape[1] != 3:
-            raise ValueError(
-                f"images are {self.images.dtype} {tuple(self.images.shape)}: expected uint8 (N, 3, H, W)"
-            )
+            raise ValueError(f"images are {self.images.dtype} {tuple(self.images.shape)}: expected uint8 (N, 3, H, W)")
         if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
             raise ValueError(
                 f"labels are {self.labels.dtype} {tuple(self.labels.shape)}: "
@@ -79,9 +75,7 @@ class Dataset:
         if size < 1:
             raise ValueError(f"batch size {size}: expected 1 or more")
         if len(self) == 0:
-            raise ValueError(
-                f"the {self.split} split of {self.source} is empty: there is nothing to make batches of"
-            )
+            raise ValueError(f"the {self.split} split of {self.source} is empty: there is nothing to make batches of")
         return self._batches(size, shuffle, torch.Generator().manual_seed(seed), augment)
 
     def _batches(
@@ -123,7 +117,5 @@ def shift_and_mirror(images: Tensor, generator: torch.Generator, pad: int = 4) -
     columns = left + torch.arange(width)
     mirrored = torch.rand(count, 1, generator=generator) < 0.5
     columns = torch.where(mirrored, columns.flip(1), columns)
-    picked = padded.permute(0, 2, 3, 1)[
-        torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]
-    ]
+    picked = padded.permute(0, 2, 3, 1)[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
     return picked.permute(0, 3, 1, 2)

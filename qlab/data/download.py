@@ -83,9 +83,7 @@ def receive(remote: Remote, part: Path) -> None:
         else:  # a host that knows no ranges sends everything anew
             start, total = 0, int(response.headers.get("Content-Length", remote.size))
         if total != remote.size or start not in (0, came(part)):
-            raise ValueError(
-                f"{remote.url} has {total:,} bytes, expected {remote.size:,}: it is another file now"
-            )
+            raise ValueError(f"{remote.url} has {total:,} bytes, expected {remote.size:,}: it is another file now")
         bar = tqdm(desc=remote.file, total=total, initial=start, unit="B", unit_scale=True, leave=False)
         # Unbuffered, so that a full disk shows at the block that found it so.
         with bar, open(part, "ab" if start else "wb", buffering=0) as file:

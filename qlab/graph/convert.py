@@ -224,5 +224,3 @@ def _pool(name: str, module: nn.Module, kind: str) -> int8.Int8Layer:
         "flatten": (int8.Int8Flatten, ("start_dim", "end_dim")),
     }[kind]
     return cls(name, **{option: getattr(module, option) for option in names})
-
-

@@ -52,9 +52,7 @@ def fold_layer(layer: nn.Conv2d | nn.Linear, norm: nn.Module) -> None:
     True
     """
     if norm.running_var is None:
-        raise ValueError(
-            "this BatchNorm keeps no running statistics (track_running_stats=False): it cannot be folded"
-        )
+        raise ValueError("this BatchNorm keeps no running statistics (track_running_stats=False): it cannot be folded")
     gain = (norm.running_var + norm.eps).rsqrt()
     if norm.weight is not None:
         gain = gain * norm.weight
@@ -65,9 +63,7 @@ def fold_layer(layer: nn.Conv2d | nn.Linear, norm: nn.Module) -> None:
     layer.weight.mul_(gain.reshape(-1, *[1] * (layer.weight.ndim - 1)))
     layer.bias = nn.Parameter(bias)
     one, zero = torch.ones_like(gain), torch.zeros_like(gain)
-    std, mean = (
-        default if kept is None else kept for kept, default in ((norm.weight, one), (norm.bias, zero))
-    )
+    std, mean = (default if kept is None else kept for kept, default in ((norm.weight, one), (norm.bias, zero)))
     layer.register_buffer("output_mean", mean.detach().clone(), persistent=False)
     layer.register_buffer("output_std", std.detach().abs(), persistent=False)
 

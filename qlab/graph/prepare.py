@@ -226,7 +226,12 @@ class Prepared(nn.Module):
 
 
 def prepare(
-    model: nn.Module, qconfig: QConfig | None = None, example: Tensor | None = None, *, leaves=(), equalize: bool = False
+    model: nn.Module,
+    qconfig: QConfig | None = None,
+    example: Tensor | None = None,
+    *,
+    leaves=(),
+    equalize: bool = False,
 ) -> Prepared:
     """Trace ``model``, fold its BatchNorms, and put a fake-quantizer on each weight and each edge to be quantized.
 
@@ -299,7 +304,10 @@ def _cannot_carry(node: fx.Node) -> str:
         shapes = [shape_of(arg) if isinstance(arg, fx.Node) else None for arg in node.args]
         if shapes[0] is None or shapes[0] != shapes[1]:
             return f"no integer kernel adds shapes {shapes[0]} and {shapes[1]}"
-    if kind_of(node) == "global_pool" and node.graph.owning_module.get_submodule(node.target).output_size not in (1, (1, 1)):
+    if kind_of(node) == "global_pool" and node.graph.owning_module.get_submodule(node.target).output_size not in (
+        1,
+        (1, 1),
+    ):
         return "only global average pooling, AdaptiveAvgPool2d(1), has an integer kernel"
     return ""
 

@@ -47,9 +47,7 @@ class Table(Sequence):
         table = self._cells()
         widths = [max(map(len, column)) for column in zip(*table)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in table]
-        return "\n".join(
-            [self.headline, "", lines[0], "  ".join("-" * width for width in widths), *lines[1:]]
-        )
+        return "\n".join([self.headline, "", lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
     __repr__ = __str__
 

@@ -72,9 +72,7 @@ def as_float(prepared: Prepared) -> fx.GraphModule:
         if isinstance(module, (FakeQuantizer, GridQuantizer)):
             module.mode = "off"
         elif hasattr(module, "original"):
-            module.weight.data, bias = (
-                None if t is None else t.to(module.weight.device) for t in module.original
-            )
+            module.weight.data, bias = (None if t is None else t.to(module.weight.device) for t in module.original)
             module.bias = None if bias is None else nn.Parameter(bias)
     return network
 
@@ -93,9 +91,7 @@ def original(layer: nn.Conv2d | nn.Linear) -> tuple[Tensor, Tensor | None]:
 
 
 @torch.no_grad()
-def _run(
-    runner: fx.Interpreter, node: fx.Node, values: dict, pictures: list[Tensor], done: list[fx.Node]
-) -> list:
+def _run(runner: fx.Interpreter, node: fx.Node, values: dict, pictures: list[Tensor], done: list[fx.Node]) -> list:
     """What ``node`` gives for each batch.
 
     The values of ``done``, which nobody else reads, go as soon as they are used.

@@ -31,8 +31,17 @@ from torch.nn import functional as F
 
 from qlab.affine import QParams
 from qlab.int8.reference import (
-    Engine, Kernel, channels_last, check_activation, check_weighted, finite, pair, quantize_bias, ratio,
-    same_grid, sum_bound,
+    Engine,
+    Kernel,
+    channels_last,
+    check_activation,
+    check_weighted,
+    finite,
+    pair,
+    quantize_bias,
+    ratio,
+    same_grid,
+    sum_bound,
 )  # fmt: skip
 
 HISTORICAL = ("onednn", "x86", "fbgemm", "qnnpack")

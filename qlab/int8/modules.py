@@ -60,7 +60,6 @@ class Weighted(Int8Layer):
         method = getattr(engine, self.op)
         return method(self.weight, self.bias, self.weight_qparams, *inputs, output, **self.options)
 
-
     def can_saturate(self, x: QParams) -> bool:
         """Can the sum of two products of codes overflow 16 bits? The two largest weights of one sign decide."""
         rows = self.weight.reshape(len(self.weight), -1).to(torch.int32)
@@ -349,5 +348,3 @@ def _link(calls: list[tuple[str, tuple[int, ...], int]], names: dict[str, Callab
     space = dict(names)
     exec(source, space)  # every name in it was made above, from numbers
     return source, space["program"]
-
-

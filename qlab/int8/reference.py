@@ -178,9 +178,7 @@ def exact_float(weight: Tensor, x_qp: QParams) -> torch.dtype:
 # --- The bias
 
 
-def quantize_bias(
-    bias: Tensor, product_scale: Tensor, out_scale: Tensor, largest_sum: int
-) -> tuple[Tensor, Tensor]:
+def quantize_bias(bias: Tensor, product_scale: Tensor, out_scale: Tensor, largest_sum: int) -> tuple[Tensor, Tensor]:
     """The bias in int32, on the grid of the sums, and by how many bits that grid is finer than s_x * s_w.
 
     Usually by none: a bias has the scale ``s_x * s_w`` and the zero point 0 (Jacob, section 2.4). But
@@ -419,9 +417,7 @@ def finish_sums(
     return kernel
 
 
-def _conv2d_in_float(
-    weight: Tensor, x_qp: QParams, stride: Pair, padding: Pair, dilation: Pair, groups: int
-) -> Kernel:
+def _conv2d_in_float(weight: Tensor, x_qp: QParams, stride: Pair, padding: Pair, dilation: Pair, groups: int) -> Kernel:
     """:func:`conv2d_sums` by a float convolution, which is exact; it pads by 0, as the zero point is gone."""
     dtype, zero_point = exact_float(weight, x_qp), int(x_qp.zero_point)
     weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
@@ -515,9 +511,7 @@ def _places(
     return [places[..., i, j] for i in range(kernel[0]) for j in range(kernel[1])]
 
 
-def _pooled_length(
-    length: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool
-) -> int:
+def _pooled_length(length: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:
     """How many windows fit, as torch counts: with ceil_mode the last may overhang, but must start inside."""
     span = dilation * (kernel - 1) + 1
     room = length + 2 * padding - span
@@ -532,9 +526,7 @@ def _pooled_length(
     return count
 
 
-def _counts(
-    length: int, kernel: int, stride: int, padding: int, ceil_mode: bool, include_pad: bool
-) -> Tensor:
+def _counts(length: int, kernel: int, stride: int, padding: int, ceil_mode: bool, include_pad: bool) -> Tensor:
     """By how many values torch divides, for each window along one axis."""
     start = torch.arange(_pooled_length(length, kernel, stride, padding, 1, ceil_mode)) * stride - padding
     end = (start + kernel).clamp(max=length + padding)  # what overhangs the padding never counts

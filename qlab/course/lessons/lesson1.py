@@ -168,7 +168,12 @@ EXERCISES = (
             _("The highest of the 2**bits codes is 2**bits - 1."),
         ),
         mistakes=(
-            truncates, one_code_too_many, does_not_clamp, multiplies, clamps_too_early, rounds_halves_up,
+            truncates,
+            one_code_too_many,
+            does_not_clamp,
+            multiplies,
+            clamps_too_early,
+            rounds_halves_up,
         ),  # fmt: skip
     ),
     Exercise(
@@ -223,7 +228,9 @@ QUIZ = (
     ),
     Question(
         _("You add one bit to every weight. What happens to the rounding noise?"),
-        Choice(_("its power falls to a quarter, about 6 dB"), _("Half the step, a quarter of step**2 / 12."), right=True),
+        Choice(
+            _("its power falls to a quarter, about 6 dB"), _("Half the step, a quarter of step**2 / 12."), right=True
+        ),
         Choice(_("its power falls to a half, about 3 dB"), _("The step halves; power goes with its square.")),
         Choice(_("it stays, only the range grows"), _("The range stays the same: twice as many numbers share it.")),
     ),

@@ -192,7 +192,10 @@ QUIZ = (
             right=True,
         ),
         Choice(_("with few bits there are fewer large values"), _("The values are the same; only the grid changes.")),
-        Choice(_("the clipping error depends on the bits"), _("What lies above the limit ends at the limit, with any bits.")),
+        Choice(
+            _("the clipping error depends on the bits"),
+            _("What lies above the limit ends at the limit, with any bits."),
+        ),
     ),
     Question(
         _("One broken pixel gives a single activation of 1,000; all others are below 6. What does min-max do?"),

@@ -1,0 +1,101 @@
+"""Lesson 2: range against resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from qlab import observers
+from qlab.course.language import _
+from qlab.course.plots.figure import CLIPPED, ERROR, FLOAT, QUANTIZED, STYLE, Figure
+from qlab.qconfig import QuantSpec
+
+
+@rc_context(STYLE)
+def clipping(values: Tensor) -> Callable[[int, float], Figure]:
+    """Rounding against clipping; a function from bits and the limit, in percent of the largest value.
+
+    ``values`` are activations behind a relu: any shape, none below 0.
+    """
+    x = np.sort(values.detach().float().flatten().numpy())
+    x = x[:: -max(1, len(x) // 50_000)]  # enough for a figure, the largest among them
+    limits = x.max() * np.linspace(0.02, 1, 50)
+    picture = Figure((9, 3.4))
+    left, right = picture.subplots(1, 2)
+    left.hist(x, 60, color=FLOAT)
+    left.set(yscale="log", xlim=(0, x.max()), xlabel=_("activation"), ylabel=_("how many"))
+    cut = left.add_patch(Rectangle((0, 0), 0, 1, transform=left.get_xaxis_transform(), color=CLIPPED, alpha=0.4))
+    right.set(yscale="log", xlim=(0, x.max()), xlabel=_("limit of the grid"), ylabel=_("mean squared error"))
+    right.set_ylim(1e-4 * np.square(x).mean(), 2 * np.square(x).mean())
+    kinds = {_("rounding"): ERROR, _("clipping"): CLIPPED, _("both"): QUANTIZED}
+    for place, (name, colour) in enumerate(kinds.items()):
+        right.text(0.97, 0.95 - 0.09 * place, name, color=colour, ha="right", va="top", transform=right.transAxes)
+    curves = [right.plot([], [], color=colour)[0] for colour in kinds.values()]
+    (now,) = right.plot([], [], "o", color=QUANTIZED, markersize=10)
+    picture.moves(cut, *curves, now)
+
+    def errors(bits: int, limit: float) -> tuple[float, float, float]:
+        step = limit / (2**bits - 1)
+        squared = np.square(np.minimum(np.round(x / step), 2**bits - 1) * step - x)
+        total, clipped = squared.mean(), squared[x > limit].sum() / len(x)
+        return total - clipped, clipped, total
+
+    @cache
+    def whole(bits: int) -> np.ndarray:
+        return np.array([errors(bits, limit) for limit in limits]).T
+
+    def draw(bits: int, limit: float) -> Figure:
+        at = x.max() * limit / 100
+        rounding, clipped, total = errors(bits, at)
+        for curve, line in zip(curves, whole(bits)):
+            curve.set_data(limits, np.maximum(line, 1e-12))
+        now.set_data([at], [total])
+        cut.set_bounds(at, 0, x.max() - at, 1)
+        best = limits[whole(bits)[2].argmin()]
+        picture.finding = _("{bits} bits, limit {at:.2f}: mean squared error {total:.2g}; least at {best:.2f}").format(
+            bits=bits, at=at, total=total, best=best
+        )
+        picture.alt = _(
+            "Of the error, {rounding:.2g} comes from rounding and {clipped:.2g} from clipping the {share:.2g} % of the "
+            "values that lie above the limit."
+        ).format(rounding=rounding, clipped=clipped, share=100 * (x > at).mean())
+        return picture
+
+    return draw
+
+
+@rc_context(STYLE)
+def chosen_limits(values: Tensor) -> Callable[[int], Figure]:
+    """Where each observer puts the limit for these values (any shape, none below 0); a function from bits."""
+    names = {"minmax": _("min-max"), "percentile": _("percentile 99.99"), "entropy": _("entropy (KL)"), "mse": _("MSE")}
+    picture = Figure((9, 3.4))
+    above, below = picture.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    largest = float(values.max())
+    above.hist(values.detach().float().flatten().numpy(), 80, color=FLOAT)
+    above.set(yscale="log", xlim=(0, largest * 1.02), ylabel=_("how many"))
+    below.set(ylim=(3.6, -0.6), xlabel=_("activation"), yticks=range(4), yticklabels=names.values())
+    (points,) = below.plot([], [], "o", color=QUANTIZED, markersize=10)
+    picture.moves(points)
+
+    @cache
+    def limit(name: str, bits: int) -> float:
+        observer = observers.build(QuantSpec(bits, observer=name))
+        observer(values)
+        qparams = observer.qparams()
+        return float(qparams.scale) * (qparams.qmax - int(qparams.zero_point))
+
+    def draw(bits: int) -> Figure:
+        found = [limit(name, bits) for name in names]
+        points.set_data(found, range(4))
+        finding = _("{bits} bits: MSE clips at {mse:.2f}, entropy at {entropy:.2f}, min-max at {minmax:.2f}")
+        picture.finding = finding.format(bits=bits, **dict(zip(names, found)))
+        words = ", ".join(_("{name} at {value:.2f}").format(name=n, value=v) for n, v in zip(names.values(), found))
+        picture.alt = _("The limits on the axis of the activations: {words}.").format(words=words)
+        return picture
+
+    return draw
