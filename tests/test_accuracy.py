@@ -10,10 +10,10 @@ from qlab import QConfig, data, models
 from qlab.int8 import engines
 
 USABLE = [name for name, engine in engines.available().items() if engine.usable]
-# The share of equal answers, on 400 pictures. These two requantize with fixed-point multipliers, so that codes near the
-# middle between two may differ by one, layer after layer: MobileNetV2, with 53 layers, agrees on 98.65 % of 2,000 of
-# CIFAR-10, and on 96.25 % of 400 of shapes10, where it is less sure.
-AGREEMENT = {"reference": 0.95, "qnnpack": 0.95}
+# The share of equal answers, on 400 pictures. qnnpack rounds each bias to a step of the layer's sum. One code in a few
+# hundred is then off by one, and 53 layers of MobileNetV2 make much of that: it agrees on 98 % of CIFAR-10's pictures
+# and, being less sure of them, on 97.5 % of those of shapes10.
+AGREEMENT = {"qnnpack": 0.96}
 
 TRAINED = [key.partition("-")[0] for key in sorted(models.manifest()) if key.endswith(f"-{data.available().name}")]
 

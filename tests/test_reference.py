@@ -53,15 +53,21 @@ seeds = st.integers(0, 2**31)
 
 
 @settings(max_examples=30)
-@given(st.floats(1e-9, 1e9))
+@given(st.floats(1e-5, 1e9))
 def test_a_multiplier_keeps_31_bits(multiplier):
     [mantissa], shift = reference.fixed_point(torch.tensor(multiplier, dtype=torch.float64))
     assert 2**30 <= int(mantissa) < 2**31
     assert float(mantissa) / 2.0 ** int(shift) == pytest.approx(multiplier, rel=2**-31)
 
 
+@given(st.floats(1e-12, 1e-5))
+def test_a_tiny_multiplier_keeps_what_an_int32_sum_can_show(multiplier):
+    [mantissa], shift = reference.fixed_point(torch.tensor(multiplier, dtype=torch.float64))
+    assert float(mantissa) / 2.0 ** int(shift) == pytest.approx(multiplier, abs=2**-49)
+
+
 @settings(max_examples=30)
-@given(st.floats(1e-6, 1e3), st.floats(1e-6, 1e3))
+@given(st.floats(1e-5, 1e3), st.floats(1e-5, 1e3))
 def test_two_multipliers_share_one_shift_which_the_larger_fills(a, b):
     mantissas, shift = reference.fixed_point(*torch.tensor([a, b], dtype=torch.float64))
     assert 2**30 <= max(map(int, mantissas)) < 2**31
@@ -167,18 +173,10 @@ def test_large_layers_are_exact_in_float64():
 # --- bias
 
 
-def test_a_bias_is_int32_on_the_grid_of_the_sums():
-    bias, step = torch.tensor([1.0, -0.5]), torch.tensor([0.001, 0.01])
-    codes, bits = reference.quantize_bias(bias, step, torch.tensor(0.1), largest_sum=9)
-    assert codes.tolist() == [1000, -50]
-    assert codes.dtype is torch.int32
-    assert bits.tolist() == [0, 0]
-
-
 @settings(max_examples=30)
 @given(st.integers(2, 8), st.integers(1, 8), st.floats(-2, 1.5), seeds)
-def test_a_bias_is_right_to_three_quarters_of_a_step_at_any_width(weight_bits, x_bits, exponent, seed):
-    """Rounded to s_x * s_w it would cost W2A2 many codes: one step of its sums is several of 8 bits."""
+def test_a_bias_costs_next_to_nothing_at_any_width(weight_bits, x_bits, exponent, seed):
+    """Half a step is lost by rounding the output. A bias rounded to s_x * s_w would cost W2A2 many codes more."""
     torch.manual_seed(seed)
     limit = 2 ** (weight_bits - 1) - 1
     weight = torch.randint(-limit, limit + 1, (4, 8)).to(torch.int8)
@@ -189,12 +187,12 @@ def test_a_bias_is_right_to_three_quarters_of_a_step_at_any_width(weight_bits, x
     got = values(ENGINE.linear(weight, bias, weight_qp, x_qp, out_qp)(q), out_qp)
     lowest, highest = values(torch.tensor([0, 255]), out_qp)
     real = (values(q, x_qp) @ values(weight, weight_qp).T + bias.double()).clamp(lowest, highest)
-    assert float((got - real).abs().max()) <= 0.75 * float(out_qp.scale) * (1 + 1e-5)
+    assert float((got - real).abs().max()) <= 0.5 * float(out_qp.scale) * (1 + 1e-5)
 
 
 @pytest.mark.parametrize("tiny", [1e-8, 1e-20, 1.2e-38])
 def test_a_channel_of_almost_no_weight_gives_its_bias(tiny):
-    """Its bias is some 1e9 steps of its sums or more: it would overflow int32."""
+    """Its bias is some 1e9 steps of its sums or more."""
     weight_qp = QParams(torch.tensor([tiny, 0.01]), torch.zeros(2, dtype=torch.int32), signed=True, axis=0)
     x_qp, out_qp, bias = QParams(1e-4, 0), QParams(0.1, 0), torch.tensor([7.0, 7.0])
     kernel = ENGINE.linear(torch.full((2, 4), 100).char(), bias, weight_qp, x_qp, out_qp)

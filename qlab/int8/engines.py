@@ -38,7 +38,6 @@ from qlab.int8.reference import (
     check_weighted,
     finite,
     pair,
-    quantize_bias,
     ratio,
     same_grid,
     sum_bound,
@@ -178,7 +177,7 @@ class Historical(Engine):
         check_weighted(weight, weight_qp, x_qp, out_qp)
         scale = weight_qp.scale.to(torch.float64).expand(weight.shape[0])
         if self.name == "qnnpack" and bias is not None:
-            weight, scale = _room_for_bias(weight, scale, bias, x_qp, out_qp)
+            weight, scale = _room_for_bias(weight, scale)
         zero_point = torch.zeros(weight.shape[0], dtype=torch.int64)
         codes = torch._make_per_channel_quantized_tensor(weight, scale.contiguous(), zero_point, 0)
         bias = None if bias is None else bias.detach().to(torch.float32)
@@ -334,17 +333,15 @@ def _by_shape(pack: Callable[[Sequence[int] | None], object]) -> Callable[[Tenso
     return packed
 
 
-def _room_for_bias(weight, scale, bias, x_qp, out_qp) -> tuple[Tensor, Tensor]:
-    """The same weights with codes times ``2**bits``, so that an int32 bias fits the grid of the sums.
+def _room_for_bias(weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """The same weights with codes times a power of two, as large as int8 lets them be: their step becomes finer.
 
-    qnnpack rounds the bias to that grid, as the reference does: see
-    :func:`qlab.int8.reference.quantize_bias`. It stays within one code while ``s_x * s_w / 2**bits <= s_y``,
-    for all that 8-bit weight codes leave room.
+    qnnpack rounds the bias to a step of the sum, ``s_x * s_w``, where the reference does not
+    (:mod:`qlab.int8.reference`), and with few bits that step is several of the output's. Codes of 8 bits have no room:
+    there the bias is off by up to half a step of the sum, which in a depthwise layer is a good part of an output step.
     """
-    _, bits = quantize_bias(bias.detach(), scale * x_qp.scale, out_qp.scale, sum_bound(weight, x_qp))
     largest = weight.flatten(1).abs().amax(1).clamp(min=1).double()
-    room = torch.floor(torch.log2(127 / largest)).clamp(min=0)
-    factor = 2.0 ** torch.minimum(bits.double(), room)
+    factor = 2.0 ** torch.floor(torch.log2(127 / largest))
     codes = (weight * factor.reshape(-1, *[1] * (weight.ndim - 1))).round().to(torch.int8)
     return codes, scale / factor
 

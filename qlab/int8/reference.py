@@ -3,12 +3,16 @@
 A layer's values are ``scale * (code - zero_point)``, so a convolution or linear layer is a sum of integer
 products:
 
-    sum  = sum over inputs of (q_x - z_x) * q_w  +  q_bias        int32, in steps of s_x * s_w
-    q_y  = clamp(z_y + round(M * sum)),   M = s_x * s_w / s_y     M is the only real number, known beforehand
+    sum  = sum over inputs of (q_x - z_x) * q_w               int32, in steps of s_x * s_w
+    q_y  = clamp(z_y + round(M * sum + B))                    M = s_x * s_w / s_y,  B = bias / s_y
+
+M and B are the only real numbers; both are known beforehand, and become integers over a power of two.
 
 Sources: Jacob et al., "Quantization and training of neural networks for efficient integer-arithmetic-only
-inference" (2018), equations 4 to 7 and section 2.4 (bias); gemmlowp and TensorFlow Lite (M as a fixed-point
-number).
+inference" (2018), equations 4 to 7; gemmlowp and TensorFlow Lite (M as a fixed-point number). Jacob et al. (section
+2.4) round the bias to a step of the sum, int32. That step is not always small: with few bits, and in a depthwise
+layer, which adds up few products, it is a good part of an output step. So here the bias joins after the
+multiplication, in the 64-bit product.
 
 :class:`Engine` is what every engine must compute, and computes it itself: the others (``engines.py``) replace
 its methods with fast kernels and stay within one code of it. A *kernel* is a function in which all that is
@@ -57,13 +61,13 @@ def fixed_point(*multipliers: Tensor) -> tuple[list[Tensor], Tensor]:
             "0 and less than 2**30; look for a scale that is far too large or too small"
         )
     _, exponent = torch.frexp(stacked.amax(0))  # the largest = fraction * 2**exponent, 0.5 <= fraction < 1
-    shift = (31 - exponent).clamp(max=62).to(torch.int64)  # further right nothing is left of an int32 sum
+    shift = (31 - exponent).clamp(max=48).to(torch.int64)  # beyond, an int32 sum would change by 2**-18
     mantissas = torch.ldexp(stacked, shift).round().clamp(max=2**31 - 1)
     return list(mantissas.to(torch.int64)), shift
 
 
-def rescale(terms: Sequence[Tensor], mantissas: Sequence[Tensor], shift: Tensor) -> Tensor:
-    """``round(sum of term * mantissa / 2**shift)``: integers times real multipliers, without a real number.
+def rescale(terms: Sequence[Tensor], mantissas: Sequence[Tensor], shift: Tensor, offset: Tensor | int = 0) -> Tensor:
+    """``round((sum of term * mantissa + offset) / 2**shift)``: integers times real multipliers, without a real number.
 
     Half a unit is added before the shift, so halves round up. gemmlowp rounds twice (to 31 bits, then to the
     code); one rounding is never further from the true value. The terms are int64 and are overwritten, to save
@@ -76,15 +80,18 @@ def rescale(terms: Sequence[Tensor], mantissas: Sequence[Tensor], shift: Tensor)
     total = terms[0].mul_(mantissas[0])  # 32 bits times 31 bits: int64 holds it
     for term, mantissa in zip(terms[1:], mantissas[1:]):
         total += term.mul_(mantissa)
-    total += 1 << (shift - 1)
+    total += offset + (1 << (shift - 1))
     total >>= shift
     return total
 
 
-def to_codes(multipliers: Sequence[Tensor], out_qp: QParams, relu: bool = False) -> Kernel:
+def to_codes(
+    multipliers: Sequence[Tensor], out_qp: QParams, relu: bool = False, bias: Tensor | None = None
+) -> Kernel:  # fmt: skip
     """The kernel "terms -> codes of out_qp": rescale, add the zero point, clamp. Overwrites its terms, int64.
 
-    A relu is that clamp with the zero point as its lower end: it costs nothing.
+    ``bias`` is a real number, of the multipliers' shape, in steps of the output. A relu is the clamp with the zero
+    point as its lower end: it costs nothing.
 
     >>> kernel = to_codes([torch.tensor(0.5)], QParams(1.0, 10, bits=4), relu=True)
     >>> kernel(torch.tensor([-8, 0, 4, 100]))
@@ -93,9 +100,10 @@ def to_codes(multipliers: Sequence[Tensor], out_qp: QParams, relu: bool = False)
     mantissas, shift = fixed_point(*multipliers)
     zero_point = int(out_qp.zero_point)
     low = zero_point if relu else out_qp.qmin
+    offset = 0 if bias is None else torch.ldexp(bias.to(torch.float64), shift).round().clamp(-(2**61), 2**61).long()
 
     def kernel(*terms: Tensor) -> Tensor:
-        return rescale(terms, mantissas, shift).add_(zero_point).clamp_(low, out_qp.qmax).to(torch.uint8)
+        return rescale(terms, mantissas, shift, offset).add_(zero_point).clamp_(low, out_qp.qmax).to(torch.uint8)
 
     return kernel
 
@@ -173,43 +181,6 @@ def exact_float(weight: Tensor, x_qp: QParams) -> torch.dtype:
     torch.float64
     """
     return torch.float32 if sum_bound(weight, x_qp) < 2**24 else torch.float64
-
-
-# --- The bias
-
-
-def quantize_bias(bias: Tensor, product_scale: Tensor, out_scale: Tensor, largest_sum: int) -> tuple[Tensor, Tensor]:
-    """The bias in int32, on the grid of the sums, and by how many bits that grid is finer than s_x * s_w.
-
-    Usually by none: a bias has the scale ``s_x * s_w`` and the zero point 0 (Jacob, section 2.4). But
-
-    - with few bits a step of the sum can be larger than one of the output, and a bias rounded to it would be
-      wrong by several codes. Then the sums are shifted left by ``bits > 0``, and the bias has the scale ``s_x
-      * s_w / 2**bits``;
-    - a channel whose weights are nearly 0 has steps so small that its bias overflows int32. Then ``bits <
-      0``.
-
-    Bias and sums get 30 bits each. Tensors have one entry an output channel: bias in floats -> (codes, bits).
-
-    >>> quantize_bias(torch.tensor([0.5]), torch.tensor([0.001]), torch.tensor(0.1), largest_sum=10_000)
-    (tensor([500], dtype=torch.int32), tensor([0]))
-    >>> quantize_bias(torch.tensor([0.5]), torch.tensor([0.3]), torch.tensor(0.1), largest_sum=10_000)
-    (tensor([13], dtype=torch.int32), tensor([3]))
-    """
-    bias, step = bias.to(torch.float64), product_scale.to(torch.float64)
-    wanted = torch.ceil(torch.log2(2 * step / out_scale.double())).clamp(min=0)  # to half an output step
-    room = 30 - torch.ceil(torch.log2((bias.abs() / step).clamp(min=max(1, largest_sum))))
-    bits = torch.minimum(wanted, room)
-    return torch.round(bias / step * 2**bits).to(torch.int32), bits.to(torch.int64)
-
-
-def shift_left(sums: Tensor, bits: Tensor) -> Tensor:
-    """Integers times ``2**bits``; negative bits shift to the right.
-
-    >>> shift_left(torch.tensor([12, 12, 12]), torch.tensor([0, 2, -2]))
-    tensor([12, 48,  3])
-    """
-    return (sums << bits.clamp(min=0)) >> (-bits).clamp(min=0, max=63)
 
 
 # --- What every engine offers, computed with the functions above
@@ -403,16 +374,12 @@ def finish_sums(
             f"a sum of this layer can reach {largest_sum:.3g}, more than an int32 accumulator holds "
             f"({2**31 - 1}): expected fewer inputs ({weight[0].numel()} now), or fewer bits"
         )
-    bias = torch.zeros(weight.shape[0]) if bias is None else bias.detach()
-    bias_codes, bits = quantize_bias(bias, step, out_qp.scale, largest_sum)
-    multiplier = (step / 2.0**bits / out_qp.scale.double()).reshape(shape)
-    to_out = to_codes([multiplier, *(ratio(other, out_qp) for other in others)], out_qp, relu)
-    bias_codes, bits = bias_codes.to(torch.int64).reshape(shape), bits.reshape(shape)
-    shifted = bool(bits.any())
+    multiplier = (step / out_qp.scale.double()).reshape(shape)
+    bias = None if bias is None else (bias.detach().double() / out_qp.scale.double()).reshape(shape)
+    to_out = to_codes([multiplier, *(ratio(other, out_qp) for other in others)], out_qp, relu, bias)
 
     def kernel(sums: Tensor, *added: Tensor) -> Tensor:
-        sums = sums.to(torch.int64)  # exact: the sums are integers, in whatever type they come
-        return to_out((shift_left(sums, bits) if shifted else sums).add_(bias_codes), *added)
+        return to_out(sums.to(torch.int64), *added)  # exact: the sums are integers, in whatever type they come
 
     return kernel
 
