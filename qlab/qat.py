@@ -29,7 +29,7 @@ from qlab.files import read_tensors, write_tensors
 from qlab.graph.prepare import FakeQuantizer, Prepared, QuantConv2d, prepare
 from qlab.observers import MinMax, MovingAverageMinMax
 from qlab.ptq import calibrate
-from qlab.qconfig import QConfig
+from qlab.qconfig import QConfig, QuantSpec
 
 if TYPE_CHECKING:
     from qlab.data import Dataset
@@ -49,7 +49,9 @@ def qconfig(preset: str) -> QConfig:
     (7, 4)
     """
     config = QConfig.preset(preset, observer="mse", reduce_range=True)
-    return replace(config, weight=replace(config.weight, observer="mse"))
+    if isinstance(config.weight, QuantSpec):  # binary weights have no range to choose
+        config = replace(config, weight=replace(config.weight, observer="mse"))
+    return config
 
 
 def load(name: str, preset: str, data: str = "cifar10") -> Prepared:

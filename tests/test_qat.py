@@ -393,16 +393,17 @@ def test_every_committed_network_loads_and_converts(key):
         assert prepared(torch.zeros(1, 3, 32, 32)).isfinite().all()
 
 
-def test_train_prepares_calibrates_trains_and_saves(network, tmp_path, monkeypatch):
+@pytest.mark.parametrize("preset", ["w4a4", "w1a32", "w1a1"])
+def test_train_prepares_calibrates_trains_and_saves(network, tmp_path, preset):
     plan = replace(PLAN, epochs=1)
     data = stripes(1024)
     prepared, history = qat.train(
-        network, "w4a4", data, stripes(32, "validation"), plan, folder=tmp_path, progress=False
+        network, preset, data, stripes(32, "validation"), plan, folder=tmp_path, progress=False
     )
     saved, _ = qlab.files.read_tensors(tmp_path / "prepared.safetensors")
     assert len(history) == 1
     assert all(torch.equal(saved[name], tensor) for name, tensor in prepared.state_dict().items())
-    again = qlab.prepare(network, qat.qconfig("w4a4"))
+    again = qlab.prepare(network, qat.qconfig(preset))
     again.load_state_dict(saved)
     x = next(data.batches(8))[0]
     with torch.inference_mode():

@@ -60,10 +60,11 @@ def test_a_multiplier_keeps_31_bits(multiplier):
     assert float(mantissa) / 2.0 ** int(shift) == pytest.approx(multiplier, rel=2**-31)
 
 
-@given(st.floats(1e-12, 1e-5))
+@settings(max_examples=30)
+@given(st.floats(1e-12, 1e-6))
 def test_a_tiny_multiplier_keeps_what_an_int32_sum_can_show(multiplier):
     [mantissa], shift = reference.fixed_point(torch.tensor(multiplier, dtype=torch.float64))
-    assert float(mantissa) / 2.0 ** int(shift) == pytest.approx(multiplier, abs=2**-49)
+    assert float(mantissa) / 2.0 ** int(shift) == pytest.approx(multiplier, abs=2**-49, rel=0)
 
 
 @settings(max_examples=30)
@@ -132,7 +133,7 @@ def test_the_fast_convolution_gives_the_sums_of_the_plain_one(window, zero_point
     kernel = ENGINE.conv2d(weight, bias, WEIGHT_QP, x_qp, out_qp, **window)
     sums = reference.conv2d_sums(q, zero_point, weight, **window)
     step = float(x_qp.scale) * float(WEIGHT_QP.scale)
-    real = (sums.double() + (bias.double() / step).round()[:, None, None]) * step
+    real = sums.double() * step + bias.double()[:, None, None]
     assert_rounded(kernel(q), real, out_qp)
     assert kernel(q).is_contiguous(memory_format=torch.channels_last)
 
