@@ -6,7 +6,7 @@ hang nbclient and swallow a callback's exception, while this can be driven and c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -116,3 +116,21 @@ def clipping(values: Tensor) -> Panel:
 def chosen_limits(values: Tensor) -> Panel:
     """Drag the bits: where each observer puts the limit."""
     return Panel(plots.chosen_limits(values), bits=Slider(label=_("bits"), value=8, minimum=2, maximum=8))
+
+
+def settling(batches: Sequence[Tensor]) -> Panel:
+    """Drag the number of batches seen, and the moving average's momentum: where the observers put the limit."""
+    return Panel(
+        plots.settling(batches),
+        batches=Slider(label=_("batches seen"), value=1, minimum=1, maximum=len(batches)),
+        momentum=Slider(label=_("momentum of the moving average"), value=0.1, minimum=0.01, maximum=1, step=0.01),
+    )
+
+
+def calibration_size(largest: Tensor) -> Panel:
+    """Drag the number of calibration pictures, and draw other ones: how much of the whole range they show."""
+    return Panel(
+        plots.calibration_size(largest),
+        images=Slider(label=_("calibration pictures"), value=1, minimum=1, maximum=min(256, len(largest))),
+        drawing=Slider(label=_("which drawing"), value=1, minimum=1, maximum=10),
+    )

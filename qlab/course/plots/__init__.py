@@ -8,8 +8,9 @@ from qlab.course.plots.figure import CLIPPED, ERROR, FLOAT, PAPER, QUANTIZED, ST
 from qlab.course.plots.lesson0 import answers, fewer_bits
 from qlab.course.plots.lesson1 import FORMATS, formats, rounding, rounding_errors
 from qlab.course.plots.lesson2 import chosen_limits, clipping
+from qlab.course.plots.lesson3 import calibration_size, settling
 
 __all__ = [
-    "CLIPPED", "ERROR", "FLOAT", "FORMATS", "PAPER", "QUANTIZED", "STYLE", "Figure", "answers", "chosen_limits", "clipping",
-    "fewer_bits", "formats", "jpeg", "rounding", "rounding_errors",
+    "CLIPPED", "ERROR", "FLOAT", "FORMATS", "PAPER", "QUANTIZED", "STYLE", "Figure", "answers", "calibration_size",
+    "chosen_limits", "clipping", "fewer_bits", "formats", "jpeg", "rounding", "rounding_errors", "settling",
 ]  # fmt: skip
