@@ -134,3 +134,22 @@ def calibration_size(largest: Tensor) -> Panel:
         images=Slider(label=_("calibration pictures"), value=1, minimum=1, maximum=min(256, len(largest))),
         drawing=Slider(label=_("which drawing"), value=1, minimum=1, maximum=10),
     )
+
+
+def channel_ranges(weight: Tensor) -> Panel:
+    """Drag the bits, choose who shares a scale: what becomes of each channel of a depthwise layer's ``weight``."""
+    names = list(plots.granularities())
+    return Panel(
+        plots.channel_ranges(weight),
+        bits=Slider(label=_("bits"), value=4, minimum=2, maximum=8),
+        share=ipywidgets.Dropdown(options=names, value=names[0], description=_("one scale")),
+    )
+
+
+def equalization(first: Tensor, second: Tensor) -> Panel:
+    """Drag the share of equalization: the ranges of the channels that two layers have in common."""
+    return Panel(
+        plots.equalization(first, second),
+        share=Slider(label=_("equalized (%)"), value=0, minimum=0, maximum=100, step=5),
+        bits=Slider(label=_("bits"), value=6, minimum=3, maximum=8),
+    )

@@ -9,8 +9,10 @@ from qlab.course.plots.lesson0 import answers, fewer_bits
 from qlab.course.plots.lesson1 import FORMATS, formats, rounding, rounding_errors
 from qlab.course.plots.lesson2 import chosen_limits, clipping
 from qlab.course.plots.lesson3 import calibration_size, settling
+from qlab.course.plots.lesson4 import channel_ranges, equalization, granularities
 
 __all__ = [
     "CLIPPED", "ERROR", "FLOAT", "FORMATS", "PAPER", "QUANTIZED", "STYLE", "Figure", "answers", "calibration_size",
-    "chosen_limits", "clipping", "fewer_bits", "formats", "jpeg", "rounding", "rounding_errors", "settling",
+    "channel_ranges", "chosen_limits", "clipping", "equalization", "fewer_bits", "formats", "granularities", "jpeg",
+    "rounding", "rounding_errors", "settling",
 ]  # fmt: skip
