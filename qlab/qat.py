@@ -76,7 +76,7 @@ def fit(
     distillation: float = 0.5,
     penalty: float = 0.0,
     freeze_ranges: float = 0.5,
-    freeze_batchnorm: float = 0.75,
+    freeze_batchnorm: float = 0.9,
     folder: Path | None = None,
     device: str = "cpu",
     progress: bool = True,

@@ -152,4 +152,16 @@ def equalization(first: Tensor, second: Tensor) -> Panel:
         plots.equalization(first, second),
         share=Slider(label=_("equalized (%)"), value=0, minimum=0, maximum=100, step=5),
         bits=Slider(label=_("bits"), value=6, minimum=3, maximum=8),
+def ptq_and_qat(ptq: Mapping[int, float], qat: Mapping[int, float], float_accuracy: float) -> Panel:
+    """Drag the bits: what is right without training, and with it. Arguments as in ``plots``."""
+    slider = Slider(label=_("bits of weights and activations"), value=max(ptq), minimum=min(ptq), maximum=max(ptq))
+    return Panel(plots.ptq_and_qat(ptq, qat, float_accuracy), bits=slider)
+
+
+def choice(candidates: Sequence[plots.Candidate]) -> Panel:
+    """Drag the loss that is allowed, tick whether training is possible: the smallest network that is good enough."""
+    return Panel(
+        plots.choice(candidates),
+        tolerance=Slider(label=_("points that may be lost"), value=1.0, minimum=0.0, maximum=10.0, step=0.5),
+        can_train=ipywidgets.Checkbox(description=_("there is data and time to train"), value=False, indent=False),
     )

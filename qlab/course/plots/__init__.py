@@ -10,9 +10,10 @@ from qlab.course.plots.lesson1 import FORMATS, formats, rounding, rounding_error
 from qlab.course.plots.lesson2 import chosen_limits, clipping
 from qlab.course.plots.lesson3 import calibration_size, settling
 from qlab.course.plots.lesson4 import channel_ranges, equalization, granularities
+from qlab.course.plots.lesson8 import Candidate, choice, ptq_and_qat, smallest
 
 __all__ = [
-    "CLIPPED", "ERROR", "FLOAT", "FORMATS", "PAPER", "QUANTIZED", "STYLE", "Figure", "answers", "calibration_size",
-    "channel_ranges", "chosen_limits", "clipping", "equalization", "fewer_bits", "formats", "granularities", "jpeg",
-    "rounding", "rounding_errors", "settling",
+    "CLIPPED", "ERROR", "FLOAT", "FORMATS", "PAPER", "QUANTIZED", "STYLE", "Candidate", "Figure", "answers",
+    "calibration_size", "channel_ranges", "choice", "chosen_limits", "clipping", "equalization", "fewer_bits", "formats",
+    "granularities", "jpeg", "ptq_and_qat", "rounding", "rounding_errors", "settling", "smallest",
 ]  # fmt: skip
