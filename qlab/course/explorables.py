@@ -152,6 +152,9 @@ def equalization(first: Tensor, second: Tensor) -> Panel:
         plots.equalization(first, second),
         share=Slider(label=_("equalized (%)"), value=0, minimum=0, maximum=100, step=5),
         bits=Slider(label=_("bits"), value=6, minimum=3, maximum=8),
+    )
+
+
 def ptq_and_qat(ptq: Mapping[int, float], qat: Mapping[int, float], float_accuracy: float) -> Panel:
     """Drag the bits: what is right without training, and with it. Arguments as in ``plots``."""
     slider = Slider(label=_("bits of weights and activations"), value=max(ptq), minimum=min(ptq), maximum=max(ptq))
