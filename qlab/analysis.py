@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 
@@ -344,14 +344,28 @@ def bit_costs(
         if node.name in prepared.decisions and prepared.decisions[node.name].kind in WEIGHTED
         and prepared.decisions[node.name].qconfig is not None
     }  # fmt: skip
-    with _quantizing(prepared, []):
-        floats = [_answer(prepared, x) for x, _ in pairs]
-        rows = []
-        for name, config in tqdm(layers.items(), "bits", unit="layer", leave=False, delay=2, disable=not progress):
-            layer = prepared.network.get_submodule(name)
-            for number in sorted(bits):
-                ratio = _ratio(prepared, layer, _with_bits(config, number), pairs, floats)
-                rows.append(BitCost(name, number, _packed(layer, number), ratio.decibel))
+    weights = {
+        (name, number): _rounded(prepared.network.get_submodule(name).weight, _with_bits(config, number))
+        for name, config in layers.items() for number in sorted(bits)
+    }  # fmt: skip
+    ratios = {choice: Ratio() for choice in weights}
+    turns = len(layers) * len(pairs)
+    with (
+        _quantizing(prepared, []),
+        tqdm(None, "bits", turns, unit="layer", leave=False, delay=2, disable=not progress) as bar,
+    ):
+        for x, _ in pairs:
+            expected = _answer(prepared, x)
+            for name, rest in _resume_at_layers(prepared.network, x, layers):
+                layer = prepared.network.get_submodule(name)
+                for number in sorted(bits):
+                    with _weight(layer, weights[name, number]):
+                        ratios[name, number].add(expected, rest())
+                bar.update()
+    rows = [
+        BitCost(name, number, _packed(prepared.network.get_submodule(name), number), ratio.decibel)
+        for (name, number), ratio in ratios.items()
+    ]
     return BitCosts(rows, qconfig, layers)
 
 
@@ -362,21 +376,50 @@ def _with_bits(qconfig: QConfig, bits: int) -> QConfig:
     return replace(qconfig, weight=replace(qconfig.weight, bits=bits), overrides={})
 
 
-def _ratio(prepared: Prepared, layer: nn.Module, qconfig: QConfig, pairs: list, floats: list[Tensor]) -> Ratio:
-    """Signal and noise of the answers when this layer's weights alone are rounded."""
-    weight = layer.weight.detach()
+def _rounded(weight: Tensor, qconfig: QConfig) -> Tensor:
+    """The weight, rounded to its grid."""
     quantizer = fake_quantizer(qconfig.weight)
     quantizer.observe()
-    quantizer.observer(weight)
+    quantizer.observer(weight.detach())
     quantizer.settle()
-    ratio = Ratio()
+    return quantizer(weight).detach()
+
+
+@contextmanager
+def _weight(layer: nn.Module, weight: Tensor) -> Iterator[None]:
+    """The layer with another weight, for a while."""
+    own = layer.weight.data
+    layer.weight.data = weight
     try:
-        layer.weight.data = quantizer(weight).detach()
-        for (x, _), expected in zip(pairs, floats):
-            ratio.add(expected, _answer(prepared, x))
+        yield
     finally:
-        layer.weight.data = weight
-    return ratio
+        layer.weight.data = own
+
+
+@torch.no_grad()
+def _resume_at_layers(
+    network: fx.GraphModule, x: Tensor, layers: Iterable[str]
+) -> Iterator[tuple[str, Callable[[], Tensor]]]:
+    """(name, a function that runs the network from there on) of each of the layers, in the order in which they run.
+
+    What comes before a layer does not depend on it, so it runs once and not again for each of its weights.
+    """
+    runner, values = fx.Interpreter(network), {}
+    left = set(layers)
+
+    def rest() -> Tensor:
+        return runner.run(initial_env=dict(values))  # an Interpreter skips the nodes that it knows
+
+    last_reader = {source: node for node in network.graph.nodes for source in node.all_input_nodes}
+    for node in network.graph.nodes:
+        if node.op == "output":
+            return
+        if node.op == "call_module" and str(node.target) in left:
+            left.remove(str(node.target))
+            yield str(node.target), torch.no_grad()(rest)
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.get)
+        values[node] = x if node.op == "placeholder" else getattr(runner, node.op)(node.target, args, kwargs)
+        values.update({source: None for source in node.all_input_nodes if last_reader[source] is node})
 
 
 class Front:

@@ -248,6 +248,20 @@ def test_the_cost_of_a_width_is_the_noise_of_that_layer_alone():
     assert costs.choose({"left": 3}).overrides["left"].weight == spec
 
 
+def test_what_comes_before_a_layer_runs_once_for_all_its_widths(monkeypatch):
+    runs, forward = [], nn.Conv2d._conv_forward
+
+    def counted(layer, x, weight, bias):
+        runs.append(tuple(x.shape[:2]))
+        return forward(layer, x, weight, bias)
+
+    monkeypatch.setattr(nn.Conv2d, "_conv_forward", counted)
+    costs = analysis.bit_costs(network(), [PICTURES[:5], PICTURES[5:]], (2, 3, 4, 5), progress=False)
+    assert runs.count((5, 3)) == runs.count((3, 3)) == 1 + 4 + 1, "the float answer, its own widths, what follows"
+    whole = analysis.bit_costs(network(), [PICTURES], (2, 3, 4, 5), progress=False)
+    assert [cost.sqnr for cost in costs] == pytest.approx([cost.sqnr for cost in whole], abs=1e-3)
+
+
 def test_the_choice_is_a_configuration_of_the_size_that_was_asked_for():
     overrides = {"right": None}
     qconfig = QConfig.w4a4(overrides=overrides)
