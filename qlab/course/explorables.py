@@ -168,3 +168,21 @@ def choice(candidates: Sequence[plots.Candidate]) -> Panel:
         tolerance=Slider(label=_("points that may be lost"), value=1.0, minimum=0.0, maximum=10.0, step=0.5),
         can_train=ipywidgets.Checkbox(description=_("there is data and time to train"), value=False, indent=False),
     )
+
+
+def dot_product(x: Tensor, w: Tensor, bias: float, ends: tuple[float, float]) -> Panel:
+    """Walk through one dot product in integers, step by step."""
+    return Panel(
+        plots.dot_product(x, w, bias, ends),
+        step=Slider(label=_("step"), value=0, minimum=0, maximum=6),
+        bits=Slider(label=_("bits"), value=8, minimum=2, maximum=8),
+    )
+
+
+def saturation(x: Tensor, weight: Tensor) -> Panel:
+    """Drag the bits of the inputs, or the size of the weights: which pairs of products fit 16 bits."""
+    return Panel(
+        plots.saturation(x, weight),
+        bits=Slider(label=_("bits of the activations"), value=8, minimum=5, maximum=8),
+        largest=Slider(label=_("largest code of the weights"), value=127, minimum=31, maximum=127, step=8),
+    )
