@@ -186,3 +186,31 @@ def saturation(x: Tensor, weight: Tensor) -> Panel:
         bits=Slider(label=_("bits of the activations"), value=8, minimum=5, maximum=8),
         largest=Slider(label=_("largest code of the weights"), value=127, minimum=31, maximum=127, step=8),
     )
+
+
+def one_weight() -> Panel:
+    """Drag the steps: one weight is trained through the rounding."""
+    return Panel(
+        plots.one_weight(),
+        start=Slider(label=_("the weight at the start"), value=-1, minimum=-1.2, maximum=3.2, step=0.1),
+        steps=Slider(label=_("steps of training"), value=0, minimum=0, maximum=60),
+    )
+
+
+def learned_scale(values: Tensor) -> Panel:
+    """Drag the scale: the error it makes, and where LSQ's gradient drives it."""
+    return Panel(
+        plots.learned_scale(values),
+        bits=Slider(label=_("bits"), value=3, minimum=2, maximum=8),
+        percent=Slider(label=_("scale (% of the one that clips nothing)"), value=100, minimum=3, maximum=100),
+    )
+
+
+def gathering(training: Mapping[int, Sequence[plots.Snapshot]], every: int) -> Panel:
+    """Drag the training's step: where the weights lie between the rungs. Arguments as in ``plots``."""
+    steps = every * (len(training[0]) - 1)
+    return Panel(
+        plots.gathering(training, every),
+        pull=Slider(label=_("pull to the rungs (0: off, 1: on)"), value=0, minimum=0, maximum=1),
+        step=Slider(label=_("step of training"), value=0, minimum=0, maximum=steps, step=every),
+    )
