@@ -214,3 +214,21 @@ def gathering(training: Mapping[int, Sequence[plots.Snapshot]], every: int) -> P
         pull=Slider(label=_("pull to the rungs (0: off, 1: on)"), value=0, minimum=0, maximum=1),
         step=Slider(label=_("step of training"), value=0, minimum=0, maximum=steps, step=every),
     )
+
+
+def codebook(values: Tensor) -> Panel:
+    """Drag the iterations: the values of a codebook move to where the weights are."""
+    return Panel(
+        plots.codebook(values),
+        bits=Slider(label=_("bits"), value=3, minimum=2, maximum=4),
+        iterations=Slider(label=_("iterations of k-means"), value=0, minimum=0, maximum=40),
+    )
+
+
+def few_values(filters: Tensor) -> Panel:
+    """Drag the threshold: which weights of a filter become 0, and what that costs."""
+    threshold = _("threshold (mean magnitudes)")
+    return Panel(
+        plots.few_values(filters),
+        threshold=Slider(label=threshold, value=0, minimum=0, maximum=2, step=0.05),
+    )

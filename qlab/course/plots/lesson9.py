@@ -1,0 +1,142 @@
+"""Lesson 9: grids of few values, equal steps or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from matplotlib import rc_context
+from torch import Tensor
+
+from qlab import observers
+from qlab.affine import fake_quantize
+from qlab.codebook import kmeans, look_up
+from qlab.course.language import _
+from qlab.course.plots.figure import CLIPPED, ERROR, FLOAT, QUANTIZED, STYLE, Figure
+from qlab.qconfig import QuantSpec
+
+WIDTHS = (2, 3, 4)  # bits of a codebook
+ITERATIONS = 40
+
+
+@rc_context(STYLE)
+def codebook(weights: Tensor) -> Callable[[int, int], Figure]:
+    """k-means on ``weights`` (any shape) beside equal steps; a function from bits (2 to 4) and iterations (to 40).
+
+    The equal steps are those with the least squared error; the codebook starts evenly from the least to the largest.
+    """
+    w = weights.detach().flatten()
+    power = w.square().mean().item()
+    tables = {bits: [kmeans(w, bits, iterations=number) for number in range(ITERATIONS + 1)] for bits in WIDTHS}
+    errors = {bits: [100 * _error(w, look_up(*one)) / power for one in tables[bits]] for bits in WIDTHS}
+    rounded = {bits: _equal_steps(w, bits) for bits in WIDTHS}
+    even = {bits: 100 * _error(w, rounded[bits]) / power for bits in WIDTHS}
+    rungs = {bits: rounded[bits].unique() for bits in WIDTHS}
+    picture = Figure((9, 3.6))
+    left, right = picture.subplots(1, 2, width_ratios=(3, 2))
+    left.hist(w.numpy(), 81, color=FLOAT, alpha=0.7)
+    left.set(xlabel=_("weight"), ylabel=_("how many"), ylim=(0, left.get_ylim()[1] * 1.15))
+    left.text(0.02, 0.93, _("codebook"), color=QUANTIZED, transform=left.transAxes)
+    left.text(0.02, 0.85, _("equal steps"), color=CLIPPED, transform=left.transAxes)
+    places = {"transform": left.get_xaxis_transform()}
+    centroids = left.vlines([], 0, 1, color=QUANTIZED, linewidth=1.5, **places)
+    (steps,) = left.plot([], [], "|", color=CLIPPED, markersize=14, markeredgewidth=2, **places)
+    right.set(xlabel=_("iterations of k-means"), ylabel=_("squared error, in % of the weights'"), yscale="log")
+    right.set(xlim=(0, ITERATIONS), ylim=(min(even.values()) / 4, 2 * max(one[0] for one in errors.values())))
+    (curve,) = right.plot([], [], color=ERROR)
+    (now,) = right.plot([], [], "o", color=QUANTIZED, markersize=10)
+    (level,) = right.plot([], [], color=CLIPPED, linestyle="--")
+    picture.moves(centroids, steps, level, curve, now)
+
+    def draw(bits: int, iterations: int) -> Figure:
+        table, error = tables[bits][iterations][0], errors[bits]
+        centroids.set_segments([[(place, 0), (place, 0.8)] for place in table.tolist()])
+        steps.set_data(rungs[bits], np.full(len(rungs[bits]), 0.03))
+        curve.set_data(range(iterations + 1), error[: iterations + 1])
+        now.set_data([iterations], [error[iterations]])
+        level.set_data([0, ITERATIONS], [even[bits]] * 2)
+        words = {"bits": bits, "number": iterations, "error": error[iterations], "even": even[bits]}
+        picture.finding = _(
+            "{bits} bits, {number} iterations: error {error:.3g} % with the codebook, {even:.3g} % with equal steps"
+        ).format(**words)
+        picture.alt = _("The {count} values of the codebook: {values}.").format(
+            count=len(table), values=", ".join(f"{value:.2f}" for value in table.tolist())
+        )
+        return picture
+
+    return draw
+
+
+def _error(x: Tensor, rounded: Tensor) -> float:
+    return (x - rounded).square().mean().item()
+
+
+def _equal_steps(w: Tensor, bits: int) -> Tensor:
+    """The weights on the symmetric grid of equal steps that has the least squared error."""
+    observer = observers.build(QuantSpec(bits, signed=True, symmetric=True, observer="mse"))
+    observer(w)
+    return fake_quantize(w, observer.qparams())
+
+
+@rc_context(STYLE)
+def few_values(weights: Tensor, shown: int = 12) -> Callable[[float], Figure]:
+    """Filters made ternary, or with threshold 0 binary; a function from the threshold, in mean magnitudes.
+
+    ``weights``: (filters, inputs, height, width), each filter with a threshold and a scale of its own. The figure
+    has the first input's part of some filters.
+    """
+    w = weights.detach().double().flatten(1).numpy()
+    mean = np.abs(w).mean(1, keepdims=True)
+    picture = Figure((9, 3.6))
+    left, right = picture.add_gridspec(1, 2, width_ratios=(3, 2))
+    grid = left.subgridspec(4, shown // 2)
+    tiles = []
+    for number in range(shown):
+        row, column = divmod(number, shown // 2)
+        kernel = weights[number, 0].detach().double().numpy() / mean[number]
+        for below in (0, 1):
+            ax = picture.add_subplot(grid[2 * row + below, column])
+            ax.set(xticks=[], yticks=[])
+            ax.grid(False)
+            for side in ax.spines.values():
+                side.set(visible=True, color=(FLOAT, QUANTIZED)[below], linewidth=2)
+            tile = ax.imshow(kernel, cmap="PuOr", vmin=-2.5, vmax=2.5)
+            if below:
+                tiles.append((tile, number, kernel))
+    ax = picture.add_subplot(right)
+    thresholds = np.round(np.arange(0, 2.01, 0.05), 2)
+    ax.set(xlabel=_("threshold, in mean magnitudes"), ylabel=_("in %"), xlim=(0, 2), ylim=(0, 100))
+    ax.text(0.03, 0.93, _("weights that are 0"), color=CLIPPED, transform=ax.transAxes)
+    ax.text(0.03, 0.85, _("squared error"), color=ERROR, transform=ax.transAxes)
+
+    def at(threshold: float) -> tuple[np.ndarray, float, float]:
+        """(values in mean magnitudes, error and zeros in percent)."""
+        kept = np.abs(w) >= threshold * mean
+        scale = (np.abs(w) * kept).sum(1, keepdims=True) / np.maximum(1, kept.sum(1, keepdims=True))
+        values = np.where(w < 0, -1, 1) * kept * scale
+        return values / mean, 100 * np.square(w - values).sum() / np.square(w).sum(), 100 * (1 - kept.mean())
+
+    _all, errors, zeros = zip(*map(at, thresholds))
+    ax.plot(thresholds, errors, color=ERROR)
+    ax.plot(thresholds, zeros, color=CLIPPED)
+    (now,) = ax.plot([], [], "o", color=QUANTIZED, markersize=10)
+    picture.moves(*(tile for tile, *_rest in tiles), now)
+
+    def draw(threshold: float) -> Figure:
+        values, error, zero = at(threshold)
+        for tile, number, kernel in tiles:
+            tile.set_data(values[number][: kernel.size].reshape(kernel.shape))
+        now.set_data([threshold], [error])
+        best = thresholds[int(np.argmin(errors))]
+        words = {"threshold": threshold, "zero": zero, "error": error, "best": best, "binary": errors[0]}
+        name = _("ternary") if threshold > 0 else _("binary")
+        picture.finding = _(
+            "{name}, threshold {threshold:.2f}: {zero:.0f} % are 0, error {error:.0f} % (least at {best:.2f})"
+        ).format(name=name, **words)
+        picture.alt = _(
+            "{shown} pairs of filters, the float one above. Each weight below is 0, or plus or minus the scale of its "
+            "filter; purple is positive, orange negative. Binary, without zeros, has an error of {binary:.0f} %."
+        ).format(shown=len(tiles), **words)
+        return picture
+
+    return draw
