@@ -15,6 +15,7 @@ import ipywidgets
 import traitlets
 from torch import Tensor
 
+from qlab.analysis import Front, LayerSQNR
 from qlab.course import plots
 from qlab.course.language import _
 from qlab.data.dataset import Dataset
@@ -232,3 +233,21 @@ def few_values(filters: Tensor) -> Panel:
         plots.few_values(filters),
         threshold=Slider(label=threshold, value=0, minimum=0, maximum=2, step=0.05),
     )
+
+
+def layer_noise(tables: Mapping[tuple[str, int], Sequence[LayerSQNR]]) -> Panel:
+    """Choose what is quantized and drag the bits: the SQNR of each layer. Arguments as in ``plots``."""
+    words = {"both": _("weights and activations"), "weights": _("weights"), "activations": _("activations")}
+    bits = sorted({number for _what, number in tables})
+    return Panel(
+        plots.layer_noise(tables),
+        what=ipywidgets.Dropdown(options=[(words[key], key) for key in words], description=_("quantized:")),
+        bits=Slider(label=_("bits"), value=bits[-1], minimum=bits[0], maximum=bits[-1]),
+    )
+
+
+def bit_budget(front: Front) -> Panel:
+    """Drag the budget: the bits of each layer that leave the answers the least noise."""
+    bits = [cost.bits for cost in front.costs]
+    slider = Slider(label=_("bits of a weight, on average"), value=5.0, minimum=min(bits), maximum=max(bits), step=0.1)
+    return Panel(plots.bit_budget(front), average=slider)

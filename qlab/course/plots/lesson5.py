@@ -230,8 +230,8 @@ def saturation(x: Tensor, weight: Tensor) -> Callable[[int, int], Figure]:
             "{bits} bits: {share:.2g} % of the pairs saturate, {wrong:.2g} % of the sums are wrong"
         ).format(**words)
         picture.alt = _(
-            "Two products of codes up to {bits} bits and weights up to {largest} reach {most:,} at most; an int16 ends at "
-            "32,767. The worst sum is wrong by {off:,}."
+            "Two products of codes up to {bits} bits and weights up to {largest} reach {most:,} at most; an int16 "
+            "ends at 32,767. The worst sum is wrong by {off:,}."
         ).format(**words)
         return picture
 
