@@ -97,7 +97,7 @@ def test_a_notebook_is_small(path):
 def test_a_lesson_says_what_it_is_for_how_long_it_takes_and_where_it_comes_from(path):
     text = "\n".join(cell.source for cell in saved(path).cells if cell.cell_type == "markdown")
     bold = "After this lesson you can", "Time:", "You need:", "Predict.", "Move", "Explain."
-    parts = *(f"**{words}**" for words in bold), "## What to remember", "## Papers"
+    parts = *(f"**{words}**" for words in bold), "## What to remember", "## For teachers", "## Papers"
     assert [part for part in parts if part not in text] == []
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def main() -> None:
     entry = {
         "file": file.name,
         "sha256": sha256(file),
-        "command": header["about"]["command"],
+        "command": re.sub(r" --(out|threads|device) \S+", "", header["about"]["command"]),  # what changes no weight
         "trained_on": header["about"]["source"],
         "epochs": f"{best['epoch']} of {plan['epochs']}",
         "seed": plan["seed"],

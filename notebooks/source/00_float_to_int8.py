@@ -10,8 +10,8 @@
 # - measure what it costs (accuracy) and what it gains (size, speed);
 # - say what happens below 8 bits, and why.
 #
-# **Time:** 5 minutes; the cells themselves run in less than one. **You need:** a little Python, nothing
-# about quantization. Run the cells from top to bottom (Shift+Enter). Every result below is measured by the
+# **Time:** 5 minutes, and 10 more for the exercises. **You need:** a little Python, nothing about
+# quantization. Run the cells from top to bottom (Shift+Enter). Every result below is measured by the
 # cell above it.
 
 # %% [markdown]
@@ -26,6 +26,8 @@ from IPython.display import Markdown
 
 import qlab
 from qlab.course import banner, explorables, plots
+from qlab.course.exercises import check, hint, solution
+from qlab.course.quiz import quiz
 
 test = qlab.data.at_hand("test")
 network = qlab.models.load("resnet20", data=qlab.data.available().name)
@@ -171,6 +173,40 @@ print(f"With 2 bits, {accuracy[2]:.1f} % of the answers are right; guessing give
 assert accuracy[8] > float_accuracy - 2 and accuracy[2] < float_accuracy / 2
 
 # %% [markdown]
+# ## Your turn
+#
+# Each lesson has exercises that check themselves. Write the body of the function, and run the cell. If you
+# are stuck, `hint("0.1")` in a new cell gives a hint, one more each time; `solution("0.1")` shows an answer.
+#
+# ### Exercise 0.1: how many codes?
+
+# %% tags=["exercise"]
+check("0.1", how_many_codes)
+
+# %% [markdown]
+# ### Exercise 0.2: how many bytes?
+#
+# Weights of 4 bits are stored two in a byte, those of 1 bit eight in a byte.
+
+# %% tags=["exercise"]
+check("0.2", bytes_needed)
+
+# %% [markdown]
+# ### Exercise 0.3: how far off?
+#
+# Store a number as the nearest code, read it again, and say how far off it is. Python's `round` gives the
+# nearest whole number.
+
+# %% tags=["exercise"]
+check("0.3", error_after_rounding)
+
+# %% [markdown]
+# ## Three questions
+
+# %%
+quiz(0)
+
+# %% [markdown]
 # ## What to remember
 #
 # - A quantized number is an integer **code** times a **scale** that many numbers share.
@@ -180,6 +216,12 @@ assert accuracy[8] > float_accuracy - 2 and accuracy[2] < float_accuracy / 2
 #   on the processor.
 # - Each **bit** less about doubles the rounding error. The next lessons show where the error comes from,
 #   and how to win back what it costs.
+#
+# ## For teachers
+#
+# Good for the first quarter of an hour: everybody drags the slider and says where the network breaks. Common
+# misconceptions: that int8 must be faster on every processor, and that the weights are left out or zipped.
+# Lessons 5 and 1 come back to these.
 #
 # ## Papers
 #

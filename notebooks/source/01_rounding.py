@@ -204,6 +204,12 @@ quiz(1)
 # - One more bit halves the step: **6 dB**.
 # - Beyond the ends of the grid there is no such limit. Where to put the ends is the next lesson.
 #
+# ## For teachers
+#
+# Many count bits where they should count codes, or codes where they should count the gaps between them: draw
+# the eight numbers of 3 bits. Let the class guess the bit pattern of 0.3 before the first slider moves. The
+# zero point takes most time; ask what padding with a 0 that is not exact would do to a picture's border.
+#
 # ## Papers
 #
 # - W. R. Bennett, *Spectra of quantized signals*, Bell System Technical Journal 27, 1948: the rule of

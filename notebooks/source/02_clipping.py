@@ -187,6 +187,12 @@ quiz(2)
 # - With 8 bits and well-behaved activations the choice hardly matters. The next lesson measures that on the
 #   network's accuracy.
 #
+# ## For teachers
+#
+# Students hold clipping for a defect that has to be avoided. Let them find the best limit with 2 bits by hand
+# before the cell computes it. In exercise 2.2 many compare the rounded values with the limit instead of the
+# values themselves. Plan ten minutes for the outlier: it comes back with language models.
+#
 # ## Papers
 #
 # - R. Krishnamoorthi, *Quantizing deep convolutional networks for efficient inference: a whitepaper*, 2018,
