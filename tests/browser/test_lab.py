@@ -69,7 +69,7 @@ def lab(tmp_path_factory, chromium) -> Iterator[str]:
             server.wait(30)
 
 
-def wait_for(address: str, server: subprocess.Popen, log: Path, seconds: float = 60) -> None:
+def wait_for(address: str, server: subprocess.Popen, log: Path, seconds: float = 240) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end and server.poll() is None:
         try:
@@ -107,7 +107,7 @@ def page(lab, browser, request):
     page.evaluate(READY)
     page.set_default_timeout(300_000)
     page.evaluate(RUN_ALL)
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(60_000)
     yield page
     page.evaluate(SHUT_DOWN)  # one kernel at a time: a student's computer has room for no more
     page.close()
