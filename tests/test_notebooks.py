@@ -149,7 +149,8 @@ display(panel, raw=True, metadata={"image/jpeg": {"alt": "A still picture"}})
 def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lessons")
     (folder / "lesson.py").write_text(LESSON)
-    assert builder.build(folder / "lesson.py", folder / "lesson.ipynb")
+    changed, megabytes = builder.build(folder / "lesson.py", folder / "lesson.ipynb")
+    assert changed and 20 < megabytes < 2000
     return folder / "lesson.py", folder / "lesson.ipynb"
 
 
@@ -179,7 +180,7 @@ def test_a_notebook_is_built_executed_and_clean(built):
 
 def test_a_second_build_changes_no_byte_although_the_time_did(built):
     before = built[1].read_bytes()
-    assert not builder.build(*built)
+    assert not builder.build(*built)[0]
     assert built[1].read_bytes() == before
 
 

@@ -34,6 +34,7 @@ METADATA = {
 }
 WIDGET = "application/vnd.jupyter.widget-view+json"
 CELL_SECONDS = 120
+PEAK = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"  # KiB on Linux, bytes on macOS
 CHECK = re.compile(r'check\("(\d+\.\d+)", \w+\)$')
 
 
@@ -45,9 +46,10 @@ def main(arguments: list[str] | None = None) -> None:
         if not names or source.stem in names:
             for target in targets(source):
                 start = time.perf_counter()
-                verb = "written" if build(source, target) else "as it was"
+                changed, megabytes = build(source, target)
                 name = target.relative_to(FOLDER).with_suffix("")
-                print(f"{name}: {verb}, {time.perf_counter() - start:.0f} s", flush=True)
+                verb = "written" if changed else "as it was"
+                print(f"{name}: {verb}, {time.perf_counter() - start:.0f} s, {megabytes} MB", flush=True)
 
 
 def targets(source: Path) -> list[Path]:
@@ -61,19 +63,21 @@ def targets(source: Path) -> list[Path]:
     )
 
 
-def build(source: Path, target: Path) -> bool:
-    """Execute ``source`` into ``target``; False when ``target`` is up to date and was not touched.
+def build(source: Path, target: Path) -> tuple[bool, int]:
+    """Execute ``source`` into ``target``; returns (changed, the kernel's peak of memory in MB).
+
+    A ``target`` that is up to date is not touched.
 
     Raises RuntimeError when a cell warns, and what nbclient raises when one fails.
     """
     target.parent.mkdir(exist_ok=True)
-    notebook = execute(read(source, solved=target.parent.name == "solutions"), target.parent)
+    notebook, megabytes = execute(read(source, solved=target.parent.name == "solutions"), target.parent)
     if target.exists() and without_timings(nbformat.read(target, as_version=4)) == without_timings(notebook):
-        return False
+        return False, megabytes
     part = target.with_suffix(".part")
     nbformat.write(notebook, part)
     part.replace(target)
-    return True
+    return True, megabytes
 
 
 def read(source: Path, solved: bool = False) -> NotebookNode:
@@ -96,20 +100,22 @@ def read(source: Path, solved: bool = False) -> NotebookNode:
     return notebook
 
 
-def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
-    """Run every cell in ``folder``, with the Python that runs this."""
+def execute(notebook: NotebookNode, folder: Path) -> tuple[NotebookNode, int]:
+    """Run every cell in ``folder``, with the Python that runs this; also returns the peak of memory in MB."""
+    notebook.cells.append(nbformat.v4.new_code_cell(PEAK))
     client = NotebookClient(
         notebook, timeout=CELL_SECONDS, kernel_name="python3", record_timing=False, store_widget_state=False,
         resources={"metadata": {"path": str(folder)}},
         extra_arguments=["--IPKernelApp.log_level=40"],  # else it warns of a network that is this machine
     )  # fmt: skip
     client.execute()
+    megabytes = int(notebook.cells.pop().outputs[0].text) * (1024 if sys.platform == "linux" else 1) // 10**6
     notebook.metadata = nbformat.from_dict(METADATA)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = clean(cell)
     nbformat.validate(notebook)
-    return notebook
+    return notebook, megabytes
 
 
 def clean(cell: NotebookNode) -> list[NotebookNode]:
