@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -261,3 +262,15 @@ def test_the_installer_refuses_an_extra_that_is_not_there(installer):
 
 def test_the_installer_knows_every_extra(installer):
     assert set(installer.EXTRAS) == set(PROJECT["optional-dependencies"])
+
+
+def test_the_accuracies_in_the_readme_are_those_that_were_measured():
+    names = {"ResNet-20": "resnet20", "MobileNetV2, half width": "mobilenet_v2", "VGG": "vgg"}
+    readme = (ROOT / "README.md").read_text("utf-8")
+    rows = re.findall(r"^\| ([\w, -]+?)(?:, QAT with . bits \((\w+)\))? \| ([\d.]+) % \| ([\d.]+) % \|$", readme, re.M)
+    shown = {}
+    for name, bits, cifar10, shapes10 in rows:
+        for data, value in (("cifar10", cifar10), ("shapes10", shapes10)):
+            shown["-".join(filter(None, (names[name], data, bits.lower())))] = float(value)
+    manifest = json.loads((ROOT / "qlab" / "models" / "checkpoints" / "manifest.json").read_text())
+    assert shown == {key: round(entry["test"], 1) for key, entry in manifest.items()}

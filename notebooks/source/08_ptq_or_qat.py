@@ -27,7 +27,7 @@ from qlab.course.quiz import quiz
 data = qlab.data.available().name
 network = qlab.models.load("resnet20", data=data)
 exam = qlab.data.at_hand("validation").sample(1000)
-calibration = qlab.data.at_hand("train").sample(512)
+calibration = qlab.data.at_hand("train").sample(256)
 banner(exam)
 
 # %% [markdown]
@@ -88,17 +88,19 @@ for pictures in (100, 1000, 10_000):
 
 # %%
 presets = {bits: f"w{bits}a{bits}" for bits in range(8, 1, -1)}
-manifest = qlab.models.manifest()
 float_accuracy = qlab.evaluate(network, exam)
 
-ptq, qat, size = {}, {}, {}
+ptq, size = {}, {}
 for bits, preset in presets.items():
     prepared = qlab.prepare(network, QConfig.preset(preset, observer="mse"))
     qlab.calibrate(prepared, calibration.batches(64))
     size[bits] = qlab.analysis.weight_bytes(prepared)
     ptq[bits] = qlab.evaluate(prepared, exam)
-    if f"resnet20-{data}-{preset}" in manifest:
-        qat[bits] = qlab.evaluate(qlab.qat.load("resnet20", preset, data=data), exam)
+
+# %%
+manifest = qlab.models.manifest()
+there = [bits for bits in presets if f"resnet20-{data}-{presets[bits]}" in manifest]
+qat = {bits: qlab.evaluate(qlab.qat.load("resnet20", presets[bits], data=data), exam) for bits in there}
 
 print(f"float: {float_accuracy:.1f} %")
 for bits in presets:
@@ -148,17 +150,17 @@ prepared = qlab.prepare(network, QConfig.preset("w4a4", observer="mse"))
 qlab.calibrate(prepared, calibration.batches(64))
 ptq_seconds = time.perf_counter() - start
 
-few = qlab.data.at_hand("train").sample(640)
+few = qlab.data.at_hand("train").sample(320)
 start = time.perf_counter()
-qlab.qat.fit(prepared, few, None, qlab.train.Plan(epochs=1, rate=0.01, shrink=0.0), progress=False)
-step_seconds = (time.perf_counter() - start) / 5
-steps = -(-len(qlab.data.at_hand("train")) // 128)
+qlab.qat.fit(prepared, few, None, qlab.train.Plan(epochs=1, batch=32, rate=0.01, shrink=0.0), progress=False)
+step_seconds = (time.perf_counter() - start) / 10
+steps = -(-len(qlab.data.at_hand("train")) // 32)
 
 Markdown(f"""
 | | on this computer |
 |:--|--:|
 | PTQ, {len(calibration)} pictures | {ptq_seconds:.1f} s |
-| QAT, one step with 128 pictures | {step_seconds:.1f} s |
+| QAT, one step with 32 pictures | {step_seconds:.2f} s |
 | QAT, one epoch ({steps} steps) | {step_seconds * steps / 60:.0f} minutes |
 """)
 
