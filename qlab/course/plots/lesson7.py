@@ -157,7 +157,7 @@ def gathering(training: Mapping[int, Sequence[Snapshot]], every: int) -> Callabl
     edges = np.linspace(-3, 3, 121)
     picture = Figure((9, 3.6))
     left, right = picture.subplots(1, 2, width_ratios=(3, 2))
-    bars = left.bar((edges[1:] + edges[:-1]) / 2, np.zeros(120), width=0.042, color=FLOAT)
+    bars = left.stairs(np.zeros(120), edges, fill=True, color=FLOAT)
     left.set(xlabel=_("weight, in steps of the grid"), ylabel=_("share in %"), xlim=(-3, 3), ylim=(0, 12))
     left.vlines((-1, 0, 1), 0, 1, transform=left.get_xaxis_transform(), color=QUANTIZED, linewidth=1)
     left.vlines((-0.5, 0.5), 0, 1, transform=left.get_xaxis_transform(), color=CLIPPED, linestyle="--", linewidth=1)
@@ -168,15 +168,14 @@ def gathering(training: Mapping[int, Sequence[Snapshot]], every: int) -> Callabl
     right.text(0.97, 0.85, _("scale"), color=QUANTIZED, ha="right", transform=right.transAxes)
     (error,) = right.plot([], [], color=ERROR)
     (scale,) = right.plot([], [], color=QUANTIZED)
-    picture.moves(*bars, error, scale)
+    picture.moves(bars, error, scale)
 
     def draw(pull: int, step: int) -> Figure:
         done = training[pull][: step // every + 1]
         first, last = done[0], done[-1]
         position = (last.weights / last.scale).flatten().double().numpy()
         counts = np.histogram(position, edges)[0]
-        for bar, count in zip(bars, counts):
-            bar.set_height(min(12, 100 * count / len(position)))
+        bars.set_data(np.minimum(12, 100 * counts / len(position)))
         times = every * np.arange(len(done))
         error.set_data(times, [100 * one.error / first.error for one in done])
         scale.set_data(times, [100 * one.scale / first.scale for one in done])

@@ -6,6 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from qlab import observers
@@ -88,22 +91,10 @@ def few_values(weights: Tensor, shown: int = 12) -> Callable[[float], Figure]:
     w = weights.detach().double().flatten(1).numpy()
     mean = np.abs(w).mean(1, keepdims=True)
     picture = Figure((9, 3.6))
-    left, right = picture.add_gridspec(1, 2, width_ratios=(3, 2))
-    grid = left.subgridspec(4, shown // 2)
-    tiles = []
-    for number in range(shown):
-        row, column = divmod(number, shown // 2)
-        kernel = weights[number, 0].detach().double().numpy() / mean[number]
-        for below in (0, 1):
-            ax = picture.add_subplot(grid[2 * row + below, column])
-            ax.set(xticks=[], yticks=[])
-            ax.grid(False)
-            for side in ax.spines.values():
-                side.set(visible=True, color=(FLOAT, QUANTIZED)[below], linewidth=2)
-            tile = ax.imshow(kernel, cmap="PuOr", vmin=-2.5, vmax=2.5)
-            if below:
-                tiles.append((tile, number, kernel))
-    ax = picture.add_subplot(right)
+    left, ax = picture.subplots(1, 2, width_ratios=(3, 2))
+    tiles = weights[:shown, 0].detach().double().numpy() / mean[:shown, :, None]
+    _show_tiles(left, tiles, 0, FLOAT)
+    image = _show_tiles(left, tiles, 1, QUANTIZED)
     thresholds = np.round(np.arange(0, 2.01, 0.05), 2)
     ax.set(xlabel=_("threshold, in mean magnitudes"), ylabel=_("in %"), xlim=(0, 2), ylim=(0, 100))
     ax.text(0.03, 0.93, _("weights that are 0"), color=CLIPPED, transform=ax.transAxes)
@@ -120,12 +111,11 @@ def few_values(weights: Tensor, shown: int = 12) -> Callable[[float], Figure]:
     ax.plot(thresholds, errors, color=ERROR)
     ax.plot(thresholds, zeros, color=CLIPPED)
     (now,) = ax.plot([], [], "o", color=QUANTIZED, markersize=10)
-    picture.moves(*(tile for tile, *_rest in tiles), now)
+    picture.moves(image, now)
 
     def draw(threshold: float) -> Figure:
         values, error, zero = at(threshold)
-        for tile, number, kernel in tiles:
-            tile.set_data(values[number][: kernel.size].reshape(kernel.shape))
+        image.set_data(_side_by_side(values[:shown, : tiles[0].size].reshape(tiles.shape), 1))
         now.set_data([threshold], [error])
         best = thresholds[int(np.argmin(errors))]
         words = {"threshold": threshold, "zero": zero, "error": error, "best": best, "binary": errors[0]}
@@ -136,7 +126,28 @@ def few_values(weights: Tensor, shown: int = 12) -> Callable[[float], Figure]:
         picture.alt = _(
             "{shown} pairs of filters, the float one above. Each weight below is 0, or plus or minus the scale of its "
             "filter; purple is positive, orange negative. Binary, without zeros, has an error of {binary:.0f} %."
-        ).format(shown=len(tiles), **words)
+        ).format(shown=shown, **words)
         return picture
 
     return draw
+
+
+def _show_tiles(ax: Axes, tiles: np.ndarray, below: int, colour: str) -> AxesImage:
+    """Small pictures (count, height, width) in two double rows, in their upper or lower half, framed."""
+    count, height, width = tiles.shape
+    image = ax.imshow(_side_by_side(tiles, below), cmap="PuOr", vmin=-2.5, vmax=2.5)
+    for number in range(count):
+        row, column = divmod(number, count // 2)
+        corner = column * (width + 1) - 0.6, (2 * row + below) * (height + 1) - 0.6
+        ax.add_patch(Rectangle(corner, width + 0.2, height + 0.2, fill=False, color=colour, linewidth=2))
+    ax.set(xlim=(-0.8, count // 2 * (width + 1) - 1.2), ylim=(4 * (height + 1) - 1.2, -0.8))
+    ax.set_axis_off()
+    return image
+
+
+def _side_by_side(tiles: np.ndarray, below: int) -> np.ndarray:
+    """One picture of all tiles, with nothing (NaN) between them and in the rows of the other half."""
+    count, height, width = tiles.shape
+    whole = np.full((4, height + 1, count // 2, width + 1), np.nan)
+    whole[below::2, :height, :, :width] = tiles.reshape(2, count // 2, height, width).transpose(0, 2, 1, 3)
+    return whole.reshape(4 * (height + 1), -1)
