@@ -16,7 +16,7 @@ def how_many_codes(bits):
 
 def bytes_needed(weights, bits):
     """How many whole bytes hold so many weights, when each takes so many bits and none is wasted between them."""
-    return math.ceil(weights * bits / 8)
+    return -(-weights * bits // 8)  # rounded up
 
 
 def error_after_rounding(x, scale):

@@ -43,7 +43,7 @@ def clipping(values: Tensor) -> Callable[[int, float], Figure]:
         step = limit / (2**bits - 1)
         squared = np.square(np.minimum(np.round(x / step), 2**bits - 1) * step - x)
         total, clipped = squared.mean(), squared[x > limit].sum() / len(x)
-        return total - clipped, clipped, total
+        return max(0.0, total - clipped), clipped, total
 
     @cache
     def whole(bits: int) -> np.ndarray:
