@@ -25,7 +25,7 @@ def recovered(float_accuracy, ptq_accuracy, qat_accuracy):
 def standard_error(accuracy, pictures):
     """The standard error, in points, of an accuracy in percent that was measured on so many pictures."""
     share = accuracy / 100
-    return 100 * math.sqrt(share * (1 - share) / pictures)
+    return 100 * (share * (1 - share) / pictures) ** 0.5
 
 
 def good_enough(candidates, tolerance):
