@@ -10,10 +10,9 @@ from qlab import QConfig, data, models
 from qlab.int8 import engines
 
 USABLE = [name for name, engine in engines.available().items() if engine.usable]
-# The share of equal answers, on 400 pictures. qnnpack rounds each bias to a step of the layer's sum. One code in a few
-# hundred is then off by one, and 53 layers of MobileNetV2 make much of that: it agrees on 98 % of CIFAR-10's pictures
-# and, being less sure of them, on 97.5 % of those of shapes10.
-AGREEMENT = {"qnnpack": 0.96}
+# The share of equal answers and of right ones that may be lost, on 400 pictures. qnnpack rounds each bias to a step of
+# the layer's sum. One code in a few hundred is then off by one, and 53 layers of MobileNetV2 make much of that.
+EXACT, ROUNDS_BIASES = (0.99, 0.01), (0.96, 0.02)
 
 TRAINED = [key.partition("-")[0] for key in sorted(models.manifest()) if key.endswith(f"-{data.available().name}")]
 
@@ -41,5 +40,6 @@ def test_every_engine_keeps_the_accuracy_and_agrees_with_the_prepared_network(tr
             int8 = qlab.convert(prepared, name)
             found = answers(int8, pictures)
             expected = answers(prepared.fuse_additions(engines.get(name).fuses_add), pictures)
-            assert (found == expected).float().mean() >= AGREEMENT.get(name, 0.985), name
-            assert (found == pictures.labels).float().mean() >= right - 0.015, name
+            same, lost = ROUNDS_BIASES if name == "qnnpack" else EXACT
+            assert (found == expected).float().mean() >= same, name
+            assert (found == pictures.labels).float().mean() >= right - lost, name

@@ -212,24 +212,19 @@ def test_pictures_from_a_stand_in_are_a_hint_with_a_way_out(monkeypatch):
 
 
 def test_a_damaged_network_is_a_gap(monkeypatch):
-    def damaged(name, data):
-        raise ValueError(f"{name}, trained on {data}: the weights are damaged")
+    def damaged(key):
+        raise ValueError(f"{key}: the weights are damaged")
 
-    monkeypatch.setattr(qlab.models, "manifest", lambda: {"resnet20-cifar10": {}})
-    monkeypatch.setattr(qlab.models, "load", damaged)
+    monkeypatch.setattr(qlab.models, "manifest", lambda: {"resnet20-cifar10-w4a4": {}})
+    monkeypatch.setattr(qlab.models, "weights", damaged)
     (finding,) = doctor.networks()
-    assert (finding.state, finding.found) == ("gap", "resnet20, trained on cifar10: the weights are damaged")
+    assert (finding.state, finding.found) == ("gap", "resnet20-cifar10-w4a4: the weights are damaged")
     assert "git checkout" in finding.remedy
 
 
-def test_a_network_that_needs_a_broken_torchvision_does_not_hide_the_others(monkeypatch):
-    def load(name, data):
-        if name == "mobilenet_v2":
-            raise ImportError("operator torchvision::nms does not exist")
-
-    monkeypatch.setattr(qlab.models, "manifest", lambda: {"resnet20-cifar10": {}, "mobilenet_v2-cifar10": {}})
-    monkeypatch.setattr(qlab.models, "load", load)
-    assert list(doctor.networks()) == [Finding("fine", "networks", "there and undamaged: resnet20-cifar10")]
+def test_networks_trained_with_rounding_are_checked_too():
+    (finding,) = doctor.networks()
+    assert finding.state == "fine" and "resnet20-cifar10-w4a4" in finding.found
 
 
 @pytest.mark.parametrize("text, expected", [("2147483648\n", 2**31), ("max\n", 2**34), ("99999999999999\n", 2**34)])

@@ -176,7 +176,7 @@ def test_a_damaged_progress_file_is_named(fresh, content):
 
 
 def test_an_unknown_exercise_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match="no exercise '9.9': there are 1.1, 1.2"):
+    with pytest.raises(ValueError, match="no exercise '9.9': there are 0.1, 0.2"):
         check("9.9", double)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 
@@ -257,6 +258,19 @@ def test_what_was_trained_gives_the_same_answers_in_integers(network, method):
             with torch.inference_mode():
                 same = int8(x).argmax(1) == prepared.fuse_additions(engine.fuses_add)(x).argmax(1)
             assert same.float().mean() >= 0.995, name
+
+
+def test_integers_of_two_bits_are_the_fake_quantized_network_in_exact_arithmetic(network):
+    """In float32 a sum may land on the wrong side of a threshold; in float64 none of these does."""
+    prepared = calibrated(network, qat.qconfig("w3a2"))
+    qat.fit(prepared, stripes(64), None, replace(PLAN, epochs=1), progress=False)
+    x = next(stripes(200, "test").batches(200))[0]
+    for name, there in engines.available().items():
+        if there.usable and name != "qnnpack":  # which rounds its biases
+            prepared.fuse_additions(engines.get(name).fuses_add)
+            with torch.inference_mode():
+                exact = copy.deepcopy(prepared).double()(x.double())
+                torch.testing.assert_close(qlab.convert(prepared, name)(x).double(), exact, rtol=0, atol=1e-5)
 
 
 def test_grids_that_follow_stand_still_once_frozen(network):

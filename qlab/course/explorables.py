@@ -212,8 +212,8 @@ def gathering(training: Mapping[int, Sequence[plots.Snapshot]], every: int) -> P
     steps = every * (len(training[0]) - 1)
     return Panel(
         plots.gathering(training, every),
-        pull=Slider(label=_("pull to the rungs (0: off, 1: on)"), value=0, minimum=0, maximum=1),
         step=Slider(label=_("step of training"), value=0, minimum=0, maximum=steps, step=every),
+        pull=Slider(label=_("pull to the rungs (0: off, 1: on)"), value=0, minimum=0, maximum=1),
     )
 
 
