@@ -15,11 +15,12 @@ from qlab.course.plots.lesson6 import bit_budget, layer_noise
 from qlab.course.plots.lesson7 import Snapshot, gathering, learned_scale, one_weight
 from qlab.course.plots.lesson8 import Candidate, choice, ptq_and_qat, smallest
 from qlab.course.plots.lesson9 import codebook, few_values
+from qlab.course.plots.lesson99 import pareto
 
 __all__ = [
     "CLIPPED", "ERROR", "FLOAT", "FORMATS", "PAPER", "QUANTIZED", "STYLE", "Candidate", "Figure", "LayerSpeed",
     "Snapshot", "answers", "bit_budget", "calibration_size", "channel_ranges", "choice", "chosen_limits", "clipping",
     "codebook", "dot_product", "equalization", "few_values", "fewer_bits", "formats", "gathering", "granularities",
-    "jpeg", "layer_noise", "learned_scale", "one_weight", "ptq_and_qat", "roofline", "rounding", "rounding_errors",
+    "jpeg", "layer_noise", "learned_scale", "one_weight", "pareto", "ptq_and_qat", "roofline", "rounding", "rounding_errors",
     "saturating_sums", "saturation", "settling", "smallest",
 ]  # fmt: skip
