@@ -1,7 +1,7 @@
 # %% [markdown]
-# # 99. Challenge: three bits a weight, and how many right answers?
+# # 99. Challenge: 100 KiB, and how many right answers?
 #
-# You have a budget: a file of 110 KiB, a tenth of the float network's, and hardly more time than the plain
+# You have a budget: a file of 100 KiB, a tenth of the float network's, and hardly more time than the plain
 # 8-bit network takes. Make the most accurate network that keeps to it. Everything in the course is allowed.
 #
 # **After this lesson you can**
@@ -58,7 +58,7 @@ check("99.2", times_as_long)
 #
 # ## The rules
 #
-# 1. The file is at most **110 KiB**; the time at most **1.5 times** that of the plain 8-bit network.
+# 1. The file is at most **100 KiB**; the time at most **1.5 times** that of the plain 8-bit network.
 # 2. Calibrate and train on pictures of the training split only, as many as you like.
 # 3. Compare your attempts on the exam below, 1,000 pictures of the validation split. At the end, and once,
 #    look at the test pictures.
@@ -66,7 +66,7 @@ check("99.2", times_as_long)
 # The judge knows the float network and makes the plain 8-bit one.
 
 # %%
-budget = Budget(kib=110, time=1.5)
+budget = Budget(kib=100, time=1.5)
 judge = Judge(network, exam, calibration, budget)
 print(f"float: {judge.float_accuracy:.1f} % right")
 
@@ -89,7 +89,7 @@ for preset in ("w4a4", "w3a3", "w2a2"):
     known.append(judge.score(f"{preset.upper()} by QAT", qlab.qat.load("resnet20", preset, data=data)))
 for score in known:
     print(score)
-assert known[0].lost < 1.5 and known[0].kib > 110 > known[-1].kib
+assert known[0].lost < 1.5 and known[0].kib > budget.kib > known[-1].kib
 
 # %% [markdown]
 # ## Better in what?
@@ -112,13 +112,23 @@ check("99.4", pareto_front)
 # %% [markdown]
 # ## A first attempt
 #
-# Three bits for each weight, and 8 for the activations: they are not in the file. The first and the last
-# layer keep 8 bits. No training, no tricks.
+# The activations keep their 8 bits: they are not in the file. The weights get the bits that lesson 6's search
+# finds for 90 KiB of codes, fewer than three on average; scales and biases take the rest. No training, no
+# tricks.
+
 
 # %% tags=["timing"]
-first = judge.score("W3A8 by PTQ", plain_ptq("w3a8"))
+def within_budget():
+    """A prepared and calibrated network with the best bits for each layer's weights, in 90 KiB of codes."""
+    qconfig = QConfig.preset("w8a8", observer="mse", reduce_range=True)
+    pictures = calibration.subset(slice(24)).batches(24)
+    mixed = analysis.mixed_precision(network, pictures, 90 * 1024, qconfig=qconfig, progress=False)
+    return qlab.calibrate(qlab.prepare(network, mixed.qconfig), calibration.batches(64))
+
+
+first = judge.score("first attempt", within_budget())
 print(first)
-assert first.kib < 110
+assert first.kib < budget.kib
 
 # %% [markdown]
 # **Predict.** Is this attempt on the Pareto front? Which of the known networks dominates it, if any?
@@ -151,16 +161,16 @@ explorables.pareto(known, first)
 
 # %% tags=["timing"]
 def my_network():
-    """A prepared network, calibrated or trained. Here: the best bits for each layer, within 100 KiB of codes."""
-    qconfig = QConfig.preset("w8a8", observer="mse", reduce_range=True)
-    pictures = calibration.subset(slice(24)).batches(24)
-    mixed = analysis.mixed_precision(network, pictures, 100 * 1024, qconfig=qconfig, progress=False)
-    return qlab.calibrate(qlab.prepare(network, mixed.qconfig), calibration.batches(64))
+    """A prepared network, calibrated or trained. So far: the first attempt, its biases mended."""
+    return qlab.correct_bias(within_budget(), calibration.batches(64))
 
 
 mine = judge.score("mine", my_network())
 print(mine)
-assert mine.kib < budget.kib and mine.accuracy > first.accuracy - 2
+assert mine.kib < budget.kib
+
+# %% [markdown]
+# Mended means need not mean more right answers: measure each lever.
 
 # %%
 explorables.pareto([*known, first], mine)
@@ -168,27 +178,26 @@ explorables.pareto([*known, first], mine)
 # %% [markdown]
 # ## One way to go on
 #
-# Try first, then read. At 3 bits it matters whether a weight is rounded up or down: **AdaRound** (lesson 6)
-# learns that, from the same 256 pictures and without labels. Here it takes a hundred steps a layer; more are
-# better.
+# Try first, then read. With so few bits it matters whether a weight is rounded up or down: **AdaRound**
+# (lesson 6) learns that, from pictures without labels. Here it takes 128 of them and 60 steps a layer; more
+# are better.
 
 # %% tags=["timing"]
-rounded = plain_ptq("w3a8")
-qlab.adaround(rounded, calibration.batches(64), steps=100)
+rounded = qlab.adaround(within_budget(), calibration.subset(slice(128)).batches(64), steps=60)
 ours = judge.score("AdaRound", rounded)
 print(ours)
-assert ours.accuracy > first.accuracy + 1 and ours.kib < budget.kib
+assert ours.accuracy > first.accuracy + 5 and ours.kib < budget.kib
 
 # %% [markdown]
-# Ours is no optimum. Three bits for each layer are not the best bits; nobody has trained after the rounding;
-# and the biases take 4 bytes each.
+# Ours is no optimum. The bits were chosen before the rounding was; each bias takes 4 bytes; and nobody has
+# trained afterwards, which pays with so few bits: look where W2A2 by QAT lies.
 #
 # The front of all that was measured here:
 
 # %%
 for score in front([*known, first, mine, ours]):
     print(f"{score.kib:6.1f} KiB {score.accuracy:5.1f} % {score.name}")
-assert ours in front([*known, first, ours])
+assert first not in front([*known, first, ours])
 
 # %% [markdown]
 # ## Once, at the end
@@ -201,7 +210,7 @@ test = qlab.data.at_hand("test").sample(1000)
 on_test = {name: qlab.evaluate(net, test) for name, net in (("float", network), ("AdaRound", rounded))}
 for name, accuracy in on_test.items():
     print(f"{name:8} {accuracy:.1f} % of {len(test):,} test pictures ({test.source})")
-assert on_test["AdaRound"] > on_test["float"] - 12
+assert on_test["float"] > on_test["AdaRound"] > first.accuracy
 
 # %% [markdown]
 # ## Three questions
@@ -220,8 +229,8 @@ quiz(99)
 # ## For teachers
 #
 # A class of pairs, a week, one table on the wall: name, KiB, right answers, and what was done. `print(mine)`
-# gives a line for it; `my_network` is what is handed in, so that you can run it. Students like to spend bits on
-# activations; ask what is in the file. With 60 KiB in place of 110 the challenge becomes one about QAT. On the
+# gives a line for it; `my_network` is what is handed in, so that you can run it. Students like to save bits on
+# activations; ask what is in the file. With 80 KiB in place of 100 the challenge becomes one about QAT. On the
 # last day let everybody measure the test pictures at the same time, and discuss why most numbers fall.
 #
 # ## Papers

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 
 from torch import nn
@@ -101,10 +103,12 @@ class Judge:
         return Score(name, accuracy, self.float_accuracy - accuracy, stored_kib(prepared), time, self.budget)
 
     def _time(self, network: nn.Module) -> float:
-        """The time of a batch, in times of that of the plain 8-bit network, measured in turns."""
-        calls = {"plain": lambda: self.pace(self.batch), "submitted": lambda: network(self.batch)}
-        plain, submitted = (bench.Timing(s, len(self.batch)) for s in bench.interleave(calls, progress=False).values())
-        return submitted.ms / plain.ms
+        """The time of a batch, in times of that of the plain 8-bit network: the median of the rounds, in each of which
+        the two are measured one after the other, so that what disturbs the computer disturbs both.
+        """
+        calls = {"plain": partial(self.pace, self.batch), "submitted": partial(network, self.batch)}
+        rounds = bench.interleave(calls, progress=False)
+        return statistics.median(mine / plain for plain, mine in zip(rounds["plain"], rounds["submitted"]))
 
 
 def stored_kib(prepared: Prepared) -> float:
