@@ -251,6 +251,8 @@ def texts_of(tree: ast.AST) -> Iterator[ast.AST]:
                 yield node.value
         if isinstance(node, ast.keyword) and node.arg in ("label", "xlabel", "ylabel", "title"):
             yield node.value
+        if isinstance(node, ast.FunctionDef) and node.name.endswith("_texts"):
+            yield from next(part.values for part in ast.walk(node) if isinstance(part, ast.Dict))
 
 
 def is_translated(node: ast.AST) -> bool:
@@ -267,6 +269,7 @@ def test_what_a_student_reads_can_be_translated(path):
 
 
 @pytest.mark.parametrize("code, translated", [
+    ("def wave_texts():\n    return {'time': 'time'}", False), ("def wave_texts():\n    return {'x': _('x')}", True),
     ("figure.alt = f'{x} bits'", False), ("Slider(label='bits')", False), ("ax.set(xlabel=_('bits'))", True),
     ("figure.finding = words.format(bits=3)", True), ("self.alt = ''", True),
 ])  # fmt: skip
