@@ -198,7 +198,7 @@ def test_formats_store_what_the_formats_store(number):
         bias = 2 ** (exponent - 1) - 1
         size = (1 + rest / 2**fraction) * 2.0 ** (power - bias) if power else rest / 2**fraction * 2.0 ** (1 - bias)
         assert (-1) ** sign * size == torch.tensor(number).to(dtype).double()
-        assert f"{name} stores {torch.tensor(number).to(dtype).double().item():.7g}" in plots.formats()(number).alt
+        assert f"{name} stores {torch.tensor(number).to(dtype).double().item():.9g}" in plots.formats()(number).alt
     code = int("".join(texts_of[texts_of.index("int8") + 1 :][:3]).replace(" ", ""), 2)
     assert code - 256 * (code > 127) == max(-128, min(127, round(number * 32)))
 

@@ -82,7 +82,7 @@ export class Axes {
   frame({ xlabel = "", ylabel, grid = true }) {
     const { lines, clipped: edge } = this.colours;
     const bottom = this.top + this.height;
-    const most = Math.max(2, Math.floor(this.height / 34));
+    const most = Math.max(2, Math.floor(this.height / 20));
     const xs = ticks(...this.xlim, Math.max(3, Math.floor(this.width / 60)));
     const ys = this.log ? decades(...this.ylim, most) : ticks(...this.ylim, most);
     if (grid) {
@@ -116,7 +116,7 @@ export class Axes {
   bar(x0, x1, y0, y1, colour) {
     this.inside(() => {
       this.context.fillStyle = colour;
-      this.context.fillRect(this.x(x0), this.y(y1), this.x(x1) - this.x(x0), this.y(y0) - this.y(y1));
+      this.context.fillRect(this.x(x0), this.y(y1), this.x(x1) - this.x(x0) + 0.5, this.y(y0) - this.y(y1)); // no gap to the next
     });
   }
 

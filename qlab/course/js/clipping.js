@@ -6,13 +6,13 @@ import { fill, linspace, roundHalfToEven } from "./numbers.js";
 export function errors(x, bits, limit) {
   const last = 2 ** bits - 1;
   const step = limit / last;
-  let [total, clipped] = [0, 0];
+  let [rounding, clipped] = [0, 0];
   for (const value of x) {
     const squared = (Math.min(roundHalfToEven(value / step), last) * step - value) ** 2;
-    total += squared;
     if (value > limit) clipped += squared;
+    else rounding += squared;
   }
-  return { rounding: Math.max(0, (total - clipped) / x.length), clipped: clipped / x.length, total: total / x.length };
+  return { rounding: rounding / x.length, clipped: clipped / x.length, total: (rounding + clipped) / x.length };
 }
 
 /** numpy's histogram of x, the largest first: the edges of so many bins, evenly spaced, and how many are in each. */

@@ -121,7 +121,7 @@ def formats_texts() -> dict[str, str]:
         "exact": _("{number:g}: stored exactly by {names}"),
         "infinite": _("{number:g}: fp8 e4m3 and int8 have no infinity"),
         "nan": _("nan, not a number: int8 has no pattern for it"),
-        "what": _("{name} stores {value:.7g}"), "nothing": _("{name} has no pattern for it"),
+        "what": _("{name} stores {value:.9g}"), "nothing": _("{name} has no pattern for it"),
     }  # fmt: skip
 
 

@@ -38,8 +38,7 @@ def clipping_errors(x: np.ndarray, bits: int, limit: float) -> tuple[float, floa
     """The mean squared errors of x, none below 0, on the grid from 0 to ``limit``: (of rounding, of clipping, both)."""
     step = limit / (2**bits - 1)
     squared = np.square(np.minimum(np.round(x / step), 2**bits - 1) * step - x)
-    total, clipped = squared.mean(), squared[x > limit].sum() / len(x)
-    return max(0.0, total - clipped), clipped, total
+    return squared[x <= limit].sum() / len(x), squared[x > limit].sum() / len(x), squared.mean()
 
 
 @rc_context(STYLE)
