@@ -1,5 +1,3 @@
-let made = 0;
-
 /** A labelled <input type=range> in `el`: a slider that a screen reader can name and that the keyboard can move.
  *
  * (The handles of ipywidgets' own sliders have no name.) `moved` is told the value that a student chooses;
@@ -7,22 +5,21 @@ let made = 0;
  */
 export function control(el, moved) {
   const input = document.createElement("input");
-  const label = document.createElement("label");
+  const label = document.createElement("label"); // around the input: ids would have to be new in the whole notebook
+  const name = document.createElement("span");
   const shown = document.createElement("output");
   input.type = "range";
-  input.id = `qlab-slider-${++made}`;
   input.dataset.lmSuppressShortcuts = "true"; // or JupyterLab takes the arrow keys
-  label.htmlFor = input.id;
-  shown.htmlFor = input.id;
+  label.append(name, input);
   input.addEventListener("input", () => moved(input.valueAsNumber));
   el.classList.add("qlab-slider");
-  el.append(label, input, shown);
+  el.append(label, shown);
   return ({ label: text, minimum, maximum, step = 1 }, value, said) => {
     Object.assign(input, { min: minimum, max: maximum, step });
     input.value = value;
     shown.textContent = said ?? input.value;
     if (said) input.setAttribute("aria-valuetext", said);
     else input.removeAttribute("aria-valuetext");
-    label.textContent = text;
+    name.textContent = text;
   };
 }

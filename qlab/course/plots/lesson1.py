@@ -116,7 +116,7 @@ def formats_texts() -> dict[str, str]:
     """What is said of a number in six formats, here and in js/formats.js."""
     return {
         "sign": _("sign"), "exponent": _("exponent"), "fraction": _("fraction"), "code": _("code"),
-        "bit": _("{name} bit {place} {field}, {bit}"), "none": _("no pattern for it"),
+        "bit": _("{name} bit {place} {field}, {bit}"), "none": _("no pattern"),
         "nearest": _("{number:g}: with at most 16 bits, {name} is nearest (off by {off:.2g})"),
         "exact": _("{number:g}: stored exactly by {names}"),
         "infinite": _("{number:g}: fp8 e4m3 and int8 have no infinity"),
