@@ -28,6 +28,7 @@ def test_the_picture_follows_the_slider(fewer_bits):
         slider.value = bits
         assert fewer_bits.figure.finding.startswith(f"{bits} bits: {10 * bits}.0 % right")
         assert fewer_bits.figure.alt in fewer_bits.words.value
+        assert fewer_bits.picture.tooltip == fewer_bits.figure.finding
         frames.add(fewer_bits.picture.value)
     assert len(frames) == 7
     slider.value = 8

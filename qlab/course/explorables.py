@@ -87,6 +87,7 @@ class Panel(Still, ipywidgets.VBox):
     def _redraw(self) -> plots.Figure:
         figure = self.draw(**{name: control.value for name, control in self.controls.items()})
         self.picture.value = figure.frame()
+        self.picture.tooltip = figure.finding  # an Image has no alt text; a screen reader takes this for its name
         self.words.value = f"<em role='status'>{escape(figure.alt)}</em>"
         return figure
 

@@ -65,7 +65,7 @@ function paint(context, width, { bars, limits, at, now, curves }, power, texts, 
 
   const place = narrow(width) ? { left: 66, top: 348 } : { left: width / 2 + 66, top: 8 };
   const error = new Axes(
-    context, colours, { ...place, width: room, height: 270 }, { x: [0, largest], y: [1e-4 * power, 2 * power], log: true },
+    context, colours, { ...place, width: room, height: 270 }, { x: [0, largest], y: [1e-6 * power, 2 * power], log: true },
   );
   error.frame({ xlabel: texts.limit, ylabel: texts.squared });
   const kinds = [["rounding", colours.error], ["clipped", colours.clipped], ["total", colours.quantized]];

@@ -56,7 +56,7 @@ def clipping(values: Tensor) -> Callable[[int, float], Figure]:
     left.set(yscale="log", xlim=(0, x.max()), xlabel=texts["activation"], ylabel=texts["count"])
     cut = left.add_patch(Rectangle((0, 0), 0, 1, transform=left.get_xaxis_transform(), color=CLIPPED, alpha=0.4))
     right.set(yscale="log", xlim=(0, x.max()), xlabel=texts["limit"], ylabel=texts["squared"])
-    right.set_ylim(1e-4 * np.square(x).mean(), 2 * np.square(x).mean())
+    right.set_ylim(1e-6 * np.square(x).mean(), 2 * np.square(x).mean())
     kinds = {"rounding": ERROR, "clipped": CLIPPED, "total": QUANTIZED}
     for place, (name, colour) in enumerate(kinds.items()):
         right.text(
