@@ -225,7 +225,7 @@ def test_a_bit_can_be_clicked_and_reached_from_the_keyboard(page):
     title, words = formats.locator("strong[role=status]"), formats.locator("em[role=status]")
     sign = formats.get_by_role("button", name="float16 bit 15 sign, 0", exact=True)
     sign.click()
-    assert title.inner_text().startswith("-1: stored exactly by bfloat16, float16")
+    assert title.inner_text().startswith("-1: with at most 16 bits, exact in bfloat16, float16")
     assert "fp8 e4m3 stores -1; int8 stores -1." in words.inner_text()
     assert (
         formats.get_by_role("button", name="float32 bit 31 sign, 1", exact=True).get_attribute("aria-pressed") == "true"
@@ -240,7 +240,7 @@ def test_a_bit_can_be_clicked_and_reached_from_the_keyboard(page):
     assert title.inner_text().startswith("nan, not a number")
     assert "int8 has no pattern for it" in words.inner_text()
     formats.get_by_label("number").fill("0.5")
-    assert title.inner_text().startswith("0.5: stored exactly by")
+    assert title.inner_text().startswith("0.5: with at most 16 bits, exact in bfloat16")
 
 
 def test_axe_finds_nothing_serious_in_panels_and_questions(page):

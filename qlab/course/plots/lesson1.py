@@ -118,7 +118,7 @@ def formats_texts() -> dict[str, str]:
         "sign": _("sign"), "exponent": _("exponent"), "fraction": _("fraction"), "code": _("code"),
         "bit": _("{name} bit {place} {field}, {bit}"), "none": _("no pattern"),
         "nearest": _("{number:g}: with at most 16 bits, {name} is nearest (off by {off:.2g})"),
-        "exact": _("{number:g}: stored exactly by {names}"),
+        "exact": _("{number:g}: with at most 16 bits, exact in {names}"),
         "infinite": _("{number:g}: fp8 e4m3 and int8 have no infinity"),
         "nan": _("nan, not a number: int8 has no pattern for it"),
         "what": _("{name} stores {value:.9g}"), "nothing": _("{name} has no pattern for it"),
