@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 METHODS = ("lsq", "pact", "straight_through")
 PLAN = loop.Plan(epochs=15, rate=0.04, weight_decay=1e-4, shrink=0.0)
+LIMIT = 0.02  # the share by which a learned scale may change in one step
 TEMPERATURE = 2.0  # softens both networks' answers, so that the unlikely classes teach too (Hinton et al. 2015)
 
 
@@ -216,21 +217,48 @@ class NormalizedConv2d(QuantConv2d):
 
 
 class LearnedQuantizer(FakeQuantizer):
-    """A fake-quantizer whose scale learns, and its zero point where 0 is inside the range: :class:`LearnedStep`."""
+    """A fake-quantizer whose scale learns, and its zero point where 0 is inside the range: :class:`LearnedStep`.
+
+    A step changes a scale by at most 2 % of itself. The gradient knows nothing of the scale's size, and with 8 bits a
+    scale is small: one large gradient would throw it below 0, and that channel would never come back.
+    """
 
     pact = False
     of_weight = False
+    held: Tensor | None = None  # the scale before the last step
 
     @property
     def qparams(self) -> QParams:
         """The grid as it is now."""
+        self.hold()
         qmin, qmax = self._limits()
         zero_point = self.zero_point.detach().round().clamp(qmin, qmax).to(torch.int32)
-        return self.spec.qparams(self.scale.detach().clamp(min=SMALLEST_SCALE), zero_point)
+        return self.spec.qparams(self.scale.detach().clone(), zero_point)
+
+    def hold(self) -> None:
+        """Bring a scale that moved too far since the last call to as far as it may go."""
+        now = self.scale.data  # not the parameter: this must not count as a change since the forward pass
+        if self.held is None:
+            self.held = now.clone()
+        now.clamp_(self.held * (1 - LIMIT), self.held * (1 + LIMIT)).clamp_(min=SMALLEST_SCALE)
+        self.held.copy_(now)
+
+    def _apply(self, fn, recurse=True):
+        self.held = None
+        return super()._apply(fn, recurse)
+
+    def _save_to_state_dict(self, *args) -> None:
+        self.hold()
+        super()._save_to_state_dict(*args)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        self.held = None
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.mode != "quantize" or self.fused:
             return super().forward(x)
+        self.hold()
         qmin, qmax = self._limits()
         scale, zero_point = self.scale, self.zero_point.float()
         view = x
@@ -337,6 +365,7 @@ def _let_learn(quantizer: FakeQuantizer, method: str, of_weight: bool) -> None:
     quantizer.of_weight, quantizer.pact = of_weight, method == "pact" and from_zero
     del quantizer.scale
     quantizer.scale = nn.Parameter(qparams.scale.clone())
+    quantizer.held = qparams.scale.clone()
     if not (from_zero or quantizer.spec.symmetric):
         del quantizer.zero_point
         quantizer.zero_point = nn.Parameter(qparams.zero_point.float())
@@ -372,15 +401,13 @@ def _channel_moments(prepared: Prepared, batches: Iterable[Tensor]) -> dict[Quan
 
 
 def _freeze(prepared: Prepared, ranges: bool, batchnorm: bool) -> None:
-    """Before each step: what has to stand still from now on does, and no scale reaches 0."""
+    """Before each step: what has to stand still from now on does."""
     for _, layer in prepared.weighted():
         if isinstance(layer, NormalizedConv2d):
             layer.frozen = batchnorm
     for _, quantizer in prepared.quantizers():
         if isinstance(quantizer, FollowingQuantizer):
             quantizer.frozen = ranges
-        elif isinstance(quantizer, LearnedQuantizer):
-            quantizer.scale.data.clamp_(min=SMALLEST_SCALE)
 
 
 class Loss:

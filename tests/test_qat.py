@@ -301,13 +301,25 @@ def test_lsq_plus_learns_a_zero_point_only_where_zero_is_inside_the_range():
     assert inside.qparams.zero_point == 15  # a code, whatever was learned
 
 
-def test_a_scale_never_reaches_zero(network):
+@pytest.mark.parametrize("thrown, kept", [(-1.0, 0.98), (100.0, 1.02), (1.01, 1.01)])
+def test_a_step_changes_a_scale_by_two_percent_at_most(network, thrown, kept):
     prepared = qat.start(calibrated(network), [next(stripes(32).batches(32))[0]])
-    quantizer = next(q for _, q in prepared.quantizers())
-    with torch.no_grad():
-        quantizer.scale.fill_(-1.0)
-    qat._freeze(prepared, ranges=False, batchnorm=False)
-    assert (quantizer.scale > 0).all()
+    for _, quantizer in prepared.quantizers():
+        before = quantizer.scale.detach().clone()
+        quantizer.scale.data.mul_(thrown)
+        torch.testing.assert_close(quantizer.qparams.scale, before * kept)
+        torch.testing.assert_close(quantizer.scale.data, before * kept)
+
+
+def test_a_scale_survives_a_learning_rate_that_is_far_too_high(network):
+    """With 8 bits a scale is small and its gradient is not: without a limit it is thrown below 0 and stays there."""
+    prepared = calibrated(network, qat.qconfig("w8a8"))
+    before = {name: quantizer.qparams.scale.clone() for name, quantizer in prepared.quantizers()}
+    qat.fit(prepared, stripes(64), None, replace(PLAN, epochs=2, rate=1.0), progress=False)
+    steps = 2 * 64 // PLAN.batch
+    for name, quantizer in prepared.quantizers():
+        change = quantizer.qparams.scale / before[name]
+        assert (change >= 0.98**steps - 1e-4).all() and (change <= 1.02**steps + 1e-4).all(), name
 
 
 def test_a_broken_run_goes_on_where_it_stopped(network, tmp_path, monkeypatch):

@@ -13,8 +13,6 @@
 # **Time:** 45 minutes. **You need:** lessons 1 and 2; you have seen a network trained with PyTorch.
 
 # %%
-import copy
-
 import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
@@ -280,32 +278,24 @@ assert recovered > 0.25
 # Afterwards the network is an ordinary prepared one, with the scales that it has learned. `qlab.convert`
 # makes integers of it, as in lesson 5. Some kernels add two branches of the network in one step with a
 # convolution, others round in between; `fuse_additions` makes the prepared network do as the kernels of this
-# machine do.
-#
-# Sums of integers are exact. The prepared network computes them in 32-bit floats, which are not: a sum that lies
-# within a millionth of a threshold may fall on the wrong side, and with 2 bits one rung is a third of the whole
-# range. So ask the prepared network in 64-bit floats too. **Predict:** to which of the two are the integers equal?
+# machine do. **Predict:** how many of the answers change?
 
 # %%
 int8 = qlab.convert(prepared)
 prepared.fuse_additions(engines.get(int8.engine).fuses_add)
-
-
-def answers(network, dtype=torch.float32):
-    with torch.inference_mode():
-        return torch.cat([network(x.to(dtype)).argmax(1) for x, _labels in test.batches(10)])
-
-
-said = answers(int8)
-same = (answers(prepared) == said).float().mean().item()
-same_in_64_bits = (answers(copy.deepcopy(prepared).double(), torch.float64) == said).float().mean().item()
+x, _labels = next(test.batches(200))
+with torch.inference_mode():
+    same = (prepared(x).argmax(1) == int8(x).argmax(1)).float().mean().item()
 int8_accuracy = qlab.evaluate(int8, test)
-print(f"answers of {int8.engine} equal to those in 32-bit floats: {same:.1%}, in 64-bit floats: {same_in_64_bits:.1%}")
+print(f"{same:.1%} of {len(x)} answers are the same in integers ({int8.engine})")
 print(f"right answers: {trained_accuracy:.1f} % before, {int8_accuracy:.1f} % in integers")
-assert same > 0.9 and same_in_64_bits >= (0.95 if int8.engine == "qnnpack" else 0.99)  # qnnpack rounds its biases
+assert same > (0.5 if int8.engine == "qnnpack" else 0.97)
 assert int8_accuracy > broken_accuracy + 0.1 * (float_accuracy - broken_accuracy)
 
 # %% [markdown]
+# The prepared network rounds where the integers round, so they agree. (The kernels for ARM, qnnpack, also round
+# each bias. With 2 bits one code is a third of the range, so some answers change there, for better or worse.)
+#
 # ## Three questions
 
 # %%

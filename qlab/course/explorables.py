@@ -19,6 +19,7 @@ from torch import Tensor
 
 from qlab.analysis import Front, LayerSQNR
 from qlab.course import plots
+from qlab.course.challenge import Score
 from qlab.course.language import _
 from qlab.data.dataset import Dataset
 
@@ -307,3 +308,11 @@ def bit_budget(front: Front) -> Panel:
     bits = [cost.bits for cost in front.costs]
     slider = Slider(label=_("bits of a weight, on average"), value=5.0, minimum=min(bits), maximum=max(bits), step=0.1)
     return Panel(plots.bit_budget(front), average=slider)
+
+
+def pareto(scores: Sequence[Score], yours: Score) -> Panel:
+    """Drag the size that is allowed: the best network that fits, and where ``yours`` lies. Arguments as in ``plots``."""
+    sizes = [score.kib for score in (*scores, yours)]
+    least, most = int(min(sizes)) - 5, int(max(sizes)) + 10
+    slider = Slider(label=_("KiB allowed"), value=most, minimum=least, maximum=most)
+    return Panel(plots.pareto(scores, yours), kib=slider)

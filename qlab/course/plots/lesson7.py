@@ -94,24 +94,15 @@ def learned_scale(weights: Tensor) -> Callable[[int, float], Figure]:
     (push,) = right.plot([], [], linestyle="", color=QUANTIZED, markersize=13)
     picture.moves(rungs, *curves, push)
 
-    def at(bits: int, scale: float) -> tuple[float, float, float, float]:
-        """(rounding, clipping, both, LSQ's gradient of both), in percent of the weights' power."""
-        top = 2 ** (bits - 1) - 1
-        position = w / scale
-        codes = np.clip(np.rint(position), -top, top)
-        clipped, error = np.abs(position) > top, codes * scale - w
-        gradient = 2 * (error * np.where(clipped, codes, codes - position)).mean()
-        both, beyond = np.square(error).mean(), np.square(error * clipped).mean()
-        return tuple(100 * value / power for value in (both - beyond, beyond, both, gradient))
-
     @cache
     def whole(bits: int) -> np.ndarray:
-        return np.array([at(bits, share * largest / (2 ** (bits - 1) - 1)) for share in shares]).T
+        top = 2 ** (bits - 1) - 1
+        return 100 / power * np.array([scale_errors(w, share * largest / top, top) for share in shares]).T
 
     def draw(bits: int, percent: float) -> Figure:
         top = 2 ** (bits - 1) - 1
         scale = percent / 100 * largest / top
-        rounding, clipped, both, gradient = at(bits, scale)
+        rounding, clipped, both, gradient = 100 / power * np.array(scale_errors(w, scale, top))
         for curve, line in zip(curves, whole(bits)):
             curve.set_data(100 * shares, np.maximum(line, 1e-9))
         push.set_data([percent], [both])
@@ -129,6 +120,19 @@ def learned_scale(weights: Tensor) -> Callable[[int, float], Figure]:
         return picture
 
     return draw
+
+
+def scale_errors(w: np.ndarray, scale: float, top: int) -> tuple[float, float, float, float]:
+    """Mean squared error of ``w`` on the grid from -top to top times ``scale``: (rounding, clipping, both, gradient).
+
+    The gradient is LSQ's, that of both with respect to the scale (Esser et al. 2020, equation 3).
+    """
+    position = w / scale
+    codes = np.clip(np.rint(position), -top, top)
+    clipped, error = np.abs(position) > top, codes * scale - w
+    gradient = 2 * (error * np.where(clipped, codes, codes - position)).mean()
+    both, beyond = np.square(error).mean(), np.square(error * clipped).mean()
+    return both - beyond, beyond, both, gradient
 
 
 def _three_errors(ax: Axes) -> list:

@@ -1,0 +1,234 @@
+# %% [markdown]
+# # 99. Challenge: three bits a weight, and how many right answers?
+#
+# You have a budget: a file of 110 KiB, a tenth of the float network's, and hardly more time than the plain
+# 8-bit network takes. Make the most accurate network that keeps to it. Everything in the course is allowed.
+#
+# **After this lesson you can**
+# - judge networks by several measures at once, with a Pareto front;
+# - count honestly what a quantized network weighs and how long it takes;
+# - combine what the course has shown into a network of your own, and defend it.
+#
+# **Time:** 90 minutes, or a week. **You need:** lessons 6 and 8; lessons 7 and 9 help.
+
+# %%
+import torch
+
+import qlab
+from qlab import QConfig, analysis
+from qlab.course import banner, explorables
+from qlab.course.challenge import Budget, Judge, front
+from qlab.course.exercises import check, hint, solution
+from qlab.course.quiz import quiz
+from qlab.int8 import engines
+
+data = qlab.data.available().name
+network = qlab.models.load("resnet20", data=data)
+exam = qlab.data.at_hand("validation").sample(1000)
+calibration = qlab.data.at_hand("train").sample(256)
+banner(exam)
+
+# %% [markdown]
+# ## What it weighs
+#
+# A file holds the codes of the weights, packed. It also holds a scale for each channel, the biases, and the
+# weights of layers that stay in float. Whoever counts the codes alone fools himself: with one scale for every
+# two weights, a "2-bit network" would take 18 bits a weight.
+#
+# ### Exercise 99.1: the whole file
+
+# %% tags=["exercise"]
+check("99.1", file_bytes)
+
+# %% [markdown]
+# ## How long it takes
+#
+# Milliseconds depend on the computer, so the budget is relative: the time of a batch of 32 pictures, divided
+# by that of the plain 8-bit network. The two are measured in turns, as in lesson 5, so that a disturbance
+# hits both.
+#
+# ### Exercise 99.2: a ratio you can trust
+
+# %% tags=["exercise"]
+check("99.2", times_as_long)
+
+# %% [markdown]
+# A layer that stays in float takes longer, and so do the steps into and out of float around it. A grid that
+# no integer kernel knows, such as a codebook, has no time at all: such a network does not count here.
+#
+# ## The rules
+#
+# 1. The file is at most **110 KiB**; the time at most **1.5 times** that of the plain 8-bit network.
+# 2. Calibrate and train on pictures of the training split only, as many as you like.
+# 3. Compare your attempts on the exam below, 1,000 pictures of the validation split. At the end, and once,
+#    look at the test pictures.
+#
+# The judge knows the float network and makes the plain 8-bit one.
+
+# %%
+budget = Budget(kib=110, time=1.5)
+judge = Judge(network, exam, calibration, budget)
+print(f"float: {judge.float_accuracy:.1f} % right")
+
+
+# %% [markdown]
+# ## What is there already
+#
+# Some networks that you know: plain PTQ with 8 and with 4 bits, and those that were trained with QAT and come
+# with the course. Activations of 8 bits get 7 where the kernels would saturate (lesson 5).
+
+# %% tags=["timing"]
+def plain_ptq(preset):
+    saturates = engines.available()[judge.pace.engine].saturates
+    qconfig = QConfig.preset(preset, observer="mse", reduce_range=saturates)
+    return qlab.calibrate(qlab.prepare(network, qconfig), calibration.batches(64))
+
+
+known = [judge.score(f"{preset.upper()} by PTQ", plain_ptq(preset)) for preset in ("w8a8", "w4a4")]
+for preset in ("w4a4", "w3a3", "w2a2"):
+    known.append(judge.score(f"{preset.upper()} by QAT", qlab.qat.load("resnet20", preset, data=data)))
+for score in known:
+    print(score)
+assert known[0].lost < 1.5 and known[0].kib > 110 > known[-1].kib
+
+# %% [markdown]
+# ## Better in what?
+#
+# One network is smaller, another is more often right. Network A **dominates** network B if it is as good in
+# both measures and better in at least one. Those that nobody dominates are the **Pareto front**: on it you
+# gain in one measure only if you give in the other.
+#
+# ### Exercise 99.3: who dominates whom?
+
+# %% tags=["exercise"]
+check("99.3", dominates)
+
+# %% [markdown]
+# ### Exercise 99.4: the front
+
+# %% tags=["exercise"]
+check("99.4", pareto_front)
+
+# %% [markdown]
+# ## A first attempt
+#
+# Three bits for each weight, and 8 for the activations: they are not in the file. The first and the last
+# layer keep 8 bits. No training, no tricks.
+
+# %% tags=["timing"]
+first = judge.score("W3A8 by PTQ", plain_ptq("w3a8"))
+print(first)
+assert first.kib < 110
+
+# %% [markdown]
+# **Predict.** Is this attempt on the Pareto front? Which of the known networks dominates it, if any?
+#
+# **Move** the KiB that are allowed down from the right. When does the best network change?
+
+# %%
+explorables.pareto(known, first)
+
+# %% [markdown]
+# **Explain.** The ring jumps from one point of the front to the next. Where your star lies below the line,
+# another network is at least as small and more often right. At every size it is the front that counts: a
+# network with 4 bits may not hide behind the one with 8.
+#
+# ## Your turn
+#
+# Change this cell as often as you like, then draw the picture again. Here are the levers:
+#
+# | lever | lesson | where |
+# |:--|:--|:--|
+# | how a range is chosen | 2, 3 | `QConfig.preset("w3a8", observer="mse")` |
+# | who shares a scale | 4 | `granularity` of the weights' `QuantSpec` |
+# | even out the channels | 4 | `qlab.prepare(..., equalize=True)` |
+# | bits for each layer | 6 | `analysis.mixed_precision(network, batches, budget_bytes)` |
+# | mend the biases | 6 | `qlab.correct_bias` |
+# | round up or down | 6 | `qlab.adaround` |
+# | train with the rounding | 7 | `qlab.qat.fit(prepared, pictures, teacher=network)` |
+# | ternary, binary weights | 9 | `QConfig(weight=codebook.Ternary())` |
+
+
+# %% tags=["timing"]
+def my_network():
+    """A prepared network, calibrated or trained. Here: the best bits for each layer, within 100 KiB of codes."""
+    qconfig = QConfig.preset("w8a8", observer="mse", reduce_range=True)
+    pictures = calibration.subset(slice(24)).batches(24)
+    mixed = analysis.mixed_precision(network, pictures, 100 * 1024, qconfig=qconfig, progress=False)
+    return qlab.calibrate(qlab.prepare(network, mixed.qconfig), calibration.batches(64))
+
+
+mine = judge.score("mine", my_network())
+print(mine)
+assert mine.kib < budget.kib and mine.accuracy > first.accuracy - 2
+
+# %%
+explorables.pareto([*known, first], mine)
+
+# %% [markdown]
+# ## One way to go on
+#
+# Try first, then read. At 3 bits it matters whether a weight is rounded up or down: **AdaRound** (lesson 6)
+# learns that, from the same 256 pictures and without labels. Here it takes a hundred steps a layer; more are
+# better.
+
+# %% tags=["timing"]
+rounded = plain_ptq("w3a8")
+qlab.adaround(rounded, calibration.batches(64), steps=100)
+ours = judge.score("AdaRound", rounded)
+print(ours)
+assert ours.accuracy > first.accuracy + 1 and ours.kib < budget.kib
+
+# %% [markdown]
+# Ours is no optimum. Three bits for each layer are not the best bits; nobody has trained after the rounding;
+# and the biases take 4 bytes each.
+#
+# The front of all that was measured here:
+
+# %%
+for score in front([*known, first, mine, ours]):
+    print(f"{score.kib:6.1f} KiB {score.accuracy:5.1f} % {score.name}")
+assert ours in front([*known, first, ours])
+
+# %% [markdown]
+# ## Once, at the end
+#
+# Many attempts on the same exam make its best result a little too good: some of it is luck. The test pictures
+# have seen none of your choices. Look at them once, for the network that you hand in.
+
+# %%
+test = qlab.data.at_hand("test").sample(1000)
+on_test = {name: qlab.evaluate(net, test) for name, net in (("float", network), ("AdaRound", rounded))}
+for name, accuracy in on_test.items():
+    print(f"{name:8} {accuracy:.1f} % of {len(test):,} test pictures ({test.source})")
+assert on_test["AdaRound"] > on_test["float"] - 12
+
+# %% [markdown]
+# ## Three questions
+
+# %%
+quiz(99)
+
+# %% [markdown]
+# ## What to remember
+#
+# - Count the whole file, and measure the time of what really runs.
+# - Several measures have no single winner: they have a **Pareto front**.
+# - Bits belong where they are stored and where they hurt. Here that was the weights, and how they are rounded.
+# - Choose on one set of pictures, report on another.
+#
+# ## For teachers
+#
+# A class of pairs, a week, one table on the wall: name, KiB, right answers, and what was done. `print(mine)`
+# gives a line for it; `my_network` is what is handed in, so that you can run it. Students like to spend bits on
+# activations; ask what is in the file. With 60 KiB in place of 110 the challenge becomes one about QAT. On the
+# last day let everybody measure the test pictures at the same time, and discuss why most numbers fall.
+#
+# ## Papers
+#
+# - M. Nagel et al., *Up or down? Adaptive rounding for post-training quantization*, ICML 2020,
+#   [arXiv:2004.10568](https://arxiv.org/abs/2004.10568).
+# - K. Wang et al., *HAQ: hardware-aware automated quantization with mixed precision*, CVPR 2019,
+#   [arXiv:1811.08886](https://arxiv.org/abs/1811.08886): budgets of size, time and energy.
+# - Z. Dong et al., *HAWQ: Hessian aware quantization of neural networks with mixed precision*, ICCV 2019,
+#   [arXiv:1905.03696](https://arxiv.org/abs/1905.03696).
