@@ -198,7 +198,7 @@ def test_formats_store_what_the_formats_store(number):
         bias = 2 ** (exponent - 1) - 1
         size = (1 + rest / 2**fraction) * 2.0 ** (power - bias) if power else rest / 2**fraction * 2.0 ** (1 - bias)
         assert (-1) ** sign * size == torch.tensor(number).to(dtype).double()
-        assert f"{name} stores {torch.tensor(number).to(dtype).double().item():.7g}" in plots.formats()(number).alt
+        assert f"{name} stores {torch.tensor(number).to(dtype).double().item():.9g}" in plots.formats()(number).alt
     code = int("".join(texts_of[texts_of.index("int8") + 1 :][:3]).replace(" ", ""), 2)
     assert code - 256 * (code > 127) == max(-128, min(127, round(number * 32)))
 
@@ -251,6 +251,8 @@ def texts_of(tree: ast.AST) -> Iterator[ast.AST]:
                 yield node.value
         if isinstance(node, ast.keyword) and node.arg in ("label", "xlabel", "ylabel", "title"):
             yield node.value
+        if isinstance(node, ast.FunctionDef) and node.name.endswith("_texts"):
+            yield from next(part.values for part in ast.walk(node) if isinstance(part, ast.Dict))
 
 
 def is_translated(node: ast.AST) -> bool:
@@ -267,6 +269,7 @@ def test_what_a_student_reads_can_be_translated(path):
 
 
 @pytest.mark.parametrize("code, translated", [
+    ("def wave_texts():\n    return {'time': 'time'}", False), ("def wave_texts():\n    return {'x': _('x')}", True),
     ("figure.alt = f'{x} bits'", False), ("Slider(label='bits')", False), ("ax.set(xlabel=_('bits'))", True),
     ("figure.finding = words.format(bits=3)", True), ("self.alt = ''", True),
 ])  # fmt: skip

@@ -134,7 +134,12 @@ def test_the_oldest_python_and_torch_are_the_promised_ones():
     assert torch.specifier.contains("2.11") and not torch.specifier.contains("2.10")
 
 
-MODULES = {"pillow": "PIL", "ipython": "IPython", "pyyaml": "yaml"}  # names in code, where they differ
+MODULES = {  # names in code, where they differ
+    "pillow": "PIL",
+    "ipython": "IPython",
+    "pyyaml": "yaml",
+    "axe-playwright-python": "axe_playwright_python",
+}
 
 
 def imports(path: Path) -> Iterator[tuple[str, int, bool]]:

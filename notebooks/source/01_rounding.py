@@ -37,14 +37,18 @@ weights = network.layer3[0].conv2.weight.detach()
 # the one with more fraction? And can any of them store 0.3 exactly?
 #
 # **Move** the number to 0.25, to 0.5, to 1. Then go to 4.5 and look at int8.
+#
+# **Click** a bit to flip it, and the other formats follow. Start from 1: which bit of float16 makes it -1,
+# which makes it 1.5? Then set all five bits of the exponent.
 
 # %%
 explorables.formats()
 
 # %% [markdown]
 # **Explain.** The fraction decides how fine the steps are, the exponent how far the format reaches. 0.3 is
-# no sum of a few powers of two, so no format here holds it. And int8 stops at its highest code, 127, however
-# large the number is:
+# no sum of a few powers of two, so no format here holds it. An exponent with all bits set stands for infinity
+# or, when the fraction is not 0, for `nan`, "not a number"; in e4m3 only the last pattern is `nan`, and int8
+# has neither. And int8 stops at its highest code, 127, however large the number is:
 
 # %% tags=["nbval-check-output"]
 number = torch.tensor(0.3)

@@ -1,11 +1,13 @@
-"""Panels: controls around a figure that follows them.
+"""Controls around a figure that follows them.
 
-A panel shows a JPEG that the kernel draws anew for each value, and no output area: `interact` and `Output`
-hang nbclient and swallow a callback's exception, while this can be driven and checked in plain Python.
+A :class:`Panel` shows a JPEG that the kernel draws anew for each value, and no output area: `interact` and `Output`
+hang nbclient and swallow a callback's exception, while this can be driven and checked in plain Python. A
+:class:`Drawn` is computed in the browser, and keeps up with a drag although the kernel is far away (Binder).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -24,6 +26,21 @@ from qlab.data.dataset import Dataset
 JS = Path(__file__).parent / "js"
 
 
+def module(name: str) -> str:
+    """A module of js/ with those that it imports put before it: a widget is one file to the browser."""
+    parts: dict[str, str] = {}
+
+    def add(name: str) -> None:
+        text = (JS / name).read_text("utf-8")
+        for other in re.findall(r'^import .* from "\./(.+)";$', text, re.MULTILINE):
+            if other not in parts:
+                add(other)
+        parts[name] = re.sub(r"^import .*\n", "", text, flags=re.MULTILINE)
+
+    add(name)
+    return "\n".join(parts.values())
+
+
 class Slider(anywidget.AnyWidget):
     """A slider with a real label, for mouse, finger and keyboard.
 
@@ -31,8 +48,8 @@ class Slider(anywidget.AnyWidget):
     >>> slider.value = 4
     """
 
-    _esm = JS / "slider.js"
-    _css = JS / "slider.css"
+    _esm = module("slider.js")
+    _css = JS / "explorables.css"
     label = traitlets.Unicode().tag(sync=True)
     value = traitlets.Union([traitlets.Int(), traitlets.Float()]).tag(sync=True)  # 4 stays 4, not 4.0
     minimum = traitlets.Float(0).tag(sync=True)
@@ -40,7 +57,18 @@ class Slider(anywidget.AnyWidget):
     step = traitlets.Float(1).tag(sync=True)
 
 
-class Panel(ipywidgets.VBox):
+class Still:
+    """A widget that is saved with its ``figure`` as a still picture, for a reader without a kernel (GitHub)."""
+
+    figure: plots.Figure
+
+    def _repr_mimebundle_(self, **options) -> tuple[dict, dict]:
+        data, metadata = self.figure.still()
+        widget = super()._repr_mimebundle_(**options)
+        return {**(widget[0] if isinstance(widget, tuple) else widget), **data}, metadata
+
+
+class Panel(Still, ipywidgets.VBox):
     """Controls, below them the figure that ``draw`` gives for their values, below that the figure in words.
 
     ``draw`` is called with the controls' values by name and returns a :class:`qlab.course.plots.Figure`. What
@@ -60,6 +88,7 @@ class Panel(ipywidgets.VBox):
     def _redraw(self) -> plots.Figure:
         figure = self.draw(**{name: control.value for name, control in self.controls.items()})
         self.picture.value = figure.frame()
+        self.picture.tooltip = figure.finding  # an Image has no alt text; a screen reader takes this for its name
         self.words.value = f"<em role='status'>{escape(figure.alt)}</em>"
         return figure
 
@@ -72,10 +101,32 @@ class Panel(ipywidgets.VBox):
             self.error = error
             self.words.value = f"<strong role='alert'>{type(error).__name__}: {escape(str(error))}</strong>"
 
-    def _repr_mimebundle_(self, **options) -> tuple[dict, dict]:
-        """The panel, and for a reader without a kernel (GitHub) its first view as a still figure."""
-        data, metadata = self.figure.still()
-        return {**super()._repr_mimebundle_(**options), **data}, metadata
+
+class Drawn(Still, anywidget.AnyWidget):
+    """Sliders and a figure that the browser computes, draws and describes: js/``name``.js.
+
+    ``draw`` is the same in Python: what the JavaScript is tested against, and the still figure. ``sliders`` are
+    :class:`Slider`'s arguments. ``values`` follows them, and they follow it:
+
+    >>> wave = rounding()
+    >>> wave.values
+    {'bits': 3, 'shift': 0}
+    >>> wave.values = {"bits": 4, "shift": 0.5}
+    """
+
+    _css = JS / "explorables.css"
+    colours = traitlets.Dict(plots.COLOURS).tag(sync=True)
+    texts = traitlets.Dict().tag(sync=True)
+    sliders = traitlets.Dict().tag(sync=True)
+    values = traitlets.Dict().tag(sync=True)
+    data = traitlets.Bytes().tag(sync=True)  # float32
+
+    def __init__(
+        self, name: str, draw: Callable[..., plots.Figure], texts: dict[str, str], data: bytes = b"", **sliders: dict
+    ) -> None:
+        values = {key: slider["value"] for key, slider in sliders.items()}
+        self.figure = draw(**values)
+        super().__init__(_esm=module(f"{name}.js"), texts=texts, data=data, sliders=sliders, values=values)
 
 
 def fewer_bits(
@@ -87,13 +138,13 @@ def fewer_bits(
     return Panel(plots.fewer_bits(pictures, said, accuracy, float_accuracy), bits=slider)
 
 
-def rounding() -> Panel:
+def rounding() -> Drawn:
     """Drag the bits, and the grid up and down: what rounding makes of a sine."""
-    return Panel(
-        plots.rounding(),
-        bits=Slider(label=_("bits"), value=3, minimum=2, maximum=8),
-        shift=Slider(label=_("grid moved by (steps)"), value=0, minimum=0, maximum=0.9, step=0.1),
-    )
+    return Drawn(
+        "rounding", plots.rounding(), plots.rounding_texts(),
+        bits=dict(label=_("bits"), value=3, minimum=2, maximum=8),
+        shift=dict(label=_("grid moved by (steps)"), value=0, minimum=0, maximum=0.9, step=0.1),
+    )  # fmt: skip
 
 
 def rounding_errors(values: Tensor) -> Panel:
@@ -101,18 +152,23 @@ def rounding_errors(values: Tensor) -> Panel:
     return Panel(plots.rounding_errors(values), bits=Slider(label=_("bits"), value=8, minimum=2, maximum=10))
 
 
-def formats() -> Panel:
-    """Drag a number: its bits in six formats, and what each of them stores."""
-    return Panel(plots.formats(), number=Slider(label=_("number"), value=0.3, minimum=-5, maximum=5, step=0.05))
+def formats() -> Drawn:
+    """Drag a number, or click its bits: what each of six formats stores.
+
+    A click makes ``values`` a pattern in one format, such as ``{"format": "float16", "pattern": 0x3C00}``.
+    """
+    number = dict(label=_("number"), value=0.3, minimum=-5, maximum=5, step=0.05)
+    return Drawn("formats", plots.formats(), plots.formats_texts(), number=number)
 
 
-def clipping(values: Tensor) -> Panel:
+def clipping(values: Tensor) -> Drawn:
     """Drag the limit of the grid: less clipping means coarser steps."""
-    return Panel(
-        plots.clipping(values),
-        bits=Slider(label=_("bits"), value=4, minimum=2, maximum=8),
-        limit=Slider(label=_("limit (% of the largest)"), value=100, minimum=5, maximum=100),
-    )
+    return Drawn(
+        "clipping", plots.clipping(values), plots.clipping_texts(),
+        plots.enough_of(values).astype("float32").tobytes(),
+        bits=dict(label=_("bits"), value=4, minimum=2, maximum=8),
+        limit=dict(label=_("limit (% of the largest)"), value=100, minimum=5, maximum=100),
+    )  # fmt: skip
 
 
 def chosen_limits(values: Tensor) -> Panel:

@@ -1,31 +1,15 @@
-// A labelled <input type=range>: a slider that a screen reader can name and that the keyboard can move.
-// (The handles of ipywidgets' own sliders have no name.)
-let made = 0;
+import { control } from "./control.js";
 
 function render({ model, el }) {
-  const input = document.createElement("input");
-  const label = document.createElement("label");
-  const value = document.createElement("output");
-  input.type = "range";
-  input.id = `qlab-slider-${++made}`;
-  input.dataset.lmSuppressShortcuts = "true"; // or JupyterLab takes the arrow keys
-  label.htmlFor = input.id;
-  value.htmlFor = input.id;
-
-  const show = () => {
-    Object.assign(input, { min: model.get("minimum"), max: model.get("maximum"), step: model.get("step") });
-    input.value = model.get("value");
-    value.textContent = input.value;
-    label.textContent = model.get("label");
-  };
-  input.addEventListener("input", () => {
-    model.set("value", input.valueAsNumber);
+  const show = control(el, (value) => {
+    model.set("value", value);
     model.save_changes();
   });
-  model.on("change", show);
-  show();
-  el.classList.add("qlab-slider");
-  el.append(label, input, value);
+  const follow = () =>
+    show(Object.fromEntries(["label", "minimum", "maximum", "step"].map((name) => [name, model.get(name)])), model.get("value"));
+  model.on("change", follow);
+  follow();
+  return () => model.off("change", follow);
 }
 
 export default { render };

@@ -18,6 +18,10 @@ from PIL import Image
 # A colour means the same thing in the whole course.
 FLOAT, QUANTIZED, ERROR, CLIPPED = "#0072B2", "#C85200", "#CC79A7", "#595959"
 INK, PAPER, LINES = "#222222", "#FFFFFF", "#DDDDDD"
+COLOURS = {
+    "float": FLOAT, "quantized": QUANTIZED, "error": ERROR, "clipped": CLIPPED,
+    "ink": INK, "paper": PAPER, "lines": LINES,
+}  # fmt: skip
 DPI = 100  # pixels an inch on the page
 SHARPER = 1.5  # a still picture has so many times more, for screens that show them
 

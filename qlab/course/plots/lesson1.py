@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -13,22 +14,41 @@ from qlab.course.language import _
 from qlab.course.plots.figure import CLIPPED, DPI, ERROR, FLOAT, QUANTIZED, STYLE, Figure
 
 
+def rounding_texts() -> dict[str, str]:
+    """What is said of a rounded wave, here and in js/rounding.js."""
+    return {
+        "signal": _("signal"), "rounded": _("rounded"), "value": _("value"), "error": _("error"), "time": _("time"),
+        "exact": _("0 is on the grid"), "moved": _("0 becomes {near:.3f}"),
+        "finding": _("{bits} bits: step {step:.3f}, largest error {worst:.3f}; {zero}"),
+        "alt": _("The stairs have {levels} levels. The error, below, stays between the dashed lines at half a step, "
+                 "{half:.3f}, above and below 0."),
+    }  # fmt: skip
+
+
+def rounded(x: np.ndarray, bits: int, shift: float) -> tuple[float, np.ndarray, np.ndarray]:
+    """(step, grid, what becomes of x) for 2**bits values from about -1 to 1, moved by ``shift`` steps."""
+    step = 2 / (2**bits - 1)
+    grid = (np.arange(2**bits) - 2 ** (bits - 1) + shift) * step
+    return step, grid, grid[np.abs(x[:, None] - grid).argmin(1)]
+
+
 @rc_context(STYLE)
-def rounding(signal: Callable[[np.ndarray], np.ndarray] = np.sin) -> Callable[[int, float], Figure]:
-    """A signal between -1 and 1 and what a grid makes of it, above the error; a function from bits (>= 2) and shift.
+def rounding() -> Callable[[int, float], Figure]:
+    """A sine and what a grid makes of it, above the error; a function from bits (>= 2) and shift.
 
     ``shift`` moves the grid by that share of a step: with 0, the value 0 is on the grid.
     """
+    texts = rounding_texts()
     time = np.linspace(0, 2 * np.pi, 400)
-    x = signal(time)
+    x = np.sin(time)
     picture = Figure((9, 4.2))
     above, below = picture.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     above.plot(time, x, color=FLOAT)
-    above.text(0.02, 0.06, _("signal"), color=FLOAT, transform=above.transAxes)
-    above.text(0.09, 0.06, _("rounded"), color=QUANTIZED, transform=above.transAxes)
-    above.set(ylim=(-1.5, 1.5), ylabel=_("value"), xlim=(0, time[-1]))
+    above.text(0.02, 0.06, texts["signal"], color=FLOAT, transform=above.transAxes)
+    above.text(0.09, 0.06, texts["rounded"], color=QUANTIZED, transform=above.transAxes)
+    above.set(ylim=(-1.5, 1.5), ylabel=texts["value"], xlim=(0, time[-1]))
     above.grid(False)
-    below.set(ylim=(-0.45, 0.45), ylabel=_("error"), xlabel=_("time"))
+    below.set(ylim=(-0.45, 0.45), ylabel=texts["error"], xlabel=texts["time"])
     levels = above.hlines([], 0, time[-1], color=CLIPPED, linewidth=0.4)
     (stairs,) = above.plot([], [], color=QUANTIZED)
     (error,) = below.plot([], [], color=ERROR)
@@ -36,22 +56,15 @@ def rounding(signal: Callable[[np.ndarray], np.ndarray] = np.sin) -> Callable[[i
     picture.moves(levels, stairs, error, band)
 
     def draw(bits: int, shift: float) -> Figure:
-        step = 2 / (2**bits - 1)
-        grid = (np.arange(2**bits) - 2 ** (bits - 1) + shift) * step
-        rounded = grid[np.abs(x[:, None] - grid).argmin(1)]
+        step, grid, values = rounded(x, bits, shift)
         levels.set_segments([[(0, y), (time[-1], y)] for y in grid])
-        stairs.set_data(time, rounded)
-        error.set_data(time, x - rounded)
+        stairs.set_data(time, values)
+        error.set_data(time, x - values)
         band.set_segments([[(0, y), (time[-1], y)] for y in (-step / 2, step / 2)])
-        worst, near = np.abs(x - rounded).max(), np.abs(grid).min()
-        zero = _("0 is on the grid") if near < 1e-9 else _("0 becomes {near:.3f}").format(near=near)
-        picture.finding = _("{bits} bits: step {step:.3f}, largest error {worst:.3f}; {zero}").format(
-            bits=bits, step=step, worst=worst, zero=zero
-        )
-        picture.alt = _(
-            "The stairs have {levels} levels. The error, below, stays between the dashed lines at half a step, "
-            "{half:.3f}, above and below 0."
-        ).format(levels=len(grid), half=step / 2)
+        worst, near = np.abs(x - values).max(), np.abs(grid).min()
+        zero = texts["exact"] if near < 1e-9 else texts["moved"].format(near=near)
+        picture.finding = texts["finding"].format(bits=bits, step=step, worst=worst, zero=zero)
+        picture.alt = texts["alt"].format(levels=len(grid), half=step / 2)
         return picture
 
     return draw
@@ -96,14 +109,26 @@ FORMATS = {
     "float32": (8, 23, torch.float32), "bfloat16": (8, 7, torch.bfloat16), "float16": (5, 10, torch.float16),
     "fp8 e5m2": (5, 2, torch.float8_e5m2), "fp8 e4m3": (4, 3, torch.float8_e4m3fn),
 }  # fmt: skip
+INT8_SCALE = 1 / 32  # int8 stores the code round(number / scale), between -128 and 127
+
+
+def formats_texts() -> dict[str, str]:
+    """What is said of a number in six formats, here and in js/formats.js."""
+    return {
+        "sign": _("sign"), "exponent": _("exponent"), "fraction": _("fraction"), "code": _("code"),
+        "bit": _("{name} bit {place} {field}, {bit}"), "none": _("no pattern"),
+        "nearest": _("{number:g}: with at most 16 bits, {name} is nearest (off by {off:.2g})"),
+        "exact": _("{number:g}: with at most 16 bits, exact in {names}"),
+        "infinite": _("{number:g}: fp8 e4m3 and int8 have no infinity"),
+        "nan": _("nan, not a number: int8 has no pattern for it"),
+        "what": _("{name} stores {value:.9g}"), "nothing": _("{name} has no pattern for it"),
+    }  # fmt: skip
 
 
 @rc_context(STYLE)
-def formats(scale: float = 1 / 32) -> Callable[[float], Figure]:
-    """One number in six formats, bit by bit: what each of them stores; a function from the number.
-
-    int8 stores the code round(number / ``scale``), between -128 and 127.
-    """
+def formats() -> Callable[[float], Figure]:
+    """One number in six formats, bit by bit: what each of them stores; a function from the number."""
+    texts = formats_texts()
     names = [*FORMATS, "int8"]
     picture = Figure((9, 3.2))
     picture.set_layout_engine("none")
@@ -120,36 +145,50 @@ def formats(scale: float = 1 / 32) -> Callable[[float], Figure]:
             for first, last, colour in starts
         ])  # fmt: skip
         stored.append(ax.text(690, row, "", va="center"))
-    for x, text, colour in ((105, _("sign"), CLIPPED), (150, _("exponent"), FLOAT), (330, _("fraction"), QUANTIZED)):
-        ax.text(x, -0.7, text, color=colour, size=9)
+    for x, text, colour in ((105, "sign", CLIPPED), (150, "exponent", FLOAT), (330, "fraction", QUANTIZED)):
+        ax.text(x, -0.7, texts[text], color=colour, size=9)
     ax.text(690, -0.7, _("what is stored"), size=9)
     picture.moves(*(text for row in fields for text, *_ends in row), *stored)
 
     def draw(number: float) -> Figure:
-        values = {name: _in_format(number, name, scale) for name in names}
+        values = {name: in_format(number, name) for name in names}
         for row, (value, bits) in enumerate(values.values()):
             for text, first, last in fields[row]:
                 text.set_text(" ".join(bits[first:last]))
-            stored[row].set_text(f"{value:.9g}")
-        off = {name: abs(value - number) for name, (value, *_bits) in values.items()}
-        small = min(("bfloat16", "float16", "fp8 e5m2", "fp8 e4m3", "int8"), key=off.get)
-        picture.finding = _("{number:g}: with at most 16 bits, {name} is nearest (off by {off:.2g})").format(
-            number=number, name=small, off=off[small]
-        )
-        what = _("{name} stores {value:.7g}")
-        picture.alt = "; ".join(what.format(name=name, value=value) for name, (value, *_bits) in values.items()) + "."
+            stored[row].set_text(texts["none"] if value is None else f"{value:.9g}")
+        picture.finding = finding(number, {name: value for name, (value, _bits) in values.items()})
+        what = {name: texts["nothing" if value is None else "what"] for name, (value, _bits) in values.items()}
+        words = (what[name].format(name=name, value=value) for name, (value, _bits) in values.items())
+        picture.alt = "; ".join(words) + "."
         return picture
+
+    def finding(number: float, values: dict[str, float | None]) -> str:
+        if not math.isfinite(number):
+            return texts["nan" if math.isnan(number) else "infinite"].format(number=number)
+        off = {
+            name: abs(value - number) for name, value in values.items() if name != "float32" and math.isfinite(value)
+        }
+        exact = ", ".join(name for name in off if off[name] == 0)
+        if exact:
+            return texts["exact"].format(number=number, names=exact)
+        nearest = min(off, key=off.get)
+        return texts["nearest"].format(number=number, name=nearest, off=off[nearest])
 
     return draw
 
 
-def _in_format(number: float, name: str, scale: float) -> tuple[float, str]:
-    """(what the format stores for a number, its bits from the sign on)."""
+def in_format(number: float, name: str) -> tuple[float | None, str]:
+    """(what the format stores for a number, its bits from the sign on); (None, dashes) where it has no pattern."""
     if name == "int8":
-        code = int(np.clip(np.rint(number / scale), -128, 127))
-        return code * scale, f"{code & 255:08b}"
+        if math.isnan(number):
+            return None, "-" * 8
+        code = int(np.clip(np.rint(number / INT8_SCALE), -128, 127))
+        return code * INT8_SCALE, f"{code & 255:08b}"
     exponent, fraction, dtype = FORMATS[name]
     width = 1 + exponent + fraction
-    value = torch.tensor([number], dtype=torch.float32).to(dtype)
+    single = torch.tensor([number], dtype=torch.float32)
+    if name == "fp8 e4m3":
+        single = single.clamp(-448, 448)  # it has no infinity; older versions of torch make nan of what is larger
+    value = single.to(dtype)
     pattern = int(value.view({8: torch.uint8, 16: torch.int16, 32: torch.int32}[width]).item()) % 2**width
     return float(value.float()), f"{pattern:0{width}b}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cache
 
@@ -16,54 +17,69 @@ from qlab.course.plots.figure import CLIPPED, ERROR, FLOAT, QUANTIZED, STYLE, Fi
 from qlab.qconfig import QuantSpec
 
 
+def clipping_texts() -> dict[str, str]:
+    """What is said of rounding against clipping, here and in js/clipping.js."""
+    return {
+        "activation": _("activation"), "count": _("how many"), "limit": _("limit of the grid"),
+        "squared": _("mean squared error"), "rounding": _("rounding"), "clipped": _("clipping"), "total": _("both"),
+        "finding": _("{bits} bits, limit {at:.2f}: mean squared error {total:.2g}; least at {best:.2f}"),
+        "alt": _("Of the error, {rounding:.2g} comes from rounding and {clipped:.2g} from clipping the {share:.2g} % "
+                 "of the values that lie above the limit."),
+    }  # fmt: skip
+
+
+def enough_of(values: Tensor) -> np.ndarray:
+    """At most 50,000 of the values, the largest first: enough for a figure."""
+    x = np.sort(values.detach().float().flatten().double().numpy())
+    return x[:: -max(1, math.ceil(len(x) / 50_000))]
+
+
+def clipping_errors(x: np.ndarray, bits: int, limit: float) -> tuple[float, float, float]:
+    """The mean squared errors of x, none below 0, on the grid from 0 to ``limit``: (of rounding, of clipping, both)."""
+    step = limit / (2**bits - 1)
+    squared = np.square(np.minimum(np.round(x / step), 2**bits - 1) * step - x)
+    return squared[x <= limit].sum() / len(x), squared[x > limit].sum() / len(x), squared.mean()
+
+
 @rc_context(STYLE)
 def clipping(values: Tensor) -> Callable[[int, float], Figure]:
     """Rounding against clipping; a function from bits and the limit, in percent of the largest value.
 
     ``values`` are activations behind a relu: any shape, none below 0.
     """
-    x = np.sort(values.detach().float().flatten().numpy())
-    x = x[:: -max(1, len(x) // 50_000)]  # enough for a figure, the largest among them
+    texts = clipping_texts()
+    x = enough_of(values)
     limits = x.max() * np.linspace(0.02, 1, 50)
     picture = Figure((9, 3.4))
     left, right = picture.subplots(1, 2)
     left.hist(x, 60, color=FLOAT)
-    left.set(yscale="log", xlim=(0, x.max()), xlabel=_("activation"), ylabel=_("how many"))
+    left.set(yscale="log", xlim=(0, x.max()), xlabel=texts["activation"], ylabel=texts["count"])
     cut = left.add_patch(Rectangle((0, 0), 0, 1, transform=left.get_xaxis_transform(), color=CLIPPED, alpha=0.4))
-    right.set(yscale="log", xlim=(0, x.max()), xlabel=_("limit of the grid"), ylabel=_("mean squared error"))
-    right.set_ylim(1e-4 * np.square(x).mean(), 2 * np.square(x).mean())
-    kinds = {_("rounding"): ERROR, _("clipping"): CLIPPED, _("both"): QUANTIZED}
+    right.set(yscale="log", xlim=(0, x.max()), xlabel=texts["limit"], ylabel=texts["squared"])
+    right.set_ylim(1e-6 * np.square(x).mean(), 2 * np.square(x).mean())
+    kinds = {"rounding": ERROR, "clipped": CLIPPED, "total": QUANTIZED}
     for place, (name, colour) in enumerate(kinds.items()):
-        right.text(0.97, 0.95 - 0.09 * place, name, color=colour, ha="right", va="top", transform=right.transAxes)
+        right.text(
+            0.97, 0.95 - 0.09 * place, texts[name], color=colour, ha="right", va="top", transform=right.transAxes
+        )
     curves = [right.plot([], [], color=colour)[0] for colour in kinds.values()]
     (now,) = right.plot([], [], "o", color=QUANTIZED, markersize=10)
     picture.moves(cut, *curves, now)
 
-    def errors(bits: int, limit: float) -> tuple[float, float, float]:
-        step = limit / (2**bits - 1)
-        squared = np.square(np.minimum(np.round(x / step), 2**bits - 1) * step - x)
-        total, clipped = squared.mean(), squared[x > limit].sum() / len(x)
-        return max(0.0, total - clipped), clipped, total
-
     @cache
     def whole(bits: int) -> np.ndarray:
-        return np.array([errors(bits, limit) for limit in limits]).T
+        return np.array([clipping_errors(x, bits, limit) for limit in limits]).T
 
     def draw(bits: int, limit: float) -> Figure:
         at = x.max() * limit / 100
-        rounding, clipped, total = errors(bits, at)
+        rounding, clipped, total = clipping_errors(x, bits, at)
         for curve, line in zip(curves, whole(bits)):
             curve.set_data(limits, np.maximum(line, 1e-12))
         now.set_data([at], [total])
         cut.set_bounds(at, 0, x.max() - at, 1)
         best = limits[whole(bits)[2].argmin()]
-        picture.finding = _("{bits} bits, limit {at:.2f}: mean squared error {total:.2g}; least at {best:.2f}").format(
-            bits=bits, at=at, total=total, best=best
-        )
-        picture.alt = _(
-            "Of the error, {rounding:.2g} comes from rounding and {clipped:.2g} from clipping the {share:.2g} % of the "
-            "values that lie above the limit."
-        ).format(rounding=rounding, clipped=clipped, share=100 * (x > at).mean())
+        picture.finding = texts["finding"].format(bits=bits, at=at, total=total, best=best)
+        picture.alt = texts["alt"].format(rounding=rounding, clipped=clipped, share=100 * (x > at).mean())
         return picture
 
     return draw
