@@ -39,7 +39,9 @@ def assert_rounded(codes: Tensor, real: Tensor, qp: QParams) -> None:
     step = float(qp.scale)
     assert codes.dtype is torch.uint8
     assert codes.shape == real.shape
-    assert float((values(codes, qp) - real.clamp(lowest, highest)).abs().max()) <= 0.5 * step * (1 + 1e-6)
+    assert float((values(codes, qp) - real.clamp(lowest, highest)).abs().max()) <= 0.5 * step * (
+        1 + 1e-3
+    )  # 31 bits of a multiplier, times a sum of up to a million
 
 
 grids = st.builds(

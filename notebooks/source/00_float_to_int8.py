@@ -92,11 +92,11 @@ plots.answers(ten, scores(network, ten), scores(int8, ten))
 #
 # ## What it costs, what it gains
 #
-# Ten pictures prove little, so the accuracy is measured on 2,000. The time is that of 64 pictures on one
+# Ten pictures prove little, so the accuracy is measured on 1,000. The time is that of 64 pictures on one
 # processor core; the two networks take turns, and the median counts.
 
 # %% tags=["timing"]
-exam = test.sample(2000)
+exam = test.sample(1000)
 top1 = [qlab.evaluate(net, exam) for net in (network, int8)]
 size = [qlab.bench.file_bytes(net) for net in (network, int8)]
 x, labels = next(exam.batches(64))

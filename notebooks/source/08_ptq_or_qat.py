@@ -26,8 +26,8 @@ from qlab.course.quiz import quiz
 
 data = qlab.data.available().name
 network = qlab.models.load("resnet20", data=data)
-exam = qlab.data.at_hand("validation").sample(1000)
-calibration = qlab.data.at_hand("train").sample(256)
+exam = qlab.data.at_hand("validation").sample(500)
+calibration = qlab.data.at_hand("train").sample(128)
 banner(exam)
 
 # %% [markdown]
@@ -219,7 +219,7 @@ if chosen.trained:
 else:
     final = qlab.prepare(network, QConfig.preset(chosen.bits, observer="mse"))
     qlab.calibrate(final, calibration.batches(64))
-test = qlab.data.at_hand("test").sample(1000)
+test = qlab.data.at_hand("test").sample(500)
 on_test = [qlab.evaluate(net, test) for net in (network, final)]
 print(f"{chosen.name} on {len(test):,} test pictures of {test.source}: {on_test[1]:.1f} %, float {on_test[0]:.1f} %")
 assert on_test[0] - on_test[1] < 8
@@ -265,7 +265,7 @@ quiz(8)
 # ## For teachers
 #
 # Students like to say "QAT is better". Ask: at how many bits, and by more than two standard errors? Let them
-# find the pair of candidates that 1,000 pictures cannot tell apart. The two explorables take ten minutes, the
+# find the pair of candidates that 500 pictures cannot tell apart. The two explorables take ten minutes, the
 # discussion of the last table twenty.
 #
 # ## Papers

@@ -24,7 +24,7 @@ from qlab.int8 import engines
 
 data = qlab.data.available().name
 network = qlab.models.load("resnet20", data=data)
-exam = qlab.data.at_hand("validation").sample(1000)
+exam = qlab.data.at_hand("validation").sample(500)
 calibration = qlab.data.at_hand("train").sample(256)
 banner(exam)
 
@@ -60,7 +60,7 @@ check("99.2", times_as_long)
 #
 # 1. The file is at most **100 KiB**; the time at most **1.5 times** that of the plain 8-bit network.
 # 2. Calibrate and train on pictures of the training split only, as many as you like.
-# 3. Compare your attempts on the exam below, 1,000 pictures of the validation split. At the end, and once,
+# 3. Compare your attempts on the exam above, 500 pictures of the validation split. At the end, and once,
 #    look at the test pictures.
 #
 # The judge knows the float network and makes the plain 8-bit one.
@@ -206,7 +206,7 @@ assert first not in front([*known, first, ours])
 # have seen none of your choices. Look at them once, for the network that you hand in.
 
 # %%
-test = qlab.data.at_hand("test").sample(1000)
+test = qlab.data.at_hand("test").sample(500)
 on_test = {name: qlab.evaluate(net, test) for name, net in (("float", network), ("AdaRound", rounded))}
 for name, accuracy in on_test.items():
     print(f"{name:8} {accuracy:.1f} % of {len(test):,} test pictures ({test.source})")
