@@ -21,7 +21,7 @@ def pareto(scores: Sequence[Score], yours: Score) -> Callable[[float], Figure]:
     points = [*others, yours]
     picture = Figure((9, 4.2))
     ax = picture.subplots()
-    largest = 1.08 * max(score.kib for score in points)
+    largest = 1.2 * max(score.kib for score in points)
     lowest = min(score.accuracy for score in points)
     highest = max(score.accuracy + score.lost for score in points)
     room = 0.08 * max(5, highest - lowest)
@@ -47,7 +47,13 @@ def pareto(scores: Sequence[Score], yours: Score) -> Callable[[float], Figure]:
         )
     ax.plot([yours.kib], [yours.accuracy], "*", color=INK, markersize=18)
     ax.annotate(
-        _("yours"), (yours.kib, yours.accuracy), (0, 10), textcoords="offset points", ha="center", weight="bold"
+        _("yours"),
+        (yours.kib, yours.accuracy),
+        (-11, 0),
+        textcoords="offset points",
+        ha="right",
+        va="center",
+        weight="bold",
     )
     too_large = ax.axvspan(0, largest, color=CLIPPED, alpha=0.15)
     (ring,) = ax.plot([], [], "o", color=QUANTIZED, markersize=24, fillstyle="none", markeredgewidth=2.5)
