@@ -28,7 +28,7 @@ def test_the_picture_follows_the_slider(fewer_bits):
         slider.value = bits
         assert fewer_bits.figure.finding.startswith(f"{bits} bits: {10 * bits}.0 % right")
         assert fewer_bits.figure.alt in fewer_bits.words.value
-        assert fewer_bits.picture.tooltip == fewer_bits.figure.finding
+        assert fewer_bits.picture.alt == fewer_bits.figure.finding
         frames.add(fewer_bits.picture.value)
     assert len(frames) == 7
     slider.value = 8
@@ -156,13 +156,13 @@ def test_the_browser_gets_the_values_that_python_computes_with():
 def test_every_file_that_the_browser_runs_belongs_to_a_widget():
     source = Path(explorables.__file__).read_text("utf-8")
     modules = [path.read_text("utf-8") for path in explorables.JS.glob("*.js")]
-    widgets = [name for name in ("slider", *DRAWN) if f'"{name}' in source]
+    widgets = [name for name in ("slider", "picture", *DRAWN) if f'"{name}' in source]
     used = {f"{name}.js" for name in widgets} | {name for text in modules for name in re.findall(r'"\./(.+)"', text)}
     assert {path.name for path in explorables.JS.iterdir()} == {*used, "explorables.css"}
 
 
 def test_no_two_modules_of_a_widget_use_one_name():
     """They share a file in the browser."""
-    for name in ("slider", *DRAWN):
+    for name in ("slider", "picture", *DRAWN):
         names = re.findall(r"^(?:export )?(?:function|const|let|class) (\w+)", explorables.module(f"{name}.js"), re.M)
         assert "render" in names and len(names) == len(set(names))

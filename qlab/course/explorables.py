@@ -57,6 +57,15 @@ class Slider(anywidget.AnyWidget):
     step = traitlets.Float(1).tag(sync=True)
 
 
+class Picture(anywidget.AnyWidget):
+    """A JPEG that a screen reader can name. (An ``ipywidgets.Image`` has no alt text.)"""
+
+    _esm = module("picture.js")
+    _css = JS / "explorables.css"
+    value = traitlets.Bytes().tag(sync=True)
+    alt = traitlets.Unicode().tag(sync=True)
+
+
 class Still:
     """A widget that is saved with its ``figure`` as a still picture, for a reader without a kernel (GitHub)."""
 
@@ -77,8 +86,7 @@ class Panel(Still, ipywidgets.VBox):
 
     def __init__(self, draw: Callable[..., plots.Figure], **controls: ipywidgets.DOMWidget) -> None:
         self.draw, self.controls, self.error = draw, controls, None
-        in_its_own_size = {"max_width": "100%", "align_self": "flex-start"}
-        self.picture = ipywidgets.Image(format="jpeg", layout=in_its_own_size)
+        self.picture = Picture()
         self.words = ipywidgets.HTML()
         self.figure = self._redraw()  # an error in the first view is the cell's own
         super().__init__([*controls.values(), self.picture, self.words])
@@ -87,8 +95,8 @@ class Panel(Still, ipywidgets.VBox):
 
     def _redraw(self) -> plots.Figure:
         figure = self.draw(**{name: control.value for name, control in self.controls.items()})
-        self.picture.value = figure.frame()
-        self.picture.tooltip = figure.finding  # an Image has no alt text; a screen reader takes this for its name
+        with self.picture.hold_sync():  # one message for both
+            self.picture.value, self.picture.alt = figure.frame(), figure.finding
         self.words.value = f"<em role='status'>{escape(figure.alt)}</em>"
         return figure
 

@@ -19,7 +19,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 ARTIFACTS = ROOT / "artifacts"
 LESSONS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
-QUIET_SETTINGS = {"fetchNews": "false", "checkForUpdates": False}  # a news pop-up would cover the page
+SETTINGS = {
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},  # it would cover the page
+    "notebook-extension/tracker": {"windowingMode": "none"},  # else a cell out of sight may not be in the page
+}
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 READY = """async () => {
     const app = window.jupyterapp;
@@ -44,9 +48,10 @@ def lab(tmp_path_factory, chromium) -> Iterator[str]:
     (folder / "lessons").mkdir()
     for lesson in LESSONS:
         shutil.copy(ROOT / "notebooks" / lesson, folder / "lessons")
-    settings = folder / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
-    settings.parent.mkdir(parents=True)
-    settings.write_text(json.dumps(QUIET_SETTINGS))
+    for name, chosen in SETTINGS.items():
+        settings = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        settings.parent.mkdir(parents=True)
+        settings.write_text(json.dumps(chosen))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -123,6 +128,7 @@ def test_every_cell_ran_and_nothing_complains(page):
     counts = page.evaluate("""() => window.jupyterapp.shell.currentWidget.content.widgets
         .filter(cell => cell.model.type === 'code').map(cell => cell.model.executionCount)""")
     assert counts == list(range(1, len(counts) + 1))
+    panels(page)
     shown = outputs(page)
     assert [output for output in shown if output["output_type"] == "error"] == []
     assert [output["text"] for output in shown if output.get("name") == "stderr"] == []
@@ -130,7 +136,7 @@ def test_every_cell_ran_and_nothing_complains(page):
     assert page.complaints == []
 
 
-PANELS = ".jp-OutputArea-output :is(.widget-vbox:has(> .widget-image), .qlab-explorable)"
+PANELS = ".jp-OutputArea-output :is(.widget-vbox:has(> .qlab-picture), .qlab-explorable)"
 QUIZ = ".jp-OutputArea-output .widget-vbox:has(> .widget-vbox .widget-radio)"
 # A picture's address is new for each picture; a canvas gives its pixels, and bits are written on their buttons.
 PICTURE = """panel => panel.querySelector("img")?.src ?? panel.querySelector("canvas")?.toDataURL()
@@ -138,7 +144,12 @@ PICTURE = """panel => panel.querySelector("img")?.src ?? panel.querySelector("ca
 
 
 def panels(page) -> list:
-    """Every panel of the lesson: a picture with its controls and words."""
+    """Every panel of the lesson: a picture with its controls and words. They appear a while after their cells ran."""
+    from playwright.sync_api import expect
+
+    given = sum({WIDGET, "image/jpeg"} <= set(output.get("data", {})) for output in outputs(page))
+    assert given, "a lesson without a panel"
+    expect(page.locator(PANELS)).to_have_count(given, timeout=60_000)
     return page.locator(PANELS).all()
 
 
@@ -152,9 +163,7 @@ def await_another_picture(panel, before: str) -> None:
 
 
 def test_every_control_moves_its_figure(page, request):
-    found = panels(page)
-    assert found
-    for number, panel in enumerate(found):
+    for number, panel in enumerate(panels(page)):
         panel.scroll_into_view_if_needed()
         for slider in panel.locator("input[type=range]").all():
             least, most, now = (float(slider.evaluate(f"input => input.{end}")) for end in ("min", "max", "value"))
@@ -250,6 +259,7 @@ def test_axe_finds_nothing_serious_in_panels_and_questions(page):
     from axe_playwright_python.sync_playwright import Axe
 
     # JupyterLab's body is 0 pixels high, so that axe takes all text for hidden and skips its contrast.
+    panels(page)
     page.add_style_tag(content="html, body { height: 100vh; }")
     ours = {"include": [[PANELS], [QUIZ]]}
     found = Axe().run(page, context=ours).response
