@@ -91,13 +91,19 @@ def test_only_a_prepared_and_calibrated_network_is_judged(judge):
         judge.score("bare", qlab.prepare(small_network()))
 
 
-def test_a_slower_network_takes_longer(judge):
-    """The judge's clock can tell: a network that computes everything four times is no equal."""
+def test_a_disturbance_that_hits_both_hits_neither(judge, monkeypatch):
+    seconds = {"plain": (1.0, 9.0, 1.0, 1.0, 1.0), "submitted": (2.0, 18.0, 2.0, 2.0, 7.0)}
+    monkeypatch.setattr(challenge.bench, "interleave", lambda calls, progress: seconds)
+    assert judge._time(judge.pace) == 2.0
 
-    def four_times(x):
-        return [judge.pace(x) for _ in range(4)][-1]
 
-    assert judge._time(four_times) > 1.5 > 0.5 * judge._time(judge.pace)
+def test_the_two_are_timed_on_the_same_pictures(judge, monkeypatch):
+    def interleave(calls, progress):
+        assert [call().shape for call in calls.values()] == [(32, 2), (32, 2)]
+        return {name: (1.0,) for name in calls}
+
+    monkeypatch.setattr(challenge.bench, "interleave", interleave)
+    assert judge._time(judge.pace) == 1.0
 
 
 @pytest.mark.parametrize("kib, time, said", [
