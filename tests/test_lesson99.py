@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import pytest
 import torch
 from hypothesis import given
@@ -154,6 +156,14 @@ def test_the_ring_marks_the_best_that_fits(kib, name):
 def test_who_beats_yours_is_named():
     figure = plots.pareto(SCORES, a_score("yours", 79.0, 100))(300)
     assert figure.finding.endswith("yours is beaten by small")
+
+
+def test_two_networks_of_nearly_one_size_and_accuracy_have_names_that_can_be_read():
+    scores = [a_score("W4A4 by PTQ", 87.0, 142), a_score("W4A4 by QAT", 88.0, 142), a_score("W8A8", 89.6, 274)]
+    figure = plots.pareto(scores, a_score("mine", 61.0, 100))(300)
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
 
 
 def test_yours_may_be_among_the_scores():

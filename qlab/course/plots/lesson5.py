@@ -81,14 +81,18 @@ def dot_product(x: Tensor, w: Tensor, bias: float, ends: tuple[float, float]) ->
         row.set_text(_row([f"{value:.2f}" for value in values], f"{running[-1]:.3f}" if row is rows[2] else ""))
     places = np.arange(1, len(x) + 1)
     right.plot(places, running, "o-", color=FLOAT, markersize=8)
-    room = 0.25 * (np.ptp(running) + abs(bias))
-    low, high = min(*running, result) - room, max(*running, result) + room
-    right.set(xlabel=_("terms added"), ylabel=_("running sum"), xlim=(0.5, len(x) + 1.6), ylim=(low, high))
+    at = cache(lambda bits: in_integers(x, w, bias, ends, bits))
+    heights = [
+        total * found.step for found in map(at, range(2, 9)) for total in (*found.sums, found.sums[-1] + found.bias)
+    ]
+    low, high = min(*running, result, *heights), max(*running, result, *heights)
+    room = 0.1 * (high - low)
+    right.set(xlabel=_("terms added"), ylabel=_("running sum"), xlim=(0.5, len(x) + 1.6))
+    right.set_ylim(low - room, high + room)
     right.set_xticks([*places, len(x) + 1], [*map(str, places), _("+ bias")])
     right.plot([len(x), len(x) + 1], [running[-1], result], "o--", color=FLOAT, markersize=8)
     (line,) = right.plot([], [], "s-", color=QUANTIZED, markersize=4)
     picture.moves(line, *rows[3:])
-    at = cache(lambda bits: in_integers(x, w, bias, ends, bits))
 
     def draw(step: int, bits: int) -> Figure:
         found = at(bits)
