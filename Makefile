@@ -27,9 +27,9 @@ lab: .venv/ready  ## JupyterLab on lesson 0; PORT=8888, ARGS="--no-browser" and 
 		$(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
 # Two workers with one thread each: two threads a worker would fight over two cores. Every test file, and every notebook,
-# stays on one worker (loadscope), because a notebook's cells need each other.
+# stays on one worker (loadscope), because a notebook's cells need each other; tests/conftest.py puts the longest first.
 test: .venv/ready-test  ## every test, every docstring's example, every notebook; ARGS="-k affine" and the like
-	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 2 --dist loadscope --cov=qlab --cov-fail-under=95 \
+	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder --cov=qlab --cov-fail-under=95 \
 		--nbval-lax --nbval-current-env --nbval-cell-timeout=120 qlab tests $(NOTEBOOKS) $(ARGS)
 
 notebooks: .venv/ready-test  ## notebooks/source/*.py -> notebooks/*.ipynb, executed

@@ -25,6 +25,15 @@ hypothesis.settings.register_profile("qlab", deadline=None, derandomize="CI" in 
 hypothesis.settings.load_profile("qlab")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first, so that no worker waits for another's last lesson at the end."""
+
+    def place(item: pytest.Item) -> int:
+        return 0 if item.get_closest_marker("browser") else 1 if item.path.suffix == ".ipynb" else 2
+
+    items.sort(key=place)
+
+
 @pytest.fixture(autouse=True)
 def _same_seed_for_every_test() -> None:
     torch.manual_seed(0)

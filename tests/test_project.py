@@ -279,3 +279,12 @@ def test_the_accuracies_in_the_readme_are_those_that_were_measured():
             shown["-".join(filter(None, (names[name], data, bits.lower())))] = float(value)
     manifest = json.loads((ROOT / "qlab" / "models" / "checkpoints" / "manifest.json").read_text())
     assert shown == {key: round(entry["test"], 1) for key, entry in manifest.items()}
+
+
+def test_the_installer_lets_python_keep_what_it_compiled(installer, monkeypatch):
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    calls = []
+    monkeypatch.setattr(installer, "run", lambda *command, env: calls.append((command, env)))
+    installer.compile_once()
+    ((command, environment),) = calls
+    assert "qlab.course" in command[2] and "PYTHONDONTWRITEBYTECODE" not in environment and environment["PATH"]

@@ -136,6 +136,16 @@ def check_torch() -> None:
     say(f"torch {probe.stdout.strip()} and torchvision work together")
 
 
+def compile_once() -> None:
+    """Import what every lesson imports, so that .venv holds it compiled and the first kernel starts fast.
+
+    Where PYTHONDONTWRITEBYTECODE is set, as in many containers, every kernel would compile all of it anew.
+    """
+    allowed = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    modules = "ipykernel.kernelapp, jupyterlab.labapp, qlab.course.explorables, torchvision"
+    run(PYTHON, "-c", f"import {modules}", env=allowed)
+
+
 def quiet_jupyter() -> None:
     """Keep JupyterLab's questions about news and updates off the first page that a student sees."""
     settings = VENV / "share" / "jupyter" / "lab" / "settings" / "overrides.json"
@@ -161,6 +171,7 @@ def main(extras: list[str]) -> None:
     options = [*backend, *([] if sys.stderr.isatty() else ["--quiet"])]
     run(uv, "pip", "install", *options, "--python", PYTHON, "--constraints", "constraints.txt", "-e", target)
     check_torch()
+    compile_once()
     NOTE.write_text(source + "\n")
     quiet_jupyter()
     for stamp in ("ready", "-".join(["ready", *extras])):  # what `make` looks at
