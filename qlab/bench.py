@@ -168,7 +168,7 @@ def compare(
 
 def _check_network(name: str, network: nn.Module, x: Tensor) -> None:
     """A time counts for a network as it is used: in eval mode, and where its input is."""
-    if network.training:
+    if getattr(network, "training", False):  # a frozen torch.jit module knows no other mode than eval
         raise ValueError(f"{name!r} is in training mode, where it computes something else: call its .eval()")
     for tensor in (*network.parameters(), *network.buffers()):
         if tensor.device != x.device:

@@ -234,6 +234,12 @@ def test_a_network_in_training_mode_is_refused(network):
         compare({"float": network.train()}, X)
 
 
+def test_a_frozen_network_is_timed_like_any_other(network):
+    with pytest.warns(FutureWarning, match="torch.jit"):
+        frozen = torch.jit.freeze(torch.jit.trace(network.eval(), X))
+    assert compare({"float": network, "frozen": frozen}, X, rounds=2, progress=False)["frozen"].sqnr > 60
+
+
 def test_nothing_to_compare_is_an_error():
     with pytest.raises(ValueError, match="give at least one network"):
         compare({}, X)

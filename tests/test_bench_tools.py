@@ -86,6 +86,17 @@ def test_what_is_missing_or_broken_or_wrong_is_named_and_not_timed(tool, task):
     assert not_timed["wrong"].startswith("ValueError: 'wrong' gives wrong outputs: its SQNR against")
 
 
+def test_a_captured_network_is_timed_beside_the_plain_one_where_the_engine_can_be_captured(tool, task):
+    bench_int8, peers = tool("bench_int8"), tool("peers")
+    engine = next(name for name in qlab.int8.engines.HISTORICAL if qlab.int8.engines.availability(name).usable)
+    makers = {"float": peers.eager} | {
+        f"{name} captured": partial(bench_int8.captured, engine=name) for name in (engine, "reference")
+    }
+    comparison, not_timed = bench_int8.measure(bench_int8.build(makers, task)[0], batches()[0], threads=1, rounds=2)
+    assert list(comparison) == ["float", f"{engine} captured"]
+    assert not_timed["reference captured"].startswith("ValueError: engine 'reference' cannot be captured")
+
+
 def test_the_report_names_them_too(tool, course, monkeypatch, tmp_path, capsys):
     bench_int8, peers = tool("bench_int8"), tool("peers")
     everybody = {"fp32": peers.eager, "missing": missing, "wrong": wrong}

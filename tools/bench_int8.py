@@ -75,6 +75,7 @@ def chosen(words: Sequence[str] | None) -> dict[str, Callable[[Task], Bind]]:
     always.
     """
     own = {f"int8 qlab {name}": partial(qlab_engine, engine=name) for name in engines.NAMES}
+    own |= {f"int8 qlab {name} captured": partial(captured, engine=name) for name in engines.HISTORICAL}
     everything = {**all_peers(), **own}
     baseline = next(iter(everything))
     return {
@@ -87,6 +88,12 @@ def qlab_engine(task: Task, engine: str) -> Bind:
     """qlab's integer network as it is by default."""
     network = qlab.ptq(task.network, task.calibration, engine=engine)
     return lambda x: partial(network, x)
+
+
+def captured(task: Task, engine: str) -> Bind:
+    """The same, with no Python between its kernels."""
+    network = qlab.ptq(task.network, task.calibration, engine=engine)
+    return lambda x: partial(network.capture(x), x)
 
 
 def build(makers: Mapping[str, Callable[[Task], Bind]], task: Task) -> tuple[dict[str, Bind], dict[str, str]]:

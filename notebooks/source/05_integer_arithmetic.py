@@ -259,10 +259,35 @@ print(bench.compare(on_engines, images[:32], threads=1, rounds=5, progress=False
 
 # %% [markdown]
 # The reference computes the same integers as the others, in plain torch, and is slow: integers alone make
-# nothing fast. It takes a kernel that uses the instructions for them. More threads help both, float and int8:
+# nothing fast. It takes a kernel that uses the instructions for them.
+#
+# On one picture the kernels are done so soon that something else counts: between two kernels, Python finds
+# the next one and hands it its inputs. `capture` records the calls once, and then they follow each other
+# without Python.
+#
+# **Predict.** Will one picture gain more from that, or a batch of 32?
 
 # %% tags=["timing"]
-both = {"float32": network, "int8": int8.on("auto")}
+plain, captured = int8.on("auto"), int8.on("auto")
+if captured.engine in engines.HISTORICAL:
+    captured.capture(images[:1]).capture(images[:32])
+for batch in (1, 32):
+    calls = {"float32": network, "int8": plain, "int8, captured": captured}
+    print(bench.compare(calls, images[:batch], threads=1, rounds=7, progress=False), "\n")
+
+# %% [markdown]
+# Every call costs Python about the same time, whether the batch is small or large. So one picture gains more.
+# What is computed stays the same, bit for bit:
+
+# %%
+with torch.inference_mode():
+    assert torch.equal(captured(images[:32]), plain(images[:32]))
+
+# %% [markdown]
+# More threads help both, float and int8:
+
+# %% tags=["timing"]
+both = {"float32": network, "int8": captured}
 for threads in (1, 2):
     print(bench.compare(both, images[:32], threads=threads, rounds=3, progress=False), "\n")
 
@@ -340,8 +365,8 @@ with torch.inference_mode(), engine.running():
 
 # %% [markdown]
 # So int8 gains where there is much to compute, with engines made for the processor, and where the codes stay
-# codes from layer to layer. It gains little or nothing on small layers, on one picture at a time, where
-# layers in float stand between, and where a processor has no instructions for it.
+# codes from layer to layer. It gains little or nothing on small layers, with Python between them, where layers
+# in float stand between, and where a processor has no instructions for it.
 #
 # ## Three questions
 

@@ -26,7 +26,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qlab.affine import QParams
@@ -60,6 +60,7 @@ class Historical(Engine):
     def __init__(self, name: str) -> None:
         self.name = name
         self.fuses_add = name == "onednn"
+        self._used: list[object] | None = None  # the packed weights that a program reads, while it is captured
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -68,13 +69,51 @@ class Historical(Engine):
         with _selected(self.name), torch._C.DisableTorchFunctionSubclass():
             yield
 
+    def capture(self, program: Kernel, layers: nn.Module, x: Tensor) -> Kernel:
+        try:
+            captured = self._traced(program, layers, x)
+            same = all(torch.equal(captured(other), program(other)) for other in (x, -3 * x))
+        except RuntimeError as error:
+            raise ValueError(
+                f"engine {self.name!r}: torch.jit cannot capture this network, which runs as before: {error}"
+            ) from error
+        if not same:
+            raise ValueError(f"engine {self.name!r}: what was captured gives other scores, so it is not used")
+        return lambda x: captured(finite(x))
+
+    def _traced(self, program: Kernel, layers: nn.Module, x: Tensor) -> Kernel:
+        """``program`` as torch.jit records it, which knows only what belongs to a module."""
+        self._used = []
+        try:
+            program(x)
+            packs = self._used
+        finally:
+            self._used = None
+
+        class Captured(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                return program(x)
+
+        module = Captured().eval()
+        module.layers = layers
+        for number, pack in enumerate(packs):
+            setattr(module, f"pack_{number}", pack)
+        with warnings.catch_warnings():
+            # torch.jit is deprecated, like the kernels; and it says that the check for NaN is left out.
+            warnings.filterwarnings("ignore", message=".*torch.jit.*")
+            warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+            captured = torch.jit.freeze(torch.jit.trace(module, x, check_trace=False))
+        for _ in range(3):  # torch.jit watches two calls before it settles
+            captured(x)
+        return captured
+
     def quantize(self, qp: QParams) -> Kernel:
         (scale, zero_point), quantize, quint8 = _grid(qp), torch.quantize_per_tensor, torch.quint8
 
         def kernel(x: Tensor) -> Tensor:
             return quantize(finite(channels_last(x.detach().to(torch.float32))), scale, zero_point, quint8)
 
-        return _clamped(kernel, qp)
+        return self._clamped(kernel, qp)
 
     def dequantize(self, qp: QParams) -> Kernel:
         check_activation(qp)
@@ -88,7 +127,7 @@ class Historical(Engine):
         packed = self._packed(ops.conv2d_prepack, weight, bias, weight_qp, x_qp, out_qp, window)
         op = _direct((ops.conv2d_relu if relu else ops.conv2d).new)
         scale, zero_point = _grid(out_qp)
-        return _clamped(lambda q: op(q, packed(q), scale, zero_point), out_qp)
+        return self._clamped(lambda q: op(q, packed(q), scale, zero_point), out_qp)
 
     def conv2d_add(
         self, weight, bias, weight_qp, x_qp, other_qp, out_qp, *, stride=1, padding=0, dilation=1, groups=1,
@@ -113,14 +152,14 @@ class Historical(Engine):
             with _selected("onednn"):
                 return op(q, other, packed(q), scale, zero_point)
 
-        return _clamped(kernel, out_qp)
+        return self._clamped(kernel, out_qp)
 
     def linear(self, weight, bias, weight_qp, x_qp, out_qp, *, relu=False):
         ops = torch.ops.quantized
         packed = self._packed(ops.linear_prepack, weight, bias, weight_qp, x_qp, out_qp, ())
         op = _direct((ops.linear_relu if relu else ops.linear).default)
         scale, zero_point = _grid(out_qp)
-        return _clamped(lambda q: op(q, packed(q), scale, zero_point), out_qp)
+        return self._clamped(lambda q: op(q, packed(q), scale, zero_point), out_qp)
 
     def add(self, a_qp, b_qp, out_qp, *, relu=False):
         scale, zero_point = _grid(out_qp)
@@ -128,7 +167,7 @@ class Historical(Engine):
         if min(ratios) < 2**-14 or max(ratios) > 2**7 or (relu and zero_point == 255):
             return self._on_codes(super().add(a_qp, b_qp, out_qp, relu=relu), out_qp)  # qnnpack refuses these
         op = _direct((torch.ops.quantized.add_relu if relu else torch.ops.quantized.add).default)
-        return _clamped(lambda a, b: op(a, b, scale, zero_point), out_qp)
+        return self._clamped(lambda a, b: op(a, b, scale, zero_point), out_qp)
 
     def max_pool2d(self, qp, *, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False):
         check_activation(qp)
@@ -161,11 +200,27 @@ class Historical(Engine):
             return torch.relu if relu else lambda q: q
         return self._in_float(torch.relu_ if relu else lambda x: x, x_qp, out_qp)
 
+    def _clamped(self, kernel: Kernel, out_qp: QParams) -> Kernel:
+        """The kernel for a grid of fewer than 8 bits: torch's kernels clamp to 0 and 255 only."""
+        if out_qp.bits == 8:
+            return kernel
+        if self.name == "qnnpack":  # its own clamp takes the elements in another order
+
+            def in_place(*inputs: Tensor) -> Tensor:
+                q = kernel(*inputs)
+                _codes(q).clamp_(max=out_qp.qmax)
+                return q
+
+            return in_place
+        (scale, zero_point), clamp = _grid(out_qp), torch.clamp
+        lowest, highest = -zero_point * scale, (out_qp.qmax - zero_point) * scale  # values, not codes
+        return lambda *inputs: clamp(kernel(*inputs), lowest, highest)
+
     def _in_float(self, change: Callable[[Tensor], Tensor], x_qp: QParams, out_qp: QParams) -> Kernel:
         """Where torch has no integer kernel: dequantize, change, quantize; rounded once all the same."""
         check_activation(x_qp)
         (scale, zero_point), quantize, quint8 = _grid(out_qp), torch.quantize_per_tensor, torch.quint8
-        return _clamped(lambda q: quantize(change(q.dequantize()), scale, zero_point, quint8), out_qp)
+        return self._clamped(lambda q: quantize(change(q.dequantize()), scale, zero_point, quint8), out_qp)
 
     def _on_codes(self, kernel: Kernel, out_qp: QParams) -> Kernel:
         """A kernel of the reference (it takes and gives uint8) for quint8 tensors, without a copy."""
@@ -187,9 +242,18 @@ class Historical(Engine):
                 return prepack(codes, bias, *window)
 
         if self.name in ("onednn", "x86"):
-            return _by_shape(pack)
-        packed = pack()
-        return lambda q: packed
+            find = _by_shape(pack)
+        else:
+            only = pack()
+            find = lambda q: only  # noqa: E731
+
+        def packed(q: Tensor) -> object:
+            found = find(q)
+            if self._used is not None:
+                self._used.append(found)
+            return found
+
+        return packed
 
 
 class PlainOnednn(Engine):
@@ -282,17 +346,10 @@ def _wrap(codes: Tensor, scale: float, zero_point: int) -> Tensor:
 
 def _clamped(kernel: Kernel, out_qp: QParams) -> Kernel:
     """The kernel for a grid of fewer than 8 bits: torch's kernels clamp to 0 and 255 only."""
+    highest = out_qp.qmax
     if out_qp.bits == 8:
         return kernel
-
-    highest = out_qp.qmax
-
-    def clamped(*inputs: Tensor) -> Tensor:
-        q = kernel(*inputs)  # in new memory, so it may be changed in place
-        (q if q.dtype is torch.uint8 else _codes(q)).clamp_(max=highest)
-        return q
-
-    return clamped
+    return lambda *inputs: kernel(*inputs).clamp_(max=highest)  # in new memory, so it may be changed in place
 
 
 def _direct(op: Callable) -> Callable:

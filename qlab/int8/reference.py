@@ -27,7 +27,7 @@ from functools import cache
 from math import isfinite
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qlab.affine import QParams
@@ -207,6 +207,16 @@ class Engine:
     def running(self) -> AbstractContextManager:
         """Enter it around a whole network: what its kernels need set up, done once rather than in each."""
         return nullcontext()
+
+    def capture(self, program: Kernel, layers: nn.Module, x: Tensor) -> Kernel:
+        """``program``, made of this engine's kernels, recorded for batches like ``x``: no Python is left in it.
+
+        ``layers`` holds what runs in float. Raises ValueError where that cannot be done, or gives other scores.
+        """
+        raise ValueError(
+            f"engine {self.name!r} cannot be captured: of torch's engines only the historical ones can. "
+            "Choose engine='onednn', 'x86', 'fbgemm' or 'qnnpack', or leave the network as it is"
+        )
 
     def quantize(self, qp: QParams) -> Kernel:
         """Floats -> codes; pictures (4-D) become channels_last. NaN or infinity raises ValueError."""

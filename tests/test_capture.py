@@ -1,0 +1,92 @@
+"""A captured network gives the same scores without Python between its kernels, and says where it cannot."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_convert import Zoo
+from torch import nn
+
+import qlab
+from qlab import QConfig, models
+from qlab.int8 import engines
+
+X = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+CAPTURED = [name for name in engines.HISTORICAL if engines.availability(name).usable]
+
+
+def integer(model: nn.Module, qconfig: QConfig, engine: str):
+    prepared = qlab.calibrate(qlab.prepare(model.eval(), qconfig, X[:1]), [X], progress=False)
+    return qlab.convert(prepared, engine)
+
+
+@pytest.mark.parametrize("engine", CAPTURED)
+@pytest.mark.parametrize("preset", ["w8a8", "w4a4"])
+def test_the_scores_are_the_same_bit_for_bit(engine, preset):
+    torch.manual_seed(1)
+    saturates = engines.availability(engine).saturates
+    int8 = integer(models.resnet20(), QConfig.preset(preset, reduce_range=saturates), engine)
+    if engine == "qnnpack" and preset == "w4a4":  # it clamps the codes where they lie, which torch.jit cannot see
+        with pytest.raises(ValueError, match="so it is not used"):
+            int8.capture(X)
+        return
+    before = [int8(scale * X) for scale in (0.1, 1, 10)]  # at 10 times the size nearly every value is clipped
+    assert int8.capture(X) is int8
+    program = int8._run
+    int8._run = None  # what was captured must not need it
+    assert all(torch.equal(int8(scale * X), scores) for scale, scores in zip((0.1, 1, 10), before))
+    int8._run = program
+    with torch.inference_mode():
+        assert torch.equal(int8(X), before[1])
+
+
+@pytest.mark.parametrize("engine", CAPTURED[:1])
+def test_layers_in_float_and_joins_of_all_kinds_are_captured_or_refused(engine):
+    torch.manual_seed(0)
+    int8 = integer(models.resnet20(), QConfig.w8a8(reduce_range=True, overrides={"layer2": None}), engine)
+    before = int8(X)
+    assert torch.equal(int8.capture(X)(X), before)
+    zoo = integer(Zoo(), QConfig.w8a8(reduce_range=True), engine)
+    before = zoo(X)
+    with pytest.raises(ValueError, match="torch.jit cannot capture this network, which runs as before"):
+        zoo.capture(X)  # concatenation works on the codes where they lie, which torch.jit cannot see
+    assert torch.equal(zoo(X), before) and torch.equal(zoo(-X), zoo.on(engine)(-X))
+
+
+def test_other_shapes_and_numbers_of_threads_run_as_before():
+    int8 = integer(models.vgg(), QConfig.w8a8(reduce_range=True), CAPTURED[0])
+    expected, threads = int8(X[:3]), torch.get_num_threads()
+    int8.capture(X)
+    captured = int8._captured.pop((X.shape, threads))
+    int8._captured[X.shape, threads] = lambda x: pytest.fail("made for another batch")
+    assert torch.equal(int8(X[:3]), expected)
+    int8._captured[X.shape, threads + 1] = int8._captured.pop((X.shape, threads))
+    assert torch.equal(int8(X), captured(X))
+
+
+def test_a_captured_network_still_looks_at_its_input():
+    int8 = integer(models.vgg(), QConfig.w8a8(reduce_range=True), CAPTURED[0]).capture(X)
+    with pytest.raises(ValueError, match="NaN"):
+        int8(torch.full_like(X, torch.nan))
+    with pytest.raises(ValueError, match="takes float32"):
+        int8(X.double())
+    with pytest.raises(ValueError, match="takes float32"):
+        int8.capture(X[:, :1])
+
+
+@pytest.mark.parametrize("engine", ["reference", "onednn_plain"])
+def test_an_engine_that_cannot_be_captured_says_which_can(engine):
+    if not engines.availability(engine).usable:
+        pytest.skip(f"no {engine} here")
+    int8 = integer(models.vgg(), QConfig.w8a8(reduce_range=True), engine)
+    with pytest.raises(ValueError, match=f"{engine}.*Choose engine='onednn'"):
+        int8.capture(X)
+    assert int8(X).shape == (8, 10)
+
+
+def test_a_capture_that_gives_other_scores_is_not_used(monkeypatch):
+    int8 = integer(models.vgg(), QConfig.w8a8(reduce_range=True), CAPTURED[0])
+    monkeypatch.setattr(torch.jit, "freeze", lambda traced: lambda x: traced(x) + 1)
+    with pytest.raises(ValueError, match="other scores, so it is not used"):
+        int8.capture(X)
+    assert not int8._captured
