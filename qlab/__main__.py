@@ -120,32 +120,33 @@ def train(args: argparse.Namespace) -> int:
     """`qlab train`: train one network, resuming what an earlier call left, and say how good it is."""
     import torch
 
-    from qlab import data, models, qat
+    from qlab import data, models, parallel, qat
     from qlab.files import read_tensors
     from qlab.train import Plan, evaluate, fit
 
     torch.set_num_threads(args.threads or torch.get_num_threads())
     folder = args.out or Path("runs") / "-".join(filter(None, (args.name, args.data, args.qat)))
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     given = {name: getattr(args, name) for name in asdict(Plan()) if getattr(args, name) is not None}
     plan = replace(qat.PLAN if args.qat else Plan(), **given)
     torch.manual_seed(plan.seed)
     network = models.load(args.name, args.data) if args.qat else models.ARCHITECTURES[args.name]()
     if args.init:
         network.load_state_dict(read_tensors(args.init)[0])
-    pictures = {split: getattr(data, args.data)(split) for split in ("train", "validation", "test")}
-    source = pictures["train"].source
-    print(f"{args.name} on {source}: {len(pictures['train'])} pictures, {plan.epochs} epochs", flush=True)
-    about = {"command": " ".join(["qlab", *sys.argv[1:]]), "source": source}
-    options = {"folder": folder, "device": device, "about": about}
-    if args.qat:
-        network, history = qat.train(network, args.qat, pictures["train"], pictures["validation"], plan, **options)
-    else:
-        history = fit(network, pictures["train"], pictures["validation"], plan, **options)
-        network.load_state_dict(read_tensors(folder / "best.safetensors", device)[0])
-    for row in history:
-        print(json.dumps(row))
-    print(f"test accuracy {evaluate(network, pictures['test']):.2f} % ({pictures['test'].source})")
+    with parallel.processes(args.device or ("cuda" if torch.cuda.is_available() else "cpu")) as device:
+        say = print if parallel.place()[0] == 0 else lambda *words, **options: None
+        pictures = {split: getattr(data, args.data)(split) for split in ("train", "validation", "test")}
+        source = pictures["train"].source
+        say(f"{args.name} on {source}: {len(pictures['train'])} pictures, {plan.epochs} epochs", flush=True)
+        about = {"command": " ".join(["qlab", *sys.argv[1:]]), "source": source}
+        options = {"folder": folder, "device": device, "about": about}
+        if args.qat:
+            network, history = qat.train(network, args.qat, pictures["train"], pictures["validation"], plan, **options)
+        else:
+            history = fit(network, pictures["train"], pictures["validation"], plan, **options)
+            network.load_state_dict(read_tensors(folder / "best.safetensors", device)[0])
+        for row in history:
+            say(json.dumps(row))
+        say(f"test accuracy {evaluate(network, pictures['test']):.2f} % ({pictures['test'].source})")
     return 0
 
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qlab import models
+from qlab import models, parallel
 from qlab import train as loop
 from qlab.affine import SMALLEST_SCALE, QParams, grid_limits
 from qlab.files import read_tensors, write_tensors
@@ -135,7 +135,8 @@ def train(
     prepared = prepare(network, qconfig(preset))
     calibrate(prepared, train.sample(1024).batches(128))
     history = fit(prepared, train, validation, plan, teacher=network, folder=folder, **options)
-    write_tensors(folder / "prepared.safetensors", prepared.state_dict())
+    if parallel.place()[0] == 0:
+        write_tensors(folder / "prepared.safetensors", prepared.state_dict())
     return prepared, history
 
 

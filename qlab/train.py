@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from qlab import parallel
 from qlab.files import read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -51,22 +53,24 @@ class Plan:
 def evaluate(network: nn.Module, data: Dataset, *, batch: int = 64, progress: bool = True) -> float:
     """Top-1 accuracy in percent of ``network`` on every picture of ``data``; float, prepared or int8.
 
-    Raises ValueError when an output is NaN: an arg max would hide it. A bar shows when it takes over 2 seconds.
+    Raises ValueError when an output is NaN: an arg max would hide it. A bar shows when it takes over 2 seconds. Of
+    several processes (:mod:`qlab.parallel`) each one takes its share of the batches.
     """
     training = network.training
     network.eval()
+    number, processes = parallel.place()
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     correct = 0
     bar = tqdm(total=len(data), desc=f"{data.split} images", unit="img", leave=False, delay=2, disable=not progress)
     with torch.inference_mode(), bar:
-        for x, y in data.batches(batch):
+        for x, y in islice(data.batches(batch), number, None, processes):
             logits = network(x.to(device))
             if logits.isnan().any():
                 raise ValueError("the network gave NaN: look for a layer whose weights or ranges are not finite")
             correct += int((logits.argmax(1).cpu() == y).sum())
             bar.update(len(y))
     network.train(training)
-    return 100 * correct / len(data)
+    return 100 * parallel.total(correct, device) / len(data)
 
 
 def fit(
@@ -87,27 +91,30 @@ def fit(
     With a ``folder``, every epoch is saved there, a broken run goes on where it stopped, and the weights with the best
     validation accuracy (without ``validation``: the last ones) are kept as best.safetensors. ``loss(x, logits, y)``
     replaces the smoothed cross-entropy; ``on_step(share done)`` is called before each step; ``about`` is kept with
-    the checkpoint (command, data copy).
+    the checkpoint (command, data copy). In several processes (:mod:`qlab.parallel`) each takes its share of a batch.
     """
     network.to(device, memory_format=torch.channels_last)
+    first = parallel.place()[0] == 0
     parameters = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(
         parameters, plan.rate, plan.momentum, weight_decay=plan.weight_decay, nesterov=plan.momentum > 0
     )
     torch.manual_seed(plan.seed)
     history = _resume(folder, plan, network, optimizer, device)
+    learner = parallel.together(network)
     for epoch in range(len(history), plan.epochs):
         start = time.perf_counter()
-        mean_loss = _epoch(network, train, plan, epoch, optimizer, device, progress, loss, on_step)
+        mean_loss = _epoch(learner, train, plan, epoch, optimizer, device, progress and first, loss, on_step)
         row = {"epoch": epoch + 1, "loss": round(mean_loss, 4)}
         if validation is not None:
             row["validation"] = evaluate(network, validation, progress=False)
         row["seconds"] = round(time.perf_counter() - start, 1)
         history.append(row)
-        if folder is not None:
+        if folder is not None and first:
             if validation is None or row["validation"] == max(r["validation"] for r in history):
                 write_tensors(folder / "best.safetensors", network.state_dict())
             _checkpoint(folder, network, optimizer, {"plan": asdict(plan), "history": history, "about": about})
+        parallel.wait()
     network.eval()
     return history
 
@@ -126,18 +133,22 @@ def _epoch(network, train, plan, epoch, optimizer, device, progress, loss, on_st
             group["lr"] = plan.rate_at(done)
         if on_step:
             on_step(done)
-        x, y = x.to(device), y.to(device)
+        pictures, processes = len(y), parallel.place()[1]
+        if pictures < processes:
+            continue  # the last few: not every process would get one
+        x, y = (tensor.to(device) for tensor in parallel.share(x, y))
         if shrunk:
             x = F.interpolate(x, size=(SHRUNK, SHRUNK), mode="bilinear", antialias=True)
         logits = network(x)
         value = loss(x, logits, y) if loss else F.cross_entropy(logits, y, label_smoothing=plan.label_smoothing)
+        value = value * (len(y) * processes / pictures)  # an average over processes, each as its share of the batch
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
         total += float(value.detach())
         if not math.isfinite(total):
             raise ValueError(f"the loss became {total} in epoch {epoch + 1}, step {step + 1}: lower the learning rate")
-    return total / steps
+    return parallel.total(total / steps, device) / parallel.place()[1]
 
 
 def _checkpoint(folder: Path, network: nn.Module, optimizer, header: dict) -> None:

@@ -224,3 +224,6 @@ def test_make_notebooks_builds_the_lessons_it_is_asked_for(built, monkeypatch, c
     builder.main(["01_two"])
     assert capsys.readouterr().out.startswith("01_two: written, ")
     assert [path.name for path in folder.glob("*.ipynb")] == ["01_two.ipynb"]
+    with pytest.raises(SystemExit):
+        builder.main(["two"])
+    assert "there is no lesson 'two'; there are: 00_one, 01_two" in capsys.readouterr().err

@@ -42,7 +42,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="lessons to build, such as 00_float_to_int8 (default: all)")
     names = parser.parse_args(arguments).names
-    for source in sorted((FOLDER / "source").glob("*.py")):
+    sources = sorted((FOLDER / "source").glob("*.py"))
+    if unknown := [name for name in names if name not in {source.stem for source in sources}]:
+        parser.error(f"there is no lesson {unknown[0]!r}; there are: {', '.join(source.stem for source in sources)}")
+    for source in sources:
         if not names or source.stem in names:
             for target in targets(source):
                 start = time.perf_counter()
