@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
+import queue
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,10 +24,10 @@ from html import escape
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, multiprocessing, nn
 from tqdm.auto import tqdm
 
-from qlab.export import save
+from qlab.export import load, save
 from qlab.files import write_tensors
 from qlab.int8 import engines
 from qlab.int8.modules import Int8Network
@@ -274,6 +277,62 @@ def interleave(
     return {name: tuple(times) for name, times in seconds.items()}
 
 
+def throughput(network: nn.Module, x: Tensor, *, workers: int = 1, seconds: float = 2.0) -> float:
+    """Pictures a second of ``workers`` processes, each with the network on one thread and a core of its own.
+
+    A server that answers many users is measured like this. Every process goes through the batch ``x`` again and
+    again; they start together when all are warm. A script needs ``if __name__ == "__main__":`` around the call.
+    Raises ValueError for fewer than 1 worker or more than there are cores.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    if not 1 <= workers <= len(cores):
+        raise ValueError(f"workers={workers}: expected 1 to {len(cores)}, the cores that this process may use")
+    spawn = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory(prefix="qlab-") as folder:
+        given: object = network
+        if isinstance(network, Int8Network):
+            given = (str(save(network, Path(folder) / "network.safetensors")), network.engine)
+        start, counts = spawn.Barrier(workers), spawn.Queue()
+        options = given, x, seconds, start, counts
+        processes = [spawn.Process(target=_work, args=(core, *options), daemon=True) for core in cores[:workers]]
+        for process in processes:
+            process.start()
+        found = [_result(counts, processes) for _ in processes]
+        for process in processes:
+            process.join()
+    return sum(found)
+
+
+def _work(core: int, given, x: Tensor, seconds: float, start, counts) -> None:
+    """One process of :func:`throughput`: it puts its pictures a second into ``counts``."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core})
+    torch.set_num_threads(1)
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # the process that asked has seen them
+        network = load(*given) if isinstance(given, tuple) else given
+        for _ in range(3):
+            network(x)
+        start.wait()
+        began, done = time.perf_counter(), 0
+        while (passed := time.perf_counter() - began) < seconds:
+            network(x)
+            done += len(x)
+    counts.put(done / passed)
+
+
+def _result(counts, processes) -> float:
+    """The next process's result. Raises RuntimeError when one ended without any."""
+    while True:
+        try:
+            return counts.get(timeout=0.5)
+        except queue.Empty:
+            if any(process.exitcode for process in processes):
+                for process in processes:
+                    process.terminate()
+                raise RuntimeError("a process of the measurement failed; its own message stands above") from None
+
+
 def _sample(call: Callable[[], object], repeats: int) -> float:
     """Seconds a call, over ``repeats`` calls in a row."""
     _wait_for_gpu()
@@ -352,6 +411,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, help="processor threads (default: 1)")
     parser.add_argument("--engine", nargs="+", default=["auto"], help="engines, or all (default: auto)")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of each (default: %(default)s)")
+    parser.add_argument("--workers", type=int, nargs="+", default=[], help="processes that work at the same time (1 2)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -376,4 +436,8 @@ def run(args: argparse.Namespace) -> int:
     for batch in args.batch:
         x, _ = next(test.batches(batch))
         print(f"\n{compare(networks, x, threads=args.threads, rounds=args.rounds)}")
+    for workers in args.workers:
+        print(f"\n{workers} process{'es' * (workers > 1)} of one thread, batch {len(x)}, on {processor()}")
+        for name, each in networks.items():
+            print(f"  {name:20} {throughput(each, x, workers=workers):8.0f} images/s")
     return 0

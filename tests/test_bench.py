@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from dataclasses import replace
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from torch import nn
 import qlab
 from qlab import __main__ as cli
 from qlab import bench
-from qlab.bench import Comparison, Timing, check_output, compare, compare_calls, interleave
+from qlab.bench import Comparison, Timing, check_output, compare, compare_calls, interleave, throughput
 from qlab.int8 import engines
 
 
@@ -329,6 +330,31 @@ def test_int8_is_a_quarter_in_memory_and_little_more_on_disk():
     assert bench.memory_bytes(int8) < bench.file_bytes(int8) < 0.6 * bench.file_bytes(network)
 
 
+# --- many processes
+
+
+class Fails(nn.Module):
+    def forward(self, x):
+        raise RuntimeError("this network never answers")
+
+
+def test_throughput_adds_up_what_the_processes_do():
+    x = torch.rand(8, 3, 6, 6)
+    int8 = qlab.ptq(convolutions(), [x], engine="reference")
+    assert 0 < throughput(int8, x, workers=min(2, os.cpu_count()), seconds=0.1) < math.inf
+
+
+def test_throughput_of_a_network_that_fails_is_an_error_and_not_a_wait_without_end():
+    with pytest.raises(RuntimeError, match="a process of the measurement failed"):
+        throughput(Fails(), X, workers=1, seconds=0.1)
+
+
+@pytest.mark.parametrize("workers", [0, 10_000])
+def test_throughput_needs_a_core_for_each_process(network, workers):
+    with pytest.raises(ValueError, match=f"workers={workers}: expected 1 to .*, the cores that this process may use"):
+        throughput(network, X, workers=workers)
+
+
 # --- qlab bench
 
 
@@ -357,6 +383,15 @@ def test_bench_prints_sizes_and_a_table_a_batch_size(small_course, capsys):
     assert re.search(r"float32  file +\d+ KiB, in memory +\d+ KiB\n  int8     file", output)
     assert re.findall(r"^batch (\d+), 1 thread, ", output, re.M) == ["1", "4"]
     assert output.count("int8 reference") == 2
+
+
+def test_bench_measures_many_processes_at_once_when_asked(small_course, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr("qlab.bench.throughput", lambda network, x, workers: asked.append((len(x), workers)) or 1234.0)
+    assert run("--batch", "4", "--engine", "reference", "--workers", "1", "2") == 0
+    output = capsys.readouterr().out
+    assert asked == [(4, 1), (4, 1), (4, 2), (4, 2)] and output.count("1234 images/s") == 4
+    assert "\n1 process of one thread, batch 4" in output and "\n2 processes of one thread" in output
 
 
 def test_bench_measures_every_engine_that_works(small_course, capsys):
