@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import qlab
+from qlab import bench
 from qlab.course import explorables, plots
 from qlab.course.plots.lesson5 import in_integers
 from qlab.int8.reference import Engine
@@ -112,9 +113,13 @@ def test_the_roofline_names_the_layers_that_gain_least_and_most():
         plots.LayerSpeed("small", 10**6, 4000, 1000, 1e-5, 2e-5),
         plots.LayerSpeed("large", 10**9, 40_000, 10_000, 1e-2, 2.5e-3),
     ]
-    figure = plots.roofline(layers)
-    assert figure.finding == "int8 is 0.5 times as fast on small, 4.0 times on large"
+    figure = plots.roofline(layers, bench.Roof(2e11, 5e11, 1e10))
+    assert figure.finding == "int8 is 0.5 times as fast on small, 4 times on large"
     assert "large: float 100, int8 400 billion operations a second" in figure.alt
+    assert "float 200, int8 500 billion operations and 10 GB a second" in figure.alt
+    for line, level in zip(figure.axes[0].lines[-2:], (200, 500)):
+        intensity, height = line.get_data()
+        assert np.allclose(height, np.minimum(level, 10 * intensity))
     places = [line.get_xydata()[0].tolist() for line in figure.axes[0].lines if len(line.get_xydata()) == 1]
     assert np.allclose(places, [[250, 100], [1000, 50], [25_000, 100], [100_000, 400]])
 

