@@ -249,11 +249,13 @@ assert share(on, (-0.5, 0.5)) < share(off, (-0.5, 0.5))
 # %% [markdown]
 # ## The whole network learns
 #
-# `qlab.qat.fit` does this for all layers at once, on labelled pictures, with an ordinary optimizer. Three
+# `qlab.qat.fit` does this for all layers at once, on labelled pictures, with an ordinary optimizer. Four
 # things are special:
 #
 # - Every scale is a parameter and learns by LSQ. Its gradient is divided by $\sqrt{N \cdot q_{max}}$ with $N$
 #   values sharing it, or it would learn much faster than a weight.
+# - One step changes a scale by at most 2 %. The gradient does not know how small a scale is, and one large
+#   gradient could throw it below 0.
 # - BatchNorm was folded into the weights. While they train it is live again, but what is rounded is the folded
 #   weight, because that is what the integer network has (Jacob et al., 2018).
 # - The **learning rate**, the length of a step, is small. The network is nearly right; it needs repair, not a
