@@ -249,6 +249,7 @@ class Int8Network(nn.Module):
         self._engine = engines.get(chosen)
         self._warn_of_saturation()
         self.source, self._run = self._compile()
+        self._has_run = False
         self.eval()
 
     @property
@@ -267,6 +268,12 @@ class Int8Network(nn.Module):
                 f"the input is {x.dtype} {tuple(x.shape)}: this network takes float32 "
                 f"(N, {', '.join(map(str, self.program.input_shape))}), normalized as in training"
             )
+        if not self._has_run:
+            if torch.compiler.is_exporting():  # kernels keep what they make of the first picture's size
+                raise RuntimeError(
+                    "run this network once on real pictures of that size, then torch.export can follow it"
+                )
+            self._has_run = True
         with self._engine.running():
             return self._run(x)
 
