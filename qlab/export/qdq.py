@@ -1,4 +1,5 @@
-"""An integer network as an ONNX graph with QDQ nodes: the form that onnxruntime, TensorRT and OpenVINO read.
+"""An integer network as an ONNX graph with QDQ nodes: the form that onnxruntime and OpenVINO read.
+(TensorRT reads it too, but takes zero points of 0 only.)
 
 Such a graph looks like the float network. Each value is stored as uint8 codes; a DequantizeLinear node in front of an
 operation turns them into floats, a QuantizeLinear node behind it turns the result into codes:
