@@ -64,7 +64,7 @@ def main(words: Sequence[str] | None = None) -> int:
         for kind in ("float32", "int8"):
             ready, first, memory = load(kind, files[kind], args.threads)
             print(
-                f"{kind:8} loaded in {ready:5.2f} s, first answer after {first:5.2f} s, {memory / 1e6:5.0f} MB more in memory"
+                f"{kind:8} loaded in {ready:.2f} s, first answer after {first:.2f} s, {memory / 1e6:.0f} MB of memory"
             )
     x = torch.randn(1, 3, 224, 224).contiguous(memory_format=torch.channels_last)
     networks = {"float32": network, f"int8 {int8.engine}": int8, **others(int8)}

@@ -10,7 +10,7 @@ from qlab.course.quiz import Choice, Question
 
 
 def seconds_per_answer(weights, macs, bits, bytes_per_second, macs_per_second):
-    """Seconds for one answer: each weight (of ``bits`` bits) is read once while ``macs`` are computed; the slower counts."""
+    """Seconds for one answer: each weight (of ``bits`` bits) is read once while ``macs`` are done; the slower counts."""
     return max(weights * bits / 8 / bytes_per_second, macs / macs_per_second)
 
 
@@ -20,7 +20,7 @@ def bias_codes(bias, s_x, s_w):
 
 
 def clamp_of_codes(scale, zero_point, bits, top=None):
-    """(lowest, highest) code of an output after a ReLU; ``top`` is where a ReLU6 cuts off (6.0), None for a plain ReLU."""
+    """(lowest, highest) code of an output after a ReLU; ``top``: where a ReLU6 cuts off (6.0), None for a plain ReLU."""
     highest = 2**bits - 1
     if top is not None:
         highest = min(highest, round(top / scale) + zero_point)
@@ -231,8 +231,8 @@ QUIZ = (
         Choice(_("a quarter of the multiplications is left out"), _("All of them are done, on smaller numbers.")),
     ),
     Question(
-        _("In your app the float network is right in 31 % of the cases, the int8 network in 30 %; in training 88 %. And now?"),
-        Choice(_("calibrate with more pictures"), _("Calibration changes the int8 network, and float is wrong already.")),
+        _("In the app float is right in 31 % of the cases, int8 in 30 %; in training it was 88 %. What now?"),
+        Choice(_("calibrate with more pictures"), _("Calibration changes int8 only; float is wrong already.")),
         Choice(_("train with QAT"), _("QAT brings back what rounding lost. Here rounding lost one point.")),
         Choice(
             _("look at how the app makes its input: size, colours, normalization"),
