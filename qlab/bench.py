@@ -422,6 +422,28 @@ def memory_bytes(network: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
 
 
+@torch.no_grad()
+def macs(network: nn.Module, x: Tensor) -> int:
+    """Multiplications, each with its addition, that convolutions and linear layers do for the batch ``x``.
+
+    >>> macs(torch.nn.Conv2d(3, 8, 3), torch.zeros(1, 3, 5, 5))                      # 27 for each of 8 * 9 outputs
+    1944
+    """
+    counts: list[int] = []
+
+    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        counts.append(output.numel() * layer.weight[0].numel())
+
+    layers = [layer for layer in network.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    try:
+        network(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return sum(counts)
+
+
 def file_bytes(network: nn.Module) -> int:
     """Bytes of the safetensors file that a network makes: it is written to a temporary folder and measured.
 

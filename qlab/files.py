@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -12,18 +14,30 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 
-def write_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict | None = None) -> Path:
-    """Save tensors and a JSON header as safetensors, all or nothing: a reader never sees half a file."""
+@contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """Write to the path that this gives: it becomes ``path`` at the end, or vanishes when an error comes in between.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder, whole(Path(folder) / "new" / "a.txt") as part:
+    ...     _ = part.write_text("all of it")
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        save_file(plain, part, {"qlab": json.dumps(header or {}, separators=(",", ":"))})
+        yield part
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-    return path
+
+
+def write_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict | None = None) -> Path:
+    """Save tensors and a JSON header as safetensors, all or nothing: a reader never sees half a file."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with whole(path) as part:
+        save_file(plain, part, {"qlab": json.dumps(header or {}, separators=(",", ":"))})
+    return Path(path)
 
 
 def read_tensors(path: str | Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict]:

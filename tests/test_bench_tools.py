@@ -23,7 +23,7 @@ def tool(monkeypatch):
     """Imports a module of tools/ as it is when its scripts run."""
     monkeypatch.syspath_prepend(TOOLS)
     yield importlib.import_module
-    for name in ("bench_int8", "bench_ptq", "bench_qat", "peers"):
+    for name in ("bench_deploy", "bench_int8", "bench_ptq", "bench_qat", "peers"):
         sys.modules.pop(name, None)
 
 
@@ -213,3 +213,31 @@ def test_the_first_is_the_float_network_in_channels_last(tool):
     names = list(bench_int8.chosen(None))
     assert names[0] == "fp32 eager channels_last"
     assert {f"int8 qlab {name}" for name in qlab.int8.engines.NAMES} < set(names)
+
+
+# --- deployment
+
+
+def test_a_download_takes_its_bits(tool):
+    line = tool("bench_deploy").on_the_way("int8", 100_000_000)
+    assert line == "int8      100.0 MB:   80.0 s at 10 Mbit/s,    8.0 s at 100 Mbit/s"
+
+
+def test_one_large_layer_is_timed_in_float_and_on_engines(tool):
+    said = tool("bench_deploy").first_linear(rounds=1, inputs=64, outputs=32)
+    assert said.startswith("one linear layer, 64 to 32, one picture\n  float32 ") and "1.00 times as fast" in said
+
+
+def test_without_enough_memory_nothing_is_started(tool, monkeypatch, capsys):
+    bench_deploy = tool("bench_deploy")
+    monkeypatch.setattr(bench_deploy, "NEEDED", 1e18)
+    assert bench_deploy.main([]) == 1
+    assert "needs 1e+09 GB of memory" in capsys.readouterr().err
+
+
+def test_what_was_written_is_read_again_in_a_process_of_its_own(tool, tmp_path, network):
+    bench_deploy = tool("bench_deploy")
+    int8 = qlab.ptq(network, batches(), qlab.QConfig.w8a8(reduce_range=True), engine="reference")
+    files = bench_deploy.write(network, int8, tmp_path)
+    assert list(files) == ["float32", "int8", "ONNX"] and all(path.exists() for path in files.values())
+    assert bench_deploy.read("int8", files["int8"]).size_bytes == int8.size_bytes

@@ -488,6 +488,24 @@ def test_what_cannot_be_found_out_is_none(other_machine, tmp_path):
     assert (cpu.avx2, cpu.vnni, cpu.amx, cpu.dot_product, cpu.is_arm) == (None, None, None, True, True)
 
 
+# --- channels without weights
+
+
+@every_engine
+@pytest.mark.parametrize("scale", [2e-38, 1e-3, 1e3])
+@pytest.mark.parametrize("bias", [0.0, 0.3])
+def test_a_channel_whose_codes_are_all_0_gives_its_bias_whatever_its_scale(name, scale, bias):
+    """Training with few bits makes such channels, and leaves them a scale that means nothing."""
+    engine, x_qp, out_qp = engines.get(name), QParams(0.05, 10, bits=7), QParams(0.02, 40)
+    weight = torch.randint(-2, 3, (3, 4, 3, 3), dtype=torch.int8)
+    weight[1] = 0
+    weight_qp = QParams(torch.tensor([0.1, scale, 0.1]), torch.zeros(3, dtype=torch.int32), signed=True, axis=0)
+    options = (weight, torch.tensor([0.1, bias, -0.2]), weight_qp, x_qp, out_qp)
+    q = draw((2, 4, 6, 6), x_qp)
+    got = assert_within_one(engine, (engine.conv2d(*options), REFERENCE.conv2d(*options)), [(q, x_qp)])
+    assert (got[:, 1].int() - int(qlab.quantize(torch.tensor(bias), out_qp))).abs().max() <= 1
+
+
 # --- the seam
 
 

@@ -21,6 +21,7 @@ from qlab.analysis import Front, LayerSQNR
 from qlab.course import plots
 from qlab.course.challenge import Score
 from qlab.course.language import _
+from qlab.course.savings import Workload
 from qlab.data.dataset import Dataset
 
 JS = Path(__file__).parent / "js"
@@ -324,3 +325,27 @@ def pareto(scores: Sequence[Score], yours: Score) -> Panel:
     least, most = int(min(sizes)) - 5, int(max(sizes)) + 10
     slider = Slider(label=_("KiB allowed"), value=most, minimum=least, maximum=most)
     return Panel(plots.pareto(scores, yours), kib=slider)
+
+
+def qdq(weight: Tensor, bias: Tensor, top: float) -> Panel:
+    """Walk through the nodes around one layer of an ONNX graph. Arguments as in ``plots``."""
+    return Panel(
+        plots.qdq(weight, bias, top),
+        step=Slider(label=_("step"), value=0, minimum=0, maximum=7),
+        bits=Slider(label=_("bits of the activations"), value=8, minimum=3, maximum=8),
+        first=Slider(label=_("first input"), value=0.5, minimum=-1.0, maximum=1.0, step=0.1),
+    )
+
+
+def savings(works: Sequence[Workload]) -> Panel:
+    """Put in your own machine and prices: what int8 saves. Arguments as in ``plots``."""
+    names = [(work.name, number) for number, work in enumerate(works)]
+    return Panel(
+        plots.savings(works),
+        work=ipywidgets.Dropdown(options=names, value=0, description=_("network")),
+        memory=Slider(label=_("memory, gigabytes a second"), value=10, minimum=1, maximum=200),
+        macs=Slider(label=_("billion float multiplications a second"), value=50, minimum=1, maximum=500),
+        speedup=Slider(label=_("int8 multiplications, times as many"), value=2.0, minimum=1.0, maximum=4.0, step=0.5),
+        dollars=Slider(label=_("price of an hour, dollars"), value=0.1, minimum=0.0, maximum=5.0, step=0.05),
+        download=Slider(label=_("download, megabits a second"), value=20, minimum=1, maximum=200),
+    )

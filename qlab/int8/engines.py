@@ -232,7 +232,7 @@ class Historical(Engine):
         check_weighted(weight, weight_qp, x_qp, out_qp)
         scale = weight_qp.scale.to(torch.float64).expand(weight.shape[0])
         if self.name == "qnnpack" and bias is not None:
-            weight, scale = _room_for_bias(weight, scale)
+            weight, scale = room_for_bias(weight, scale, bias, x_qp)
         zero_point = torch.zeros(weight.shape[0], dtype=torch.int64)
         codes = torch._make_per_channel_quantized_tensor(weight, scale.contiguous(), zero_point, 0)
         bias = None if bias is None else bias.detach().to(torch.float32)
@@ -390,17 +390,27 @@ def _by_shape(pack: Callable[[Sequence[int] | None], object]) -> Callable[[Tenso
     return packed
 
 
-def _room_for_bias(weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """The same weights with codes times a power of two, as large as int8 lets them be: their step becomes finer.
+def room_for_bias(
+    weight: Tensor, scale: Tensor, bias: Tensor, x_qp: QParams, most: int = 127
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The same weights as codes and scales (one a channel) on which a bias of int32 is as exact as can be.
 
-    qnnpack rounds the bias to a step of the sum, ``s_x * s_w``, where the reference does not
-    (:mod:`qlab.int8.reference`), and with few bits that step is several of the output's. Codes of 8 bits have no room:
-    there the bias is off by up to half a step of the sum, which in a depthwise layer is a good part of an output step.
+    qnnpack, and runtimes that read ONNX, round the bias to a step of the sum, ``s_x * s_w``. The reference does not
+    (:mod:`qlab.int8.reference`): with few bits that step is several of the output's. So codes are multiplied by a power
+    of two, as large as ``most`` lets them be, and the scale is divided by it. Codes of 8 bits have no room: there the
+    bias is off by up to half a step of the sum, which in a depthwise layer is a good part of an output step.
+
+    Two kinds of channel need another scale. Where all codes are 0 any scale will do: one that makes the bias fine. And
+    where the bias would not fit 32 bits, the weights are next to nothing beside it: they become coarser.
     """
-    largest = weight.flatten(1).abs().amax(1).clamp(min=1).double()
-    factor = 2.0 ** torch.floor(torch.log2(127 / largest))
-    codes = (weight * factor.reshape(-1, *[1] * (weight.ndim - 1))).round().to(torch.int8)
-    return codes, scale / factor
+    by_channel = (-1, *[1] * (weight.ndim - 1))
+    scale, bias = scale.double().expand(weight.shape[0]), bias.detach().double()
+    largest = weight.flatten(1).abs().amax(1).double()
+    factor = 2.0 ** torch.floor(torch.log2(most / largest.clamp(min=1))).clamp(min=0)
+    fine = bias.abs().amax().clamp(min=2.0**-20) / (float(x_qp.scale) * 2**23)
+    scale = torch.where(largest == 0, fine, scale / factor)
+    coarser = (bias.abs() / (float(x_qp.scale) * scale * 2**30)).clamp(min=1)
+    return (weight * (factor / coarser).reshape(by_channel)).round().to(torch.int8), scale * coarser
 
 
 def _rescaled_in_float(

@@ -251,6 +251,7 @@ class Int8Network(nn.Module):
         self._warn_of_saturation()
         self.source, self._run = self._compile()
         self._captured: dict[tuple, Callable[[Tensor], Tensor]] = {}
+        self._has_run = False
         self.eval()
 
     @property
@@ -265,6 +266,12 @@ class Int8Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
+        if not self._has_run:
+            if torch.compiler.is_exporting():  # kernels keep what they make of the first picture's size
+                raise RuntimeError(
+                    "run this network once on real pictures of that size, then torch.export can follow it"
+                )
+            self._has_run = True
         run = self._captured.get((x.shape, torch.get_num_threads()), self._run) if self._captured else self._run
         with self._engine.running():
             return run(x)

@@ -209,7 +209,9 @@ def saturation(x: Tensor, weight: Tensor) -> Callable[[int, int], Figure]:
     left.text(HIGHEST, 0.97, _(" saturates"), color=CLIPPED, va="top", transform=left.get_xaxis_transform())
     codes = _codes(weight, 127)
     far = float(_whole(_inputs(x, 8), codes).abs().max()) / 1000
-    right.set(xlim=(-far, far), ylim=(-far, far), xlabel=_("exact sum, in thousands"), ylabel=_("saturated sum, in thousands"))
+    right.set(
+        xlim=(-far, far), ylim=(-far, far), xlabel=_("exact sum, in thousands"), ylabel=_("saturated sum, in thousands")
+    )
     right.axline((0, 0), slope=1, color=CLIPPED, linewidth=0.8)
     (dots,) = right.plot([], [], "o", color=ERROR, markersize=3, linestyle="")
     picture.moves(fits, saturates, dots)

@@ -47,7 +47,7 @@ def save(network: Int8Network, path: str | Path) -> Path:
 
 
 def load(path: str | Path, engine: str = "auto") -> Int8Network:
-    """The integer network that :func:`save` wrote, on ``engine``. Raises ValueError when the file is damaged or foreign."""
+    """The integer network that :func:`save` wrote, on ``engine``. Raises ValueError for a damaged or foreign file."""
     tensors, header = read_tensors(path)
     if header.get("format") != FORMAT:
         raise ValueError(
