@@ -1,6 +1,6 @@
 """Detection in real time: which shapes are in a video, and where.
 
-``scenes`` draws videos whose truth is known, ``boxes`` is the geometry and the measure (mAP), ``network`` the detector
+``scene`` draws videos whose truth is known, ``boxes`` is the geometry and the measure (mAP), ``network`` the detector
 that qlab quantizes, ``training`` its training, ``video`` the sources (scene, file, folder, webcam) and the loop that
 never falls behind, ``command`` is `qlab detect`.
 """
@@ -8,7 +8,7 @@ never falls behind, ``command`` is `qlab detect`.
 from qlab.detect.boxes import MultiboxLoss, anchors, average_precision, decode, encode, iou, mean_average_precision, nms
 from qlab.detect.command import add_arguments, run
 from qlab.detect.network import Detector, SSDLite, evaluate, find, load, load_qat, read
-from qlab.detect.scenes import CLASSES, SIDE, Boxes, Scene, Scenes, normalize, scenes
+from qlab.detect.scene import CLASSES, SIDE, Boxes, Scene, Scenes, normalize, scenes
 from qlab.detect.training import loss
 from qlab.detect.video import Frame, Meter, Seen, open_source, watch
 

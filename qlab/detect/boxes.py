@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from qlab.detect.scenes import Boxes
+from qlab.detect.scene import Boxes
 
 VARIANCES = (0.1, 0.2)  # what offsets and log sizes are divided by, so that both are about as large (SSD's code)
 IOU_MATCH = 0.5  # an anchor that overlaps a box by this much has to find it
@@ -110,12 +110,12 @@ def nms(boxes: Tensor, scores: Tensor, threshold: float = 0.5) -> Tensor:
     A box goes when it overlaps a surer one that stays by more than ``threshold``.
     """
     order = scores.argsort(descending=True)
-    overlap = iou(boxes[order], boxes[order]) > threshold
-    keep = torch.ones(len(order), dtype=torch.bool)
+    covers = (iou(boxes[order], boxes[order]) > threshold).tolist()
+    kept: list[int] = []
     for place in range(len(order)):
-        if keep[place]:
-            keep[place + 1 :] &= ~overlap[place, place + 1 :]
-    return order[keep]
+        if not any(covers[place][other] for other in kept):
+            kept.append(place)
+    return order[kept]
 
 
 def average_precision(found: Sequence[Boxes], truths: Sequence[Boxes], label: int, threshold: float = 0.5) -> float:
@@ -124,32 +124,33 @@ def average_precision(found: Sequence[Boxes], truths: Sequence[Boxes], label: in
     All found boxes take their turn, the surest first. One is right when it overlaps a box of its picture, of its
     class and not yet found, by at least ``threshold``. Precision at a recall is the best at that recall or above.
     """
-    hits, sure, total = [], [], 0
+    right, sure, total = [], [], 0
     for boxes, truth in zip(found, truths, strict=True):
         mine, there = boxes.labels == label, truth.xyxy[truth.labels == label]
         total += len(there)
         order = boxes.scores[mine].argsort(descending=True)
         sure.append(boxes.scores[mine][order])
-        hits.append(_hits(iou(boxes.xyxy[mine][order], there), threshold))
+        right.append(hits(iou(boxes.xyxy[mine][order], there), threshold))
     if not total:
         return float("nan")
-    right = torch.cat(hits)[torch.cat(sure).argsort(descending=True, stable=True)].double()
-    recall = right.cumsum(0) / total
-    precision = right.cumsum(0) / torch.arange(1, len(right) + 1)
+    order = torch.cat(sure).argsort(descending=True, stable=True)
+    counted = torch.cat(right)[order].double()
+    recall = counted.cumsum(0) / total
+    precision = counted.cumsum(0) / torch.arange(1, len(counted) + 1)
     best = precision.flip(0).cummax(0).values.flip(0)
     return float((best * recall.diff(prepend=torch.zeros(1))).sum())
 
 
-def _hits(overlap: Tensor, threshold: float) -> Tensor:
+def hits(overlap: Tensor, threshold: float) -> Tensor:
     """For found boxes (rows, surest first) and true ones (columns): which are right. Each true one counts once."""
-    hits = torch.zeros(len(overlap), dtype=torch.bool)
+    found = torch.zeros(len(overlap), dtype=torch.bool)
     free = torch.ones(overlap.shape[1], dtype=torch.bool)
     for number, row in enumerate(overlap):
         row = row * free
         if len(row) and row.max() >= threshold:
-            hits[number] = True
+            found[number] = True
             free[row.argmax()] = False
-    return hits
+    return found
 
 
 def mean_average_precision(

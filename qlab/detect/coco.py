@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from qlab.detect.scenes import Boxes
+from qlab.detect.scene import Boxes
 
 
 class Coco:

@@ -15,7 +15,7 @@ from torch import Tensor
 from qlab.detect import network as networks
 from qlab.detect.coco import Coco
 from qlab.detect.network import Detector
-from qlab.detect.scenes import Boxes
+from qlab.detect.scene import Boxes
 from qlab.detect.video import Meter, open_source, watch
 from qlab.graph.convert import convert
 

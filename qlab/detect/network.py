@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from qlab import models, qat
 from qlab.detect.boxes import anchors, decode, mean_average_precision, nms, rows
-from qlab.detect.scenes import CLASSES, SIDE, Boxes, Scenes, normalize
+from qlab.detect.scene import CLASSES, SIDE, Boxes, Scenes, normalize
 from qlab.graph.prepare import Prepared, prepare
 
 # As in qlab.models.mobilenet (expansion, channels before the width is halved, repeats, stride), with the stem's and one
@@ -26,6 +26,7 @@ STAGES = [[1, 16, 1, 2], [6, 24, 2, 1], [6, 32, 3, 2], [6, 64, 4, 1], [6, 96, 3,
 TAPS = (10, 13, 16)  # the last block of each of the three
 STRIDES = (8, 16, 32)
 SIZES = ((18.0, 26.0), (36.0, 50.0), (64.0, 84.0))  # the anchors' sides in pixels
+ANCHORS = anchors(SIDE, STRIDES, SIZES)
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 OVERLAP = 0.45  # of two boxes of one class that overlap more, the surer one stays
 MOST = 100  # candidates that non-maximum suppression looks at
@@ -109,15 +110,14 @@ class Detector:
 
 def read(output: Tensor, threshold: float, overlap: float = OVERLAP) -> list[Boxes]:
     """What a network's output means: decoding and non-maximum suppression, for each picture, in float."""
-    places = anchors(SIDE, STRIDES, SIZES)
-    return [_read(row[:, :4], row[:, 4:].softmax(1)[:, 1:], places, threshold, overlap) for row in rows(output)]
+    return [_read(row[:, :4], row[:, 4:].softmax(1)[:, 1:], threshold, overlap) for row in rows(output)]
 
 
-def _read(offsets: Tensor, chances: Tensor, places: Tensor, threshold: float, overlap: float) -> Boxes:
+def _read(offsets: Tensor, chances: Tensor, threshold: float, overlap: float) -> Boxes:
     number, labels = (chances >= threshold).nonzero(as_tuple=True)
     scores, order = chances[number, labels].topk(min(MOST, len(labels)))
     number, labels = number[order], labels[order]
-    boxes = decode(offsets[number], places[number]).clamp(0, SIDE)
+    boxes = decode(offsets[number], ANCHORS[number]).clamp(0, SIDE)
     keep = nms(boxes + labels[:, None] * 2 * SIDE, scores, overlap)  # moved apart: classes do not suppress each other
     return Boxes(boxes[keep], labels[keep], scores[keep])
 

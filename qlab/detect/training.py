@@ -9,9 +9,9 @@ import torch
 
 from qlab import models, qat
 from qlab import train as loop
-from qlab.detect.boxes import MultiboxLoss, anchors
-from qlab.detect.network import SIZES, STRIDES, SSDLite, load
-from qlab.detect.scenes import SIDE, scenes
+from qlab.detect.boxes import MultiboxLoss
+from qlab.detect.network import ANCHORS, SSDLite, load
+from qlab.detect.scene import SIDE, scenes
 from qlab.files import write_tensors
 from qlab.graph.prepare import Prepared, prepare
 from qlab.ptq import calibrate
@@ -25,7 +25,7 @@ QAT = replace(PLAN, epochs=1, rate=0.002)
 
 def loss() -> MultiboxLoss:
     """The loss of :class:`SSDLite`, for the loops of qlab.train and qlab.qat."""
-    return MultiboxLoss(anchors(SIDE, STRIDES, SIZES))
+    return MultiboxLoss(ANCHORS)
 
 
 def untrained(seed: int = 0) -> SSDLite:

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from qlab.detect.scenes import SIDE, Boxes, Scene
+from qlab.detect.scene import SIDE, Boxes, Scene
 
 FPS = 30.0  # of a scene and of a folder
 LARGEST = 320  # pixels a side: a frame is cut to its middle square, and made no larger than this

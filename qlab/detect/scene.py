@@ -23,6 +23,8 @@ SIDES = range(96, 321)
 SIDE = 160  # pixels
 MOST = 7  # shapes in a scene
 SPLITS = {"train": 0, "validation": 1, "test": 2}
+SCALE = torch.tensor([1 / (255 * s) for s in STD]).view(1, 3, 1, 1)
+SHIFT = torch.tensor([-m / s for m, s in zip(MEAN, STD)]).view(1, 3, 1, 1)
 LEAST_VISIBLE = 0.4  # a shape of which less is to be seen counts as hidden
 
 
@@ -42,8 +44,11 @@ class Boxes:
 
     def above(self, threshold: float) -> Boxes:
         """Those whose score is at least ``threshold``."""
-        keep = self.scores >= threshold
-        return Boxes(self.xyxy[keep], self.labels[keep], self.scores[keep])
+        return self.at(self.scores >= threshold)
+
+    def at(self, index: Tensor) -> Boxes:
+        """Those that ``index`` names."""
+        return Boxes(self.xyxy[index], self.labels[index], self.scores[index])
 
 
 class Scene:
@@ -195,5 +200,4 @@ def transpose(images: Tensor, truths: Tensor, which: Tensor) -> tuple[Tensor, Te
 
 def normalize(images: Tensor) -> Tensor:
     """uint8 (N, 3, H, W) -> float32 around 0, as the backbone was trained, channels_last."""
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) * 255 for values in (MEAN, STD))
-    return ((images.float() - mean) / std).contiguous(memory_format=torch.channels_last)
+    return torch.addcmul(SHIFT, images.float(), SCALE).contiguous(memory_format=torch.channels_last)
