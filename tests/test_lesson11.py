@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 
 import pytest
@@ -34,20 +35,20 @@ def suppression():
 
 
 @pytest.mark.parametrize("score, overlap, finding", [
-    (5, 95, "4 boxes become 4: 2 of 2 shapes found, 2 boxes too many"),
-    (5, 45, "4 boxes become 3: 2 of 2 shapes found, 1 boxes too many"),
-    (30, 45, "3 boxes become 2: 2 of 2 shapes found, 0 boxes too many"),
-    (60, 45, "2 boxes become 1: 1 of 2 shapes found, 0 boxes too many"),
-    (95, 45, "0 boxes become 0: 0 of 2 shapes found, 0 boxes too many"),
+    (5, 95, "From 5 % up: 4 boxes become 4; 2 of 2 shapes found, 2 wrong or double"),
+    (5, 45, "From 5 % up: 4 boxes become 3; 2 of 2 shapes found, 1 wrong or double"),
+    (30, 45, "From 30 % up: 3 boxes become 2; 2 of 2 shapes found, 0 wrong or double"),
+    (60, 45, "From 60 % up: 2 boxes become 1; 1 of 2 shapes found, 0 wrong or double"),
+    (95, 45, "From 95 % up: 0 boxes become 0; 0 of 2 shapes found, 0 wrong or double"),
 ])  # fmt: skip
 def test_the_title_counts_what_is_left_and_right(score, overlap, finding):
     figure = plots.suppression(IMAGE, CANDIDATES, TRUTH, CLASSES)(score, overlap)
     assert figure.finding == finding
-    kept = int(finding.split()[3].rstrip(":"))
+    before, kept = (int(number) for number in re.findall(r"(\d+) boxes become (\d+)", finding)[0])
     drawn = [
         len(c.get_paths()) for c in figure.axes[1].collections[1::2]
     ]  # each box has a white line and a coloured one
-    assert sum(drawn) == kept and len(figure.axes[0].collections[1].get_paths()) == int(finding.split()[0])
+    assert sum(drawn) == kept and len(figure.axes[0].collections[1].get_paths()) == before
     assert f"scores of at least {score} %" in figure.alt
 
 

@@ -51,7 +51,7 @@ def adopt(name: str, folder: Path, qat: bool) -> dict:
         "file": file.name,
         "sha256": sha256(file),
         "command": f"python tools/train_detector.py{' --qat' if qat else ''}",
-        "trained_on": f"{training.COUNT:,} training scenes",
+        "trained_on": f"{training.QAT_COUNT if qat else training.COUNT:,} training scenes",
         "plans": [asdict(plan) for plan in plans],
         "seed": plans[0].seed,
         "measure": f"mAP in percent at an overlap of 0.5, {PICTURES} scenes",

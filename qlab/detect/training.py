@@ -16,7 +16,7 @@ from qlab.files import write_tensors
 from qlab.graph.prepare import Prepared, prepare
 from qlab.ptq import calibrate
 
-COUNT = 3000  # training pictures
+COUNT, QAT_COUNT = 3000, 1500  # training pictures
 FROZEN = 7  # blocks of the backbone that keep what they learned on shapes10 at first: edges and textures
 PLAN = loop.Plan(epochs=8, batch=16, rate=0.03, weight_decay=1e-4, label_smoothing=0.0, shrink=0.0)
 AFTERWARDS = replace(PLAN, epochs=2, rate=0.01)  # with all blocks
@@ -52,7 +52,7 @@ def train(
     return network, history
 
 
-def train_qat(folder: Path, plan: loop.Plan = QAT, count: int = COUNT, **options) -> tuple[Prepared, list[dict]]:
+def train_qat(folder: Path, plan: loop.Plan = QAT, count: int = QAT_COUNT, **options) -> tuple[Prepared, list[dict]]:
     """Train the trained detector on with its rounding; returns it, prepared, and its history.
 
     It is also saved as prepared.safetensors in ``folder``. Only training scenes are used, to calibrate too.

@@ -86,8 +86,8 @@ def suppression(
         words = {"before": len(sure), "after": len(kept), "right": int(good.sum()), "all": len(truth)}
         words["wrong"] = words["after"] - words["right"]
         figure.finding = _(
-            "{before} boxes become {after}: {right} of {all} shapes found, {wrong} boxes too many"
-        ).format(**words)
+            "From {score:.0f} % up: {before} boxes become {after}; {right} of {all} shapes found, {wrong} wrong or double"
+        ).format(score=score, **words)
         figure.alt = _(
             "With scores of at least {score:.0f} %, and overlaps of at most {overlap:.0f} %, {after} of {before} boxes are "
             "kept. {right} of them surround a shape (blue), {wrong} are doubles or wrong (pink)."
