@@ -1,4 +1,4 @@
-"""Train lesson 11's detector: `python tools/train_detector.py`, half an hour on one quiet processor core; then
+"""Train lesson 11's detector: `python tools/train_detector.py`, a quarter of an hour on one quiet processor core; then
 `python tools/train_detector.py --qat`. A broken run goes on where it stopped.
 
 With --adopt, the weights go into the package, measured on validation and test scenes, with an entry in the manifest.
