@@ -1,7 +1,8 @@
 """SSDLite (Sandler et al. 2018, section 6.2) on a MobileNetV2 of half width: a detector of 366,000 weights.
 
-The network itself is layers only, and all of them can be integers. What it says becomes boxes in :class:`Detector`:
-exponentials, sorting and non-maximum suppression stay in float.
+All convolutions and additions become integers. The views and concatenations at the end stay in float, so that every
+head has a grid of its own; and what the network says becomes boxes in float too (:class:`Detector`): exponentials,
+sorting, non-maximum suppression.
 """
 
 from __future__ import annotations
@@ -46,9 +47,9 @@ class SSDLite(nn.Module):
         channels, width = [self.features[tap].out_channels for tap in TAPS], len(SIZES[0])
         self.boxes = nn.ModuleList(_head(c, 4 * width) for c in channels)
         self.classes = nn.ModuleList(_head(c, (1 + classes) * width) for c in channels)
-        self.flatten = nn.Flatten(2)
-        self.unflatten_boxes = nn.Unflatten(1, (width, 4))
-        self.unflatten_classes = nn.Unflatten(1, (width, 1 + classes))
+        for head, values in ((self.boxes, 4), (self.classes, 1 + classes)):
+            for layers in head:  # (N, width * values, rows, columns) -> (N, width, values, places)
+                layers.extend([nn.Unflatten(1, (width, values)), nn.Flatten(3)])
 
     def forward(self, x: Tensor) -> Tensor:
         maps = []
@@ -56,9 +57,9 @@ class SSDLite(nn.Module):
             x = block(x)
             if number in TAPS:
                 maps.append(x)
-        offsets = torch.cat([self.flatten(head(y)) for head, y in zip(self.boxes, maps)], 2)
-        scores = torch.cat([self.flatten(head(y)) for head, y in zip(self.classes, maps)], 2)
-        return torch.cat([self.unflatten_boxes(offsets), self.unflatten_classes(scores)], 2)
+        offsets = torch.cat([head(y) for head, y in zip(self.boxes, maps)], 3)
+        scores = torch.cat([head(y) for head, y in zip(self.classes, maps)], 3)
+        return torch.cat([offsets, scores], 2)
 
 
 def _head(inputs: int, outputs: int) -> nn.Sequential:
