@@ -279,6 +279,9 @@ def test_the_accuracies_in_the_readme_are_those_that_were_measured():
         for data, value in (("cifar10", cifar10), ("shapes10", shapes10)):
             shown["-".join(filter(None, (names[name], data, bits.lower())))] = float(value)
     manifest = json.loads((ROOT / "qlab" / "models" / "checkpoints" / "manifest.json").read_text())
+    detectors = json.loads((ROOT / "qlab" / "detect" / "checkpoints" / "manifest.json").read_text())
+    maps = re.findall(r"mAP ([\d.]+) %", readme)
+    assert list(map(float, maps)) == [round(detectors[f"ssdlite-scenes{name}"]["test"], 1) for name in ("", "-w8a8")]
     assert shown == {key: round(entry["test"], 1) for key, entry in manifest.items()}
 
 

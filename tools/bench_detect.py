@@ -3,7 +3,8 @@
 `python tools/bench_detect.py --threads 2`
 
 mAP on held-out test scenes, at an overlap of 0.5 and averaged over 0.5 to 0.95 as for COCO. PTQ is calibrated on
-training scenes. A frame's time is that from the picture to its boxes; the networks take turns.
+training scenes. A frame's time is that from the picture to its boxes; the networks take turns, and are captured where
+their engine allows it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 import qlab
 from qlab import PerTensor, QConfig, bench, detect
 from qlab.bench import file_bytes
+from qlab.detect.command import captured
 from qlab.graph.prepare import Prepared
 from qlab.int8 import engines
 
@@ -38,11 +40,11 @@ def main(words: Sequence[str] | None = None) -> int:
     rows = {"float": float_network, **{name: qlab.convert(net, args.engine) for name, net in prepared.items()}}
     for name, net in rows.items():
         print(accuracy(name, net, pictures), flush=True)
-    int8 = {name: qlab.convert(prepared["int8 QAT"], name) for name in usable()}
+    int8 = {name: captured(qlab.convert(prepared["int8 QAT"], name)) for name in usable()}
     print(speed({"float": float_network, **int8}, pictures.images[0], args.rounds))
     chosen, why = engines.choose()
     print(f'engine "auto" is {chosen} here: {why}')
-    print(f"a live scene, 30 frames a second: {live(detect.Detector(rows['int8 QAT']), args.seconds)}")
+    print(f"a live scene, 30 frames a second: {live(detect.Detector(captured(rows['int8 QAT'])), args.seconds)}")
     return 0
 
 
