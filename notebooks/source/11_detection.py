@@ -148,7 +148,7 @@ def quantized(bits, granularity):
     qconfig = QConfig.w8a8(reduce_range=saturates)
     qconfig = replace(qconfig, weight=replace(qconfig.weight, bits=bits, granularity=granularity))
     prepared = qlab.prepare(network, qconfig, torch.zeros(1, 3, detect.SIDE, detect.SIDE))
-    qlab.calibrate(prepared, calibration.batches(32))
+    qlab.calibrate(prepared, calibration.batches(16))
     return prepared, qlab.convert(prepared)
 
 
@@ -297,7 +297,7 @@ assert age_of_what_is_shown(20, 0.05, 30, False) > 1.9 * age_of_what_is_shown(10
 # A queue that grows is worse than frames that are lost: the picture stays smooth, but it shows the past, and the
 # past gets longer. `detect.open_source` gives the newest frame and counts what it dropped:
 
-# %%
+# %% tags=["timing"]
 with detect.open_source("scene:4") as source:
     for number, frame in zip(range(4), source):
         sum(len(both["float"](frame.image)) for _again in range(3))  # a detector that is three times too slow
@@ -322,7 +322,7 @@ live_detection(lambda: detect.open_source("scene:4"), nets, {"float": maps["floa
 # noise decides only where the score was near the threshold anyhow:
 
 # %%
-answers = {name: detect.find(net, pictures, threshold=0.3) for name, net in nets.items()}
+answers = {name: detect.find(net, pictures, threshold=0.3) for name, net in (("float", network), ("int8", int8["QAT"]))}
 sure, unsure = [], []
 for one_side, other in zip(answers["float"], answers["int8"]):
     same = detect.iou(one_side.xyxy, other.xyxy) * (one_side.labels[:, None] == other.labels)

@@ -123,7 +123,7 @@ def _read(offsets: Tensor, chances: Tensor, threshold: float, overlap: float) ->
     return Boxes(boxes[keep], labels[keep], scores[keep])
 
 
-def find(network: nn.Module, scenes: Scenes, threshold: float = 0.01, batch: int = 32) -> list[Boxes]:
+def find(network: nn.Module, scenes: Scenes, threshold: float = 0.01, batch: int = 16) -> list[Boxes]:
     """The boxes that ``network`` finds in each of the pictures; a bar shows when it takes over 2 seconds.
 
     Raises ValueError when an output is not finite: sorting would hide it.
