@@ -1,4 +1,4 @@
-"""The command line: `qlab doctor | train | quantize | bench`, also as `python -m qlab ...`.
+"""The command line: `qlab doctor | train | quantize | bench | detect`, also as `python -m qlab ...`.
 
 A command's code is imported only when that command is called: what one of them lacks must not keep the others
 from answering.
@@ -19,6 +19,7 @@ COMMANDS = {
     "train": "train one of the course's networks",
     "quantize": "turn a trained network into an int8 network, and say what it cost",
     "bench": "measure how fast and how large a network is, in float and in int8",
+    "detect": "find shapes in a video, live: a made scene, a file, a folder of pictures, or a webcam",
 }
 
 

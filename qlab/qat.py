@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -78,6 +78,7 @@ def fit(
     penalty: float = 0.0,
     freeze_ranges: float = 0.5,
     freeze_batchnorm: float = 0.9,
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
     folder: Path | None = None,
     device: str = "cpu",
     progress: bool = True,
@@ -89,10 +90,14 @@ def fit(
     "lsq" learns every scale; "pact" learns the activations' upper ends; "straight_through" lets the grids follow the
     largest values until the share ``freeze_ranges`` of the training is done. The BatchNorms' statistics stand still
     after ``freeze_batchnorm``. A ``teacher``, the float network, gets the share ``distillation`` of the loss, and
-    ``penalty`` weighs the weights' relative quantization error in it. Afterwards ``prepared`` is an ordinary prepared
+    ``penalty`` weighs the weights' relative quantization error in it. ``loss(x, output, y)`` takes the place of the
+    labels' cross-entropy, for networks that do not classify; such a network has no teacher here. Afterwards ``prepared`` is an ordinary prepared
     network, ready for qlab.convert; with a ``folder`` (as in qlab.train.fit) it is that of the best epoch.
-    Raises RuntimeError before calibration, ValueError for an unknown method or a share outside 0 to 1.
+    Raises RuntimeError before calibration, ValueError for an unknown method, a share outside 0 to 1, or a loss beside a
+    teacher.
     """
+    if loss is not None and teacher is not None:
+        raise ValueError("a teacher teaches classes, and a loss of your own takes their place: give one of the two")
     shares = {
         "distillation": distillation,
         "freeze_ranges": freeze_ranges,
@@ -108,7 +113,7 @@ def fit(
     try:
         history = loop.fit(
             prepared, data, validation, plan, folder=folder, device=device, progress=progress, about=about,
-            loss=Loss(prepared, plan.label_smoothing, teacher and teacher.to(device).eval(), distillation, penalty),
+            loss=Loss(prepared, plan.label_smoothing, teacher and teacher.to(device).eval(), distillation, penalty, loss),
             on_step=lambda progress: _freeze(prepared, progress >= freeze_ranges, progress >= freeze_batchnorm),
         )  # fmt: skip
         if folder is not None and history:
@@ -412,14 +417,18 @@ def _freeze(prepared: Prepared, ranges: bool, batchnorm: bool) -> None:
 
 
 class Loss:
-    """Cross-entropy with the labels; and if wanted the distance to a teacher's answers, and the weights' error."""
+    """Cross-entropy with the labels, or a ``task``'s own loss; and if wanted the distance to a teacher's answers, and the
+    weights' error."""
 
-    def __init__(self, prepared, label_smoothing=0.0, teacher=None, distillation=0.5, penalty=0.0) -> None:
-        self.prepared, self.teacher = prepared, teacher
+    def __init__(self, prepared, label_smoothing=0.0, teacher=None, distillation=0.5, penalty=0.0, task=None) -> None:
+        self.prepared, self.teacher, self.task = prepared, teacher, task
         self.label_smoothing, self.distillation, self.penalty = label_smoothing, distillation, penalty
 
     def __call__(self, x: Tensor, logits: Tensor, y: Tensor) -> Tensor:
-        value = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
+        if self.task is not None:
+            value = self.task(x, logits, y)
+        else:
+            value = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
         if self.teacher is not None:
             with torch.no_grad():
                 wanted = F.log_softmax(self.teacher(x) / TEMPERATURE, 1)

@@ -23,7 +23,7 @@ def tool(monkeypatch):
     """Imports a module of tools/ as it is when its scripts run."""
     monkeypatch.syspath_prepend(TOOLS)
     yield importlib.import_module
-    for name in ("bench_deploy", "bench_int8", "bench_ptq", "bench_qat", "peers"):
+    for name in [name for name in sys.modules if (TOOLS / f"{name}.py").exists()]:
         sys.modules.pop(name, None)
 
 
@@ -241,3 +241,46 @@ def test_what_was_written_is_read_again_in_a_process_of_its_own(tool, tmp_path, 
     files = bench_deploy.write(network, int8, tmp_path)
     assert list(files) == ["float32", "int8", "ONNX"] and all(path.exists() for path in files.values())
     assert bench_deploy.read("int8", files["int8"]).size_bytes == int8.size_bytes
+
+
+# --- the detector
+
+
+def test_the_detectors_benchmark_says_map_speed_and_frames_dropped(tool, monkeypatch, capsys):
+    bench_detect = tool("bench_detect")
+    qat = qlab.detect.load_qat()
+    monkeypatch.setattr(bench_detect, "networks", lambda: {"int8 QAT": qat})
+    monkeypatch.setattr(bench_detect, "usable", lambda: ["reference"])
+    words = ["--scenes", "4", "--rounds", "1", "--seconds", "0.1", "--engine", "reference"]
+    assert bench_detect.main([*words, "--threads", str(torch.get_num_threads())]) == 0
+    output = capsys.readouterr().out
+    rows = {line.split("  ")[0]: line.split() for line in output.splitlines() if "%" in line}
+    assert set(rows) == {"float", "int8 QAT"}
+    for row in rows.values():
+        easy, _percent, strict, _percent, kib = row[-5:]
+        assert 0 < float(strict) < float(easy) <= 100 and float(kib) > 100
+    assert "frames seen" in output and "speed-up" in output
+
+
+def test_the_detectors_ptq_is_per_tensor_and_per_channel(tool, monkeypatch):
+    bench_detect = tool("bench_detect")
+    monkeypatch.setattr(bench_detect, "CALIBRATION", 2)
+    made = bench_detect.networks()
+    scales = {name: next(net.weighted())[1].weight_quantizer.qparams.scale.ndim for name, net in made.items()}
+    assert scales == {"int8 PTQ, per tensor": 0, "int8 PTQ, per channel": 1, "int8 QAT": 1}
+
+
+@pytest.mark.parametrize("qat, file", [(False, "all/best.safetensors"), (True, "prepared.safetensors")])
+def test_a_trained_detector_is_adopted_with_its_figures(tool, monkeypatch, tmp_path, qat, file):
+    train_detector, network = tool("train_detector"), importlib.import_module("qlab.detect.network")
+    name = "ssdlite-scenes-w8a8" if qat else "ssdlite-scenes"
+    weights = (network.CHECKPOINTS / f"{name}.safetensors").read_bytes()
+    (tmp_path / "run" / file).parent.mkdir(parents=True)
+    (tmp_path / "run" / file).write_bytes(weights)
+    for module in (train_detector, network):
+        monkeypatch.setattr(module, "CHECKPOINTS", tmp_path / "adopted")
+    monkeypatch.setattr(train_detector, "PICTURES", 4)
+    entry = train_detector.adopt(name, tmp_path / "run", qat)
+    assert (tmp_path / "adopted" / entry["file"]).read_bytes() == weights
+    assert entry == json.loads((tmp_path / "adopted" / "manifest.json").read_text())[name]
+    assert 0 < entry["test"] <= 100 and entry["command"].endswith("--qat" if qat else "detector.py")

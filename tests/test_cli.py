@@ -26,7 +26,7 @@ def test_help_names_every_command(capsys):
         cli.main(["--help"])
     output = capsys.readouterr().out
     assert stop.value.code == 0
-    assert all(f"{command} " in output for command in ("doctor", "train", "quantize", "bench"))
+    assert all(f"{command} " in output for command in ("doctor", "train", "quantize", "bench", "detect"))
 
 
 def test_it_runs_as_a_module():
@@ -41,7 +41,7 @@ def test_an_unknown_command_is_named(words, complaint, capsys):
     assert stop.value.code == 2 and complaint in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["train", "bench"])
+@pytest.mark.parametrize("command", ["train", "bench", "detect"])
 def test_every_command_of_another_module_is_there(command, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([command, "--help"])

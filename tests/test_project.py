@@ -56,7 +56,7 @@ def dependencies(*extras: str) -> list[Requirement]:
 @pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13", "3.14"])
 def test_every_direct_dependency_is_pinned_inside_its_range(python):
     environment = {"python_version": python, "sys_platform": "linux"}
-    for need in dependencies("test", "bench"):
+    for need in dependencies("test", "video", "bench"):
         if need.marker is None or need.marker.evaluate(environment):
             assert need.specifier.contains(pinned(need.name, python)), f"{need}: constraints.txt has another version"
 
@@ -138,6 +138,7 @@ MODULES = {  # names in code, where they differ
     "pillow": "PIL",
     "ipython": "IPython",
     "pyyaml": "yaml",
+    "opencv-python-headless": "cv2",
     "axe-playwright-python": "axe_playwright_python",
 }
 
@@ -265,7 +266,7 @@ def test_the_installer_says_which_command_failed(installer):
 
 
 def test_the_installer_refuses_an_extra_that_is_not_there(installer):
-    with pytest.raises(SystemExit, match="unknown extra 'tset'; expected any of: onnx, test, bench"):
+    with pytest.raises(SystemExit, match="unknown extra 'tset'; expected any of: onnx, video, test, bench"):
         installer.main(["tset"])
 
 
@@ -282,6 +283,9 @@ def test_the_accuracies_in_the_readme_are_those_that_were_measured():
         for data, value in (("cifar10", cifar10), ("shapes10", shapes10)):
             shown["-".join(filter(None, (names[name], data, bits.lower())))] = float(value)
     manifest = json.loads((ROOT / "qlab" / "models" / "checkpoints" / "manifest.json").read_text())
+    detectors = json.loads((ROOT / "qlab" / "detect" / "checkpoints" / "manifest.json").read_text())
+    maps = re.findall(r"mAP ([\d.]+) %", readme)
+    assert list(map(float, maps)) == [round(detectors[f"ssdlite-scenes{name}"]["test"], 1) for name in ("", "-w8a8")]
     assert shown == {key: round(entry["test"], 1) for key, entry in manifest.items()}
 
 

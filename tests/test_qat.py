@@ -384,6 +384,24 @@ def test_the_penalty_pulls_weights_onto_the_grid(network):
     assert (torch.sign(layer.weight.grad) == torch.sign(off)).float().mean() > 0.95
 
 
+def test_a_loss_of_ones_own_takes_the_place_of_the_labels(network):
+    """Here y is not looked at: the network learns to answer 1, whatever it sees."""
+    seen = []
+
+    def loss(x, output, y):
+        seen.append((len(x), len(y)))
+        return F.cross_entropy(output, torch.ones_like(y))
+
+    prepared = calibrated(network)
+    pictures = stripes(64)
+    qat.fit(prepared, pictures, None, replace(PLAN, epochs=2, batch=16), loss=loss, progress=False)
+    assert seen == [(16, 16)] * 8
+    with torch.inference_mode():
+        assert (prepared(next(pictures.batches(64))[0]).argmax(1) == 1).float().mean() > 0.9
+    with pytest.raises(ValueError, match="a teacher teaches classes, and a loss of your own takes their place"):
+        qat.fit(prepared, pictures, None, PLAN, loss=loss, teacher=network)
+
+
 # --- what goes wrong
 
 

@@ -23,6 +23,7 @@ from qlab.course.challenge import Score
 from qlab.course.language import _
 from qlab.course.savings import Workload
 from qlab.data.dataset import Dataset
+from qlab.detect.scene import Boxes
 
 JS = Path(__file__).parent / "js"
 
@@ -107,8 +108,11 @@ class Panel(Still, ipywidgets.VBox):
             self._redraw()
             self.error = None
         except Exception as error:
-            self.error = error
-            self.words.value = f"<strong role='alert'>{type(error).__name__}: {escape(str(error))}</strong>"
+            self._show_error(error)
+
+    def _show_error(self, error: Exception) -> None:
+        self.error = error
+        self.words.value = f"<strong role='alert'>{type(error).__name__}: {escape(str(error))}</strong>"
 
 
 class Drawn(Still, anywidget.AnyWidget):
@@ -298,6 +302,15 @@ def few_values(filters: Tensor) -> Panel:
     return Panel(
         plots.few_values(filters),
         threshold=Slider(label=threshold, value=0, minimum=0, maximum=2, step=0.05),
+    )
+
+
+def suppression(image: Tensor, candidates: Boxes, truth: Boxes, classes: Sequence[str]) -> Panel:
+    """Drag the least score, and the overlap that is allowed: which boxes are left. Arguments as in ``plots``."""
+    return Panel(
+        plots.suppression(image, candidates, truth, classes),
+        score=Slider(label=_("least score (%)"), value=30, minimum=5, maximum=95, step=5),
+        overlap=Slider(label=_("overlap allowed (%)"), value=95, minimum=5, maximum=95, step=5),
     )
 
 

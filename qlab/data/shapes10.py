@@ -121,16 +121,17 @@ def another_colour(ground: np.ndarray, n: int, dice: Dice) -> np.ndarray:
     return np.where((colour < 0) | (colour > 255), ground - step * up, colour)
 
 
-def texture(n: int, dice: Dice) -> np.ndarray:
-    """Cloudy colours and stripes to lay over a ground: float32 (n, 3, 32, 32) around zero."""
+def texture(n: int, dice: Dice, side: int = SIDE) -> np.ndarray:
+    """Cloudy colours and stripes to lay over a ground: float32 (n, 3, side, side) around zero."""
+    rows, columns = np.indices((side, side), dtype=np.float32) - np.float32((side - 1) / 2)
     corners = dice.uniform(-1, 1, n, 3, 6, 6)
-    place = np.arange(SIDE, dtype=np.float32) * np.float32(5 / SIDE)
+    place = np.arange(side, dtype=np.float32) * np.float32(5 / side)
     low = place.astype(np.int64)
     share = place - low.astype(np.float32)
     across = corners[..., low] + (corners[..., low + 1] - corners[..., low]) * share
     clouds = across[:, :, low] + (across[:, :, low + 1] - across[:, :, low]) * share[:, None]
     cosine, sine = turn(n, dice)
-    waves = (COLUMNS * cosine + ROWS * sine) * dice.uniform(0.06, 0.25, n, 1, 1)
+    waves = (columns * cosine + rows * sine) * dice.uniform(0.06, 0.25, n, 1, 1)
     stripes = np.abs(waves - np.floor(waves) - np.float32(0.5)) * 4 - 1  # a triangle wave
     depth = np.maximum(dice.uniform(-25, 25, n, 1, 1, 1), 0)  # half of the pictures have no stripes
     clouds = clouds * dice.uniform(8, 40, n, 1, 1, 1)

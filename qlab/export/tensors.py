@@ -121,7 +121,8 @@ def _restore(number: int, tensors: dict, op: str, name: str, options: dict) -> I
     if op == Float.op:
         if "function" in options:
             return Float(name, Call(FUNCTIONS[options["function"]], _unflat(options["arguments"]), {}))
-        module = getattr(nn, options["class"])(**options["arguments"]).eval().requires_grad_(False)
+        arguments = {key: tuple(a) if isinstance(a, list) else a for key, a in options["arguments"].items()}
+        module = getattr(nn, options["class"])(**arguments).eval().requires_grad_(False)
         module.load_state_dict({key[len("module.") :]: tensor for key, tensor in own.items()})
         return Float(name, module)
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}

@@ -22,9 +22,9 @@ FOLDER = Path(__file__).parent / "checkpoints"
 __all__ = ["ARCHITECTURES", "load", "manifest", "mobilenet_v2", "resnet20", "vgg", "weights"]
 
 
-def manifest() -> dict[str, dict]:
-    """What is known of each committed weight file, by "<name>-<data>"."""
-    return json.loads((FOLDER / "manifest.json").read_text())
+def manifest(folder: Path | None = None) -> dict[str, dict]:
+    """What is known of each weight file in ``folder`` (default: those committed here), by "<name>-<data>"."""
+    return json.loads(((folder or FOLDER) / "manifest.json").read_text())
 
 
 def load(name: str, data: str = "cifar10") -> nn.Module:
@@ -39,13 +39,13 @@ def load(name: str, data: str = "cifar10") -> nn.Module:
     return network.eval().to(memory_format=torch.channels_last)
 
 
-def weights(key: str) -> dict[str, Tensor]:
-    """The tensors of a committed weight file, which is checked against the manifest first."""
-    entries = manifest()
+def weights(key: str, folder: Path | None = None) -> dict[str, Tensor]:
+    """The tensors of a committed weight file, which is checked against the folder's manifest first."""
+    entries = manifest(folder)
     if key not in entries:
         raise ValueError(f"no trained weights for {key!r}: there are {', '.join(sorted(entries))}")
     entry = entries[key]
-    path = FOLDER / entry["file"]
+    path = (folder or FOLDER) / entry["file"]
     if not path.exists():
         raise ValueError(f"{path} is missing: restore it with `git checkout -- {path}`, or install qlab again")
     if (found := sha256(path)) != entry["sha256"]:

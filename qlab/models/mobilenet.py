@@ -9,8 +9,8 @@ from torch import nn
 STAGES = [[1, 16, 1, 2], [6, 24, 2, 1], [6, 32, 3, 2], [6, 64, 4, 1], [6, 96, 3, 2], [6, 160, 3, 1], [6, 320, 1, 1]]
 
 
-def mobilenet_v2(classes: int = 10) -> nn.Module:
-    """torchvision's MobileNetV2, width 0.5."""
+def mobilenet_v2(classes: int = 10, stages: list[list[int]] = STAGES) -> nn.Module:
+    """torchvision's MobileNetV2, width 0.5, its first layer with stride 1."""
     try:
         from torchvision.models import MobileNetV2
     except Exception as error:  # a mismatched pair fails with RuntimeError, a missing one with ImportError
@@ -19,6 +19,6 @@ def mobilenet_v2(classes: int = 10) -> nn.Module:
             "torch and torchvision must come from the same source: reinstall both in one command, "
             "`uv pip install --reinstall torch torchvision` (or `make clean lab` in a clone)."
         ) from error
-    network = MobileNetV2(num_classes=classes, width_mult=0.5, inverted_residual_setting=STAGES, dropout=0.1)
+    network = MobileNetV2(num_classes=classes, width_mult=0.5, inverted_residual_setting=stages, dropout=0.1)
     network.features[0][0].stride = (1, 1)
     return network

@@ -254,6 +254,26 @@ def test_a_bit_can_be_clicked_and_reached_from_the_keyboard(page):
     assert title.inner_text().startswith("0.5: with at most 16 bits, exact in bfloat16")
 
 
+@pytest.mark.parametrize("page", ["11_detection.ipynb"], ids=["11"], indirect=True)
+def test_the_live_panel_runs_until_it_is_stopped(page):
+    panel = next(panel for panel in panels(page) if panel.get_by_role("button", name="start").count())
+    start, stop = (panel.get_by_role("button", name=name) for name in ("start", "stop"))
+    panel.scroll_into_view_if_needed()
+    assert stop.is_disabled()
+    start.click()
+    for _ in range(3):
+        await_another_picture(panel, picture_of(panel))
+    slider = panel.locator("input[type=range]")
+    slider.fill("95")
+    page.wait_for_function("panel => panel.innerText.includes('at least 95 %')", arg=panel.element_handle())
+    assert start.is_disabled()
+    stop.click()
+    page.wait_for_function("button => !button.disabled", arg=start.element_handle())
+    before = picture_of(panel)
+    page.wait_for_timeout(1000)
+    assert picture_of(panel) == before and panel.get_by_role("alert").count() == 0
+
+
 def test_axe_finds_nothing_serious_in_panels_and_questions(page):
     """JupyterLab's own faults are not ours to mend, so its frame is left out."""
     from axe_playwright_python.sync_playwright import Axe
