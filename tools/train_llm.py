@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from qlab.files import read_tensors, write_tensors
-from qlab.llm import granite, text
+from qlab.files import read_tensors, sha256, write_tensors
+from qlab.llm import granite, perplexity, text
 
 
 @dataclass(frozen=True)
@@ -112,13 +112,35 @@ def resume(path: Path, network: torch.nn.Module, optimizer: torch.optim.Optimize
     return header["history"]
 
 
-def main() -> None:
+def adopt(path: Path, folder: Path) -> dict:
+    """Put a run's weights into ``folder`` in float16, with what the manifest has to say of them."""
+    tensors, header = read_tensors(path)
+    weights = {name[8:]: tensor.half() for name, tensor in tensors.items() if name.startswith("network.")}
+    file = write_tensors(folder / "granite-tiny.safetensors", weights, {"config": granite.TINY})
+    network = granite.build(granite.config())
+    network.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, strict=False)
+    length = header["plan"]["length"]
+    found = {split: round(perplexity(network, text.windows(split, 200, length)), 4) for split in ("validation", "test")}
+    plain = header["plan"] | {"steps": f"{header['history'][-1]['step']} of {header['plan']['steps']}"}
+    entry = {
+        "file": file.name, "sha256": sha256(file), "command": "python tools/train_llm.py", "trained_on": header["source"],
+        **plain, **{f"{split}_perplexity": value for split, value in found.items()}, "measured_on": text.source(),
+    }  # fmt: skip
+    (folder / "manifest.json").write_text(json.dumps({"granite-tiny": entry}, indent=2) + "\n")
+    return entry
+
+
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/granite-tiny"))
+    parser.add_argument("--adopt", action="store_true", help="take the run's weights into the package")
     for name, default in asdict(Plan()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
-    args = vars(parser.parse_args())
+    args = vars(parser.parse_args(arguments))
     folder = args.pop("out")
+    if args.pop("adopt"):
+        print(json.dumps(adopt(folder / "last.safetensors", granite.FOLDER), indent=2))
+        return
     plan = Plan(**args)
     torch.manual_seed(plan.seed)
     network = granite.build(granite.config())

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import GraniteConfig, GraniteForCausalLM, PreTrainedTokenizerBase
 
 FOLDER = Path(__file__).parent / "checkpoints"
-MISSING = 'language models need transformers: pip install "qlab[llm]" (in a clone: pip install -e ".[llm]")'
+MISSING = 'language models need transformers: pip install "qlab[llm]" (in a clone: python tools/install.py llm)'
 
 # A byte is a token. Multipliers as in Granite 3.1, but for a width of 192 and 4 layers.
 TINY = {
@@ -93,7 +93,7 @@ def tiny() -> GraniteForCausalLM:
         )
     state = {name: tensor.float() for name, tensor in read_tensors(path)[0].items()}
     model.load_state_dict({**state, "lm_head.weight": state["model.embed_tokens.weight"]})
-    return model
+    return model.requires_grad_(False)
 
 
 def manifest() -> dict[str, dict]:

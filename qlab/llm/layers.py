@@ -17,6 +17,7 @@ from qlab.granularity import PerGroup
 from qlab.int8 import engines
 
 BFLOAT16 = torch.bfloat16
+ROWS = 1024
 KERNEL_GROUPS = (32, 64, 128, 256)
 
 
@@ -38,10 +39,19 @@ def weight_qparams(weight: Tensor, bits: int = 8, group_size: int | None = None)
     return QParams(scale, qp.zero_point, bits, qp.signed, qp.axis, group_size, qp.narrow_range)
 
 
+def quantize_weight(weight: Tensor, bits: int = 8, group_size: int | None = None) -> tuple[Tensor, QParams]:
+    """(codes, grids) of a weight matrix, each weight to its nearest code; some rows at a time, to spare memory."""
+    parts = []
+    for rows in weight.split(ROWS):
+        qp = weight_qparams(rows, bits, group_size)
+        parts.append((quantize(rows, qp), qp.scale, qp.zero_point))
+    codes, scale, zero_point = (torch.cat(part) for part in zip(*parts))
+    return codes, QParams(scale, zero_point, bits, qp.signed, qp.axis, group_size, qp.narrow_range)
+
+
 def round_weight(weight: Tensor, bits: int, group_size: int | None = None) -> Tensor:
     """The weight on its grid, in float: what quantizing it to any number of bits costs, without the storage."""
-    qp = weight_qparams(weight, bits, group_size)
-    return dequantize(quantize(weight, qp), qp)
+    return dequantize(*quantize_weight(weight, bits, group_size))
 
 
 class WeightOnlyLinear(nn.Module):
@@ -64,8 +74,7 @@ class WeightOnlyLinear(nn.Module):
         """Round to nearest. Raises ValueError for bits that have no storage here."""
         if (bits, group_size is None) not in ((8, True), (4, False)):
             raise ValueError(f"bits={bits}, group_size={group_size}: expected 8 bits without groups, or 4 with groups")
-        qp = weight_qparams(weight, bits, group_size)
-        return cls(quantize(weight, qp), qp)
+        return cls(*quantize_weight(weight, bits, group_size))
 
     def integers(self) -> Tensor:
         """The codes, one an element."""
@@ -127,7 +136,8 @@ class WeightOnlyEmbedding(nn.Module):
 class DynamicLinear(nn.Module):
     """A W8A8 linear layer: int8 weights, one scale a row; inputs rounded to int8, one scale a token.
 
-    ``threshold``: channels in which any token exceeds it stay in float, as in LLM.int8() (None: no such channels).
+    ``threshold``: channels in which any token exceeds it stay in float, as in LLM.int8() (None: no such channels);
+    their weights are read from the codes.
     It computes the integers' sums in float, which holds them exactly up to about a thousand inputs;
     :meth:`use_kernel` makes it multiply with the processor's int8 kernels.
     """
@@ -142,8 +152,7 @@ class DynamicLinear(nn.Module):
     @classmethod
     def from_weight(cls, weight: Tensor, threshold: float | None = None) -> DynamicLinear:
         """Round to nearest."""
-        qp = weight_qparams(weight)
-        return cls(quantize(weight, qp), qp, threshold)
+        return cls(*quantize_weight(weight), threshold)
 
     def use_kernel(self) -> DynamicLinear:
         """From now on: integer sums, by the processor's int8 kernels."""
