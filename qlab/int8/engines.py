@@ -427,13 +427,15 @@ def dynamic_linear(weight: Tensor, scale: Tensor) -> Callable[[Tensor], Tensor]:
 
         return kernel
     middle = 64 if availability("onednn_plain").saturates else 128
-    pack = _by_shape(lambda shape: torch.ops.onednn.qlinear_prepack(weight, shape))
+    packed = torch.ops.onednn.qlinear_prepack(
+        weight, None
+    )  # once: a copy for each length of prompt takes too much memory
     op, zeros = _direct(torch.ops.onednn.qlinear_pointwise.default), torch.zeros(len(scale), dtype=torch.int32)
 
     def kernel(x: Tensor) -> Tensor:
         codes, step = _by_token(x, middle - 1)
         q = codes.add_(middle).to(torch.uint8)
-        return op(q, 1.0, middle, pack(q), scale, zeros, None, 1.0, 0, torch.float32, "none", [], "").mul_(step)
+        return op(q, 1.0, middle, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], "").mul_(step)
 
     return kernel
 

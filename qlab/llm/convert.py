@@ -104,4 +104,5 @@ def weight_bytes(model: nn.Module) -> int:
     200
     """
     tensors = [*model.parameters(), *(buffer for name, buffer in model.named_buffers() if "inv_freq" not in name)]
-    return sum({tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in tensors}.values())
+    packed = sum(module.packed_bytes for module in model.modules() if isinstance(module, DynamicLinear))
+    return packed + sum({tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in tensors}.values())

@@ -145,7 +145,7 @@ class DynamicLinear(nn.Module):
     def __init__(self, codes: Tensor, qp: QParams, threshold: float | None = None) -> None:
         super().__init__()
         self.out_features, self.in_features = codes.shape
-        self.threshold, self.kernel, self.in_float = threshold, None, 0
+        self.threshold, self.kernel, self.in_float, self.packed_bytes = threshold, None, 0, 0
         self.register_buffer("codes", codes)
         self.register_buffer("scale", qp.scale)
 
@@ -155,8 +155,10 @@ class DynamicLinear(nn.Module):
         return cls(*quantize_weight(weight), threshold)
 
     def use_kernel(self) -> DynamicLinear:
-        """From now on: integer sums, by the processor's int8 kernels."""
+        """From now on: integer sums, by the processor's int8 kernels, which keep the codes in an order of their own."""
         self.kernel = engines.dynamic_linear(self.codes, self.scale)
+        if self.threshold is None:
+            self.packed_bytes, self.codes = self.codes.numel(), None
         return self
 
     def forward(self, x: Tensor) -> Tensor:
