@@ -19,9 +19,9 @@ help:  ## this list
 	@$(PYTHON) tools/install.py
 
 .venv/ready-%: pyproject.toml constraints.txt tools/install.py
-	@$(PYTHON) tools/install.py $*
+	@$(PYTHON) tools/install.py $(subst -, ,$*)
 
-lab: .venv/ready  ## JupyterLab on lesson 0; PORT=8888, ARGS="--no-browser" and the like
+lab: .venv/ready-llm-onnx  ## JupyterLab on lesson 0; PORT=8888, ARGS="--no-browser" and the like
 	@echo "qlab: JupyterLab starts; open the address with ?token= that it prints. Ctrl-C twice ends it."
 	@$(VENV)/jupyter lab --port=$(PORT) --log-level=WARN --LabApp.default_url=/lab/tree/$(or $(LESSON),README.md) \
 		$(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)

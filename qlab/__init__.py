@@ -24,7 +24,7 @@ from qlab.train import evaluate
 __version__ = "0.1.0"
 
 # loaded when first used: they bring more than torch
-_LATER = ("analysis", "bench", "course", "data", "datafree", "detect", "models", "qat")
+_LATER = ("analysis", "bench", "course", "data", "datafree", "detect", "llm", "models", "qat")
 
 __all__ = [
     "PerChannel", "PerGroup", "PerTensor", "QConfig", "QParams", "QuantSpec", "adaround", "calibrate", "choose_qparams",

@@ -30,6 +30,7 @@ CONDA_NAMES = {
     "matplotlib": "matplotlib-base",
 }  # where conda-forge calls it otherwise
 BINDER_PYTHON = "3.12"
+LESSONS = ("llm", "onnx")  # extras that lessons need
 REPO2DOCKER_JUPYTERLAB = "4.4.9"  # what Binder's base image brings
 
 
@@ -85,7 +86,7 @@ def conda_range(need: Requirement) -> str:
 
 def test_environment_yml_asks_for_what_pyproject_asks_for():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))
-    expected = [f"python={BINDER_PYTHON}", "pip", *map(conda_range, dependencies())]
+    expected = [f"python={BINDER_PYTHON}", "pip", *map(conda_range, dependencies(*LESSONS))]
     assert environment["dependencies"] == expected
     assert environment["channels"] == ["conda-forge"]
 
@@ -173,7 +174,7 @@ def test_everything_that_is_imported_is_a_direct_dependency(folder):
 
 def test_importing_qlab_imports_nothing_heavy():
     """A CPU torch beside a CUDA torchvision cannot be imported; and no lesson needs onnx to start."""
-    heavy = ["torchvision", "matplotlib", "ipywidgets", "onnx"]
+    heavy = ["torchvision", "matplotlib", "ipywidgets", "onnx", "transformers"]
     code = f"import qlab, sys; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -266,7 +267,7 @@ def test_the_installer_says_which_command_failed(installer):
 
 
 def test_the_installer_refuses_an_extra_that_is_not_there(installer):
-    with pytest.raises(SystemExit, match="unknown extra 'tset'; expected any of: onnx, video, test, bench"):
+    with pytest.raises(SystemExit, match="unknown extra 'tset'; expected any of: llm, onnx, video, test, bench"):
         installer.main(["tset"])
 
 

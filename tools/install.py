@@ -24,7 +24,7 @@ BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
 NOTE = VENV / "torch-source"
 OLDEST = (3, 10)
-EXTRAS = ("onnx", "video", "test", "bench")
+EXTRAS = ("llm", "onnx", "video", "test", "bench")
 PROBE_SECONDS = 20  # a network that swallows connections must not hold a student up
 
 
@@ -162,7 +162,7 @@ def main(extras: list[str]) -> None:
     if (VENV / "ready").exists():
         say(f"bringing .venv up to date: {what}")
     else:
-        say(f"installing {what} into .venv: about {190 if 'test' in extras else 100} MB to download, and torch")
+        say(f"installing {what} into .venv: about {260 if 'test' in extras else 150} MB to download, and torch")
     uv = make_environment()
     source = torch_source(uv)
     target = "." + (f"[{','.join(extras)}]" if extras else "")

@@ -332,6 +332,32 @@ def bit_budget(front: Front) -> Panel:
     return Panel(plots.bit_budget(front), average=slider)
 
 
+def bits_of_weights(
+    perplexity: Mapping[tuple[str, int], float], float_perplexity: float, written: Mapping[int, str], shown: str
+) -> Panel:
+    """Drag the bits of a language model's weights: its perplexity, and what it writes. Arguments as in ``plots``."""
+    slider = Slider(label=_("bits of a weight"), value=max(written), minimum=min(written), maximum=max(written))
+    return Panel(plots.bits_of_weights(perplexity, float_perplexity, written, shown), bits=slider)
+
+
+def weight_groups(weight: Tensor, sizes: Sequence[int]) -> Panel:
+    """Drag the bits, choose how many weights share a grid: the grid's steps, and error against memory."""
+    return Panel(
+        plots.weight_groups(weight, sizes),
+        bits=Slider(label=_("bits"), value=4, minimum=2, maximum=8),
+        size=ipywidgets.Dropdown(options=list(sizes), value=max(sizes), description=_("group of")),
+    )
+
+
+def smoothing(x: Tensor, weight: Tensor, channels: Sequence[int]) -> Panel:
+    """Drag alpha, and the size of the outliers: SmoothQuant moves them from the activations to the weights."""
+    return Panel(
+        plots.smoothing(x, weight, channels),
+        alpha=Slider(label=_("alpha"), value=0.0, minimum=0, maximum=1, step=0.05),
+        size=Slider(label=_("outliers: 2 to the power of"), value=6, minimum=0, maximum=8),
+    )
+
+
 def pareto(scores: Sequence[Score], yours: Score) -> Panel:
     """Drag the size that is allowed: the best network that fits, and where ``yours`` lies. Arguments as in ``plots``."""
     sizes = [score.kib for score in (*scores, yours)]

@@ -1,0 +1,20 @@
+"""Language models: integer weights, outliers, and what they cost. IBM's Granite is the example.
+
+Read ``granite`` (the models), ``text`` (what the tiny one was trained on), ``layers`` (weight-only, W8A8), ``convert`` (a whole
+model), ``gptq`` with ``stages`` (better rounding), ``outliers`` (SmoothQuant), ``measure`` (perplexity, speed). Needs
+transformers: ``pip install "qlab[llm]"``.
+"""
+
+from qlab.llm.convert import as_bfloat16, dynamic, linears, rounded, weight_bytes, weight_only
+from qlab.llm.granite import GRANITE_2B, TINY, build, config, load, manifest, random_model, tiny, tokenizer
+from qlab.llm.gptq import solve
+from qlab.llm.layers import DynamicLinear, WeightOnlyLinear, quantize_weight
+from qlab.llm.measure import perplexity, speed, write
+from qlab.llm.outliers import inject, largest_inputs, smooth
+from qlab.llm.text import library, source, windows
+
+__all__ = [
+    "GRANITE_2B", "TINY", "DynamicLinear", "WeightOnlyLinear", "as_bfloat16", "build", "config", "dynamic", "inject", "largest_inputs", "library", "linears", "load",
+    "manifest", "perplexity", "quantize_weight", "random_model", "rounded", "smooth", "solve", "source", "speed", "tiny", "tokenizer",
+    "weight_bytes", "weight_only", "windows", "write",
+]  # fmt: skip

@@ -1,0 +1,108 @@
+"""A language model -> the same with integer weights. The float model stays as it is; a quantized copy is given back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from qlab.llm.gptq import solve
+from qlab.llm.layers import DynamicLinear, WeightOnlyEmbedding, WeightOnlyLinear, round_weight
+from qlab.llm.stages import hessians
+
+if TYPE_CHECKING:
+    from transformers import GraniteForCausalLM
+
+
+def linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
+    """The linear layers of the decoder, by name; not the last one, which shares its weight with the embedding."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and ".layers." in f".{name}":
+            yield name, module
+
+
+def weight_only(
+    model: GraniteForCausalLM, bits: int = 8, group_size: int | None = None, windows: Tensor | None = None
+) -> GraniteForCausalLM:
+    """A copy with integer weights: 8 bits with one scale a row, or 4 bits with one a group (of 64 by default).
+
+    With ``windows`` (tokens to calibrate on, (count, length)) each layer's weights are rounded by GPTQ, else to the
+    nearest code. Embedding and last layer have 8 bits always: every token goes through both.
+    """
+    if bits == 4 and group_size is None:
+        group_size = 64
+    model = copy.deepcopy(model)
+    if windows is None:
+        replace(model, linears, lambda linear: WeightOnlyLinear.from_weight(linear.weight, bits, group_size))
+    else:
+        for stage in hessians(model, windows):
+            for parent, name, linear, hessian in stage:
+                codes, qp = solve(linear.weight, hessian, bits, group_size)
+                setattr(parent, name, WeightOnlyLinear(codes, qp))
+    return _int8_embedding(model)
+
+
+def dynamic(model: GraniteForCausalLM, threshold: float | None = None) -> GraniteForCausalLM:
+    """A copy in W8A8: int8 weights, inputs rounded token by token. With ``threshold`` (6.0 in the paper) LLM.int8()."""
+    model = copy.deepcopy(model)
+    replace(model, linears, lambda linear: DynamicLinear.from_weight(linear.weight, threshold))
+    return _int8_embedding(model)
+
+
+def rounded(model: GraniteForCausalLM, bits: int, group_size: int | None = None) -> GraniteForCausalLM:
+    """A float copy whose weights lie on a grid of any number of bits: what is lost, without what is saved."""
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        for _, linear in linears(model):
+            linear.weight.copy_(round_weight(linear.weight, bits, group_size))
+    return model
+
+
+def replace(model: nn.Module, which: Callable, make: Callable[[nn.Linear], nn.Module]) -> None:
+    """Put ``make(layer)`` in the place of each layer that ``which(model)`` names."""
+    with torch.no_grad():
+        for name, linear in list(which(model)):
+            if linear.bias is not None:
+                raise ValueError(f"{name} has a bias: Granite's layers have none, and none is made here")
+            path, _, last = name.rpartition(".")
+            setattr(model.get_submodule(path), last, make(linear))
+
+
+def _int8_embedding(model: GraniteForCausalLM) -> GraniteForCausalLM:
+    """8 bits for the embedding and the last layer; one set of codes where they share their weight."""
+    embedding, head = model.model.embed_tokens.weight, model.lm_head.weight
+    with torch.no_grad():
+        rows = WeightOnlyLinear.from_weight(embedding)
+        model.lm_head = rows if embedding is head else WeightOnlyLinear.from_weight(head)
+    model.model.embed_tokens = WeightOnlyEmbedding(rows, embedding.dtype)
+    return model
+
+
+def as_bfloat16(model: GraniteForCausalLM) -> GraniteForCausalLM:
+    """A copy that computes in bfloat16, with the processor's kernels where layers are quantized and it has them.
+
+    (``model.to(torch.bfloat16)`` would also round the angles of the rotary positions.)
+    """
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        if isinstance(module, (DynamicLinear, WeightOnlyLinear)):
+            module.use_kernel()
+        if isinstance(module, WeightOnlyEmbedding):
+            module.dtype = torch.bfloat16
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(torch.bfloat16)
+    return model
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of all weights, codes and scales; what two layers share counts once.
+
+    >>> weight_bytes(nn.Linear(10, 5, bias=False))
+    200
+    """
+    tensors = [*model.parameters(), *(buffer for name, buffer in model.named_buffers() if "inv_freq" not in name)]
+    packed = sum(module.packed_bytes for module in model.modules() if isinstance(module, DynamicLinear))
+    return packed + sum({tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in tensors}.values())

@@ -1,0 +1,61 @@
+"""GPTQ: round one column of a weight matrix after the other, and let those to come make up for the error.
+
+Frantar, Ashkboos, Hoefler, Alistarh, "GPTQ: accurate post-training quantization for generative pre-trained
+transformers" (2023), algorithm 1; the idea is that of optimal brain surgeon (Hassibi and Stork 1993). What
+counts is the layer's *output* on real inputs, so the inputs' second moments, the Hessian x^T x, say how much of a column's
+error another column can take over.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from qlab.affine import QParams
+from qlab.llm.layers import weight_qparams
+
+
+def solve(
+    weight: Tensor, hessian: Tensor, bits: int = 4, group_size: int | None = 64, damp: float = 0.01
+) -> tuple[Tensor, QParams]:
+    """(codes, grids) of a weight (N, K) for inputs with x^T x = ``hessian`` (K, K).
+
+    A group's grid is chosen when its turn comes, from the weights as they are then. ``damp``: this share of the
+    Hessian's mean diagonal is added to it, or it might have no inverse.
+    """
+    weight = weight.detach().float().clone()
+    inverse = inverse_factor(hessian, damp)
+    size = group_size or weight.shape[1]
+    codes, scales, zeros = torch.empty_like(weight), [], []
+    for start in range(0, weight.shape[1], size):
+        block, factor = weight[:, start : start + size], inverse[start : start + size]
+        qp = weight_qparams(block, bits, size if group_size else None)
+        errors = _round_block(block, factor[:, start : start + size], qp, codes[:, start : start + size])
+        weight[:, start + size :] -= errors @ factor[:, start + size :]
+        scales.append(qp.scale)
+        zeros.append(qp.zero_point)
+    if group_size:
+        qp = QParams(torch.cat(scales, 1), torch.cat(zeros, 1), bits, qp.signed, None, group_size, qp.narrow_range)
+    return codes.to(torch.int8 if qp.signed else torch.uint8), qp
+
+
+def _round_block(block: Tensor, factor: Tensor, qp: QParams, codes: Tensor) -> Tensor:
+    """Round the columns of a block from left to right (in place); the errors that later columns make up for."""
+    scale, zero_point = qp.scale.reshape(len(block)), qp.zero_point.reshape(len(block)).float()
+    errors = torch.empty_like(block)
+    for column in range(block.shape[1]):
+        code = (block[:, column] / scale).round_().add_(zero_point).clamp_(qp.qmin, qp.qmax)
+        errors[:, column] = (block[:, column] - (code - zero_point) * scale) / factor[column, column]
+        block[:, column + 1 :] -= errors[:, column, None] * factor[column, column + 1 :]
+        codes[:, column] = code
+    return errors
+
+
+def inverse_factor(hessian: Tensor, damp: float) -> Tensor:
+    """The upper triangular U with U^T U = H^-1, for a damped H. Inputs that are always 0 get a diagonal of 1."""
+    hessian = hessian.double().clone()
+    diagonal = hessian.diagonal()
+    diagonal += damp * diagonal.mean()
+    diagonal[diagonal == 0] = 1
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
+    return torch.linalg.cholesky(inverse, upper=True).float()

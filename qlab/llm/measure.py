@@ -1,0 +1,57 @@
+"""How good, how large, how fast: perplexity, and tokens a second.
+
+**Perplexity** is e to the mean cross-entropy of the next token: a model with perplexity 4 is as unsure as if it had to
+choose among 4 equally likely tokens. **Prefill** reads the prompt, all tokens at once; **decode** writes one token after
+the other, and reads every weight for each of them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+if TYPE_CHECKING:
+    from transformers import GraniteForCausalLM
+
+
+def perplexity(model: nn.Module, windows: Tensor, batch: int = 16) -> float:
+    """Perplexity of the next token over ``windows`` (count, length + 1), as :func:`qlab.llm.text.windows` gives them.
+
+    Raises ValueError when the model says NaN.
+    """
+    total = 0.0
+    with torch.inference_mode():
+        for part in tqdm(windows.split(batch), "perplexity", leave=False, delay=2, unit="batch"):
+            logits = model(input_ids=part[:, :-1], use_cache=False).logits.float()
+            total += float(F.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten(), reduction="sum"))
+    if math.isnan(total):
+        raise ValueError("the model gave NaN: look for a layer whose weights or inputs are not finite")
+    return math.exp(total / windows[:, 1:].numel())
+
+
+def write(model: GraniteForCausalLM, prompt: Tensor, count: int) -> Tensor:
+    """The ``count`` tokens that the model finds likeliest after ``prompt`` (length,), one after the other."""
+    return torch.stack([token for token, _ in _steps(model, prompt[None], count)]).flatten()
+
+
+def speed(model: GraniteForCausalLM, prompt: Tensor, count: int) -> tuple[float, float]:
+    """(prefill, decode) in tokens a second: ``prompt`` (length,) is read once, then ``count`` tokens are written."""
+    times = [seconds for _, seconds in _steps(model, prompt[None], count + 1)]
+    return len(prompt) / times[0], count / sum(times[1:])
+
+
+def _steps(model: GraniteForCausalLM, tokens: Tensor, count: int):
+    """(likeliest next token, seconds) of the prompt and of each token after it; keys and values are kept."""
+    kept = None
+    with torch.inference_mode():
+        for _ in range(count):
+            start = time.perf_counter()
+            said = model(input_ids=tokens, past_key_values=kept, use_cache=True, logits_to_keep=1)
+            tokens, kept = said.logits[:, -1:].argmax(-1), said.past_key_values
+            yield tokens[0], time.perf_counter() - start
