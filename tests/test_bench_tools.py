@@ -262,12 +262,11 @@ def test_the_detectors_benchmark_says_map_speed_and_frames_dropped(tool, monkeyp
     assert "frames seen" in output and "speed-up" in output
 
 
-def test_the_detectors_ptq_is_per_tensor_and_per_channel(tool, monkeypatch):
-    bench_detect = tool("bench_detect")
-    monkeypatch.setattr(bench_detect, "CALIBRATION", 2)
-    made = bench_detect.networks()
-    scales = {name: next(net.weighted())[1].weight_quantizer.qparams.scale.ndim for name, net in made.items()}
-    assert scales == {"int8 PTQ, per tensor": 0, "int8 PTQ, per channel": 1, "int8 QAT": 1}
+def test_the_detectors_ptq_is_per_tensor_and_per_channel(tool):
+    made = tool("bench_detect").configs()
+    shared = {name: type(config.weight.granularity) for name, config in made.items()}
+    assert shared == {"int8 PTQ, per tensor": qlab.PerTensor, "int8 PTQ, per channel": qlab.PerChannel}
+    assert {config.activation.bits for config in made.values()} == {7}
 
 
 @pytest.mark.parametrize("qat, file", [(False, "all/best.safetensors"), (True, "prepared.safetensors")])

@@ -61,13 +61,17 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
 
 def networks() -> dict[str, Prepared]:
     """The detector quantized by PTQ with one scale a tensor and one a channel, and the one that QAT made."""
-    config = QConfig.w8a8(observer="mse", reduce_range=True)
-    tensor = replace(config, weight=replace(config.weight, granularity=PerTensor()))
     batches = list(detect.scenes("train", CALIBRATION).batches(32))
     example = torch.zeros(1, 3, detect.SIDE, detect.SIDE)
-    made = {"int8 PTQ, per tensor": tensor, "int8 PTQ, per channel": config}
-    found = {name: qlab.calibrate(qlab.prepare(detect.load(), c, example), batches) for name, c in made.items()}
+    found = {name: qlab.calibrate(qlab.prepare(detect.load(), c, example), batches) for name, c in configs().items()}
     return {**found, "int8 QAT": detect.load_qat()}
+
+
+def configs() -> dict[str, QConfig]:
+    """The two configurations of PTQ, by name. Activations have 7 bits, so that no engine saturates."""
+    channel = QConfig.w8a8(observer="mse", reduce_range=True)
+    tensor = replace(channel, weight=replace(channel.weight, granularity=PerTensor()))
+    return {"int8 PTQ, per tensor": tensor, "int8 PTQ, per channel": channel}
 
 
 def accuracy(name: str, network: nn.Module, pictures: detect.Scenes) -> str:

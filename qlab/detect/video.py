@@ -9,6 +9,7 @@ its buffer whether anybody reads or not, so a thread reads it and keeps one fram
 from __future__ import annotations
 
 import math
+import os
 import statistics
 import threading
 import time
@@ -237,6 +238,7 @@ def open_source(name: str | Path = "scene", **options) -> Source:
 
 def opencv():
     """The module cv2. Raises ImportError that says how to get it."""
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # what it warns of becomes an error of ours, in one line
     try:
         import cv2
     except ImportError as error:
