@@ -144,7 +144,7 @@ def smoothing(x: Tensor, weight: Tensor, channels: Sequence[int]) -> Callable[[f
     (inputs,) = left.plot([], [], "o", color=QUANTIZED, markersize=4, label=_("activations"))
     (weights,) = left.plot([], [], "s", color=FLOAT, markersize=4, label=_("weights"))
     left.legend(loc="upper right", ncols=2)
-    right.set(xlim=(-0.05, 1.05), xlabel="alpha", ylabel=_("error of the output (%)"))
+    right.set(xlim=(-0.05, 1.05), xlabel=_("alpha"), ylabel=_("error of the output (%)"))
     (curve,) = right.plot([], [], color=ERROR)
     (without,) = right.plot([-0.05, 1.05], [1, 1], "--", color=CLIPPED)
     (now,) = right.plot([], [], "o", color=ERROR, markersize=10)
