@@ -52,7 +52,7 @@ def test_each_step_adds_its_rows_and_says_what_it_does():
         figure = draw(step, 4, 1.0)
         assert figure.finding.startswith(f"Step {step}: ") and len(figure.alt) > 40
         shown.append(sum(bool(row.get_text()) for row in rows))
-    assert shown == [1, 2, 4, 5, 6, 7, 8, 9]
+    assert shown == [2, 3, 4, 5, 6, 7, 8, 9]  # the weights are there from the start
     found = nodes(torch.tensor([1.0, -0.4, 0.8, 0.25]), WEIGHT, BIAS, 1.0, 4)
     assert draw(6, 4, 1.0).finding == "Step 6: a grid of 4 bits ends at 15; Clip cuts 2 codes"
     assert draw(7, 4, 1.0).finding.endswith(", ".join(map(str, found.kernel.tolist())))

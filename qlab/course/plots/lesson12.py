@@ -80,6 +80,8 @@ def qdq(weight: Tensor, bias: Tensor, top: float) -> Callable[[int, int, float],
         ax.text(0.34, row, kind, color=colour, va="center")
         rows.append(ax.text(0.44, row, "", color=colour, va="center", family="DejaVu Sans Mono"))
     ax.axhline(7.5, color=CLIPPED, linewidth=0.8)
+    stored = nodes(torch.zeros(4), weight, bias, top, 8).weight  # int8 whatever the activations have: it never moves
+    rows.pop(2).set_text(_("{values}  (first row)").format(values=_numbers(stored, 2)))
     picture.moves(*rows)
 
     @cache
@@ -89,13 +91,12 @@ def qdq(weight: Tensor, bias: Tensor, top: float) -> Callable[[int, int, float],
     def draw(step: int, bits: int, first: float) -> Figure:
         found = computed(bits, first)
         codes = ", ".join(f"{int(code)}" for code in found.bias_codes)
-        bias_row = _("{values}  (codes {codes})").format(values=_numbers(found.bias, 3), codes=codes)
-        weight_row = _("{values}  (first row)").format(values=_numbers(found.weight, 3))
+        bias_row = _("{values}  (codes {codes})").format(values=_numbers(found.bias, 2), codes=codes)
         said = (
-            _numbers(found.x), _numbers(found.floats, 3), weight_row, bias_row, _numbers(found.gemm, 3),
-            _numbers(found.relu, 3), _numbers(found.quantized), _numbers(found.clipped), _numbers(found.kernel),
+            _numbers(found.x), _numbers(found.floats, 2), bias_row, _numbers(found.gemm, 2),
+            _numbers(found.relu, 2), _numbers(found.quantized), _numbers(found.clipped), _numbers(found.kernel),
         )  # fmt: skip
-        shown = (0, 1, 2, 2, 3, 4, 5, 6, 7)  # from which step on a row is there
+        shown = (0, 1, 2, 3, 4, 5, 6, 7)  # from which step on a row is there
         for row, text, when in zip(rows, said, shown):
             row.set_text(text if step >= when else "")
         words = {"bits": bits, "highest": 2**bits - 1, "cut": int((found.quantized > found.clipped).sum())}
@@ -117,7 +118,7 @@ def _findings() -> tuple[str, ...]:
     return (
         _("Step 0: the file knows x by its codes of {bits} bits"),
         _("Step 1: DequantizeLinear makes floats of them, on the grid"),
-        _("Step 2: the same for the weights (int8) and the bias (int32)"),
+        _("Step 2: the same for the weights (int8, always there) and the bias (int32)"),
         _("Step 3: Gemm multiplies and adds, in float"),
         _("Step 4: Relu sets {below} negative results to 0"),
         _("Step 5: QuantizeLinear makes codes, up to 255"),
@@ -127,7 +128,7 @@ def _findings() -> tuple[str, ...]:
 
 
 def _numbers(values: Tensor, digits: int = 0) -> str:
-    return " ".join(f"{value:8.{digits}f}" if digits else f"{int(value):8d}" for value in values.tolist())
+    return " ".join(f"{value:6.{digits}f}" if digits else f"{int(value):6d}" for value in values.tolist())
 
 
 # --- what it saves
