@@ -326,6 +326,7 @@ def layer_speed(name, layer, x, engine):
 
 # %% tags=["timing"]
 torch.manual_seed(0)
+torch.set_num_threads(1)  # two threads would wait for each other longer than a small layer takes
 engine = engines.get("auto")
 layers = [layer_speed("linear 64 to 10", nn.Linear(64, 10), torch.rand(1, 64), engine)]
 for channels in (8, 32, 128):
