@@ -53,15 +53,26 @@ def test_layers_in_float_and_joins_of_all_kinds_are_captured_or_refused(engine):
     assert torch.equal(zoo(X), before) and torch.equal(zoo(-X), zoo.on(engine)(-X))
 
 
-def test_other_shapes_and_numbers_of_threads_run_as_before():
+def test_other_shapes_run_as_before():
     int8 = integer(models.vgg(), QConfig.w8a8(reduce_range=True), CAPTURED[0])
-    expected, threads = int8(X[:3]), torch.get_num_threads()
+    expected = int8(X[:3])
     int8.capture(X)
-    captured = int8._captured.pop((X.shape, threads))
-    int8._captured[X.shape, threads] = lambda x: pytest.fail("made for another batch")
-    assert torch.equal(int8(X[:3]), expected)
-    int8._captured[X.shape, threads + 1] = int8._captured.pop((X.shape, threads))
-    assert torch.equal(int8(X), captured(X))
+    assert list(int8._captured) == [X.shape] and torch.equal(int8(X[:3]), expected)
+
+
+def test_another_number_of_threads_is_captured_at_its_first_call():
+    int8 = integer(models.vgg(), QConfig.w8a8(reduce_range=True), CAPTURED[0]).capture(X)
+    before, expected = torch.get_num_threads(), int8(X)
+    try:
+        torch.set_num_threads(before + 1)
+        with torch.inference_mode():
+            assert torch.equal(int8(X), expected)
+        assert set(int8._captured[X.shape]) == {before, before + 1}
+        int8._run = None  # from now on nothing needs it
+        assert torch.equal(int8(X), expected)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(int8(X), expected)
 
 
 def test_a_captured_network_still_looks_at_its_input():

@@ -250,7 +250,7 @@ class Int8Network(nn.Module):
         self._engine = engines.get(chosen)
         self._warn_of_saturation()
         self.source, self._run = self._compile()
-        self._captured: dict[tuple, Callable[[Tensor], Tensor]] = {}
+        self._captured: dict[torch.Size, dict[int, Callable[[Tensor], Tensor]]] = {}  # by shape, then threads
         self._has_run = False
         self.eval()
 
@@ -272,21 +272,27 @@ class Int8Network(nn.Module):
                     "run this network once on real pictures of that size, then torch.export can follow it"
                 )
             self._has_run = True
-        run = self._captured.get((x.shape, torch.get_num_threads()), self._run) if self._captured else self._run
+        run = self._run
+        if x.shape in self._captured:
+            run = self._captured[x.shape].get(torch.get_num_threads()) or self._capture(x)
         with self._engine.running():
             return run(x)
 
     def capture(self, x: Tensor) -> Int8Network:
         """Record what runs for batches like ``x``: they then run without Python between the kernels. Returns self.
 
-        The scores stay the same, bit for bit. Batches of another shape, or on another number of threads, run as
-        before. Raises ValueError when the engine cannot be captured; the network then is as it was.
+        The scores stay the same, bit for bit. Batches of another shape run as before; the first call on another number
+        of threads records anew. Raises ValueError when the engine cannot be captured; the network then is as it was.
         """
         self._check(x)
+        self._capture(x)
+        return self
+
+    def _capture(self, x: Tensor) -> Callable[[Tensor], Tensor]:
         with torch.inference_mode(False), torch.no_grad(), self._engine.running():
             captured = self._engine.capture(self._run, self.layers, x.detach().clone())
-        self._captured[x.shape, torch.get_num_threads()] = captured
-        return self
+        self._captured.setdefault(x.shape, {})[torch.get_num_threads()] = captured
+        return captured
 
     def _check(self, x: Tensor) -> None:
         if x.dtype is not torch.float32 or x.shape[1:2] != self.program.input_shape[:1]:
