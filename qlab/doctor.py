@@ -29,6 +29,12 @@ from qlab.int8 import engines
 
 MARKS = {"fine": "✓", "hint": "!", "gap": "✗"}
 PLAIN_MARKS = {"fine": "ok", "hint": "!", "gap": "NO"}  # for a terminal that has no such signs
+EXTRAS = {  # package: what needs it, and the extra of qlab that brings it
+    "transformers": ("lesson 10", "llm"),
+    "onnx": ("lesson 12", "onnx"),
+    "onnxruntime": ("lesson 12", "onnx"),
+    "opencv-python-headless": ("a webcam or a video file", "video"),
+}
 REINSTALL = "run `make clean`, then `make lab`: that fetches torch and torchvision from one place"
 
 
@@ -81,6 +87,15 @@ def software() -> Iterator[Finding]:
             yield Finding("fine", package, metadata.version(package))
         except metadata.PackageNotFoundError:
             yield Finding("gap", package, "not installed", "run `make lab`, which installs it")
+
+
+def extras() -> Iterator[Finding]:
+    """What single lessons and commands need on top."""
+    for package, (what, extra) in EXTRAS.items():
+        try:
+            yield Finding("fine", package, metadata.version(package))
+        except metadata.PackageNotFoundError:
+            yield Finding("hint", package, f"not installed: {what} needs it", f'pip install "qlab[{extra}]"')
 
 
 def torchvision() -> Iterator[Finding]:
@@ -147,17 +162,19 @@ def pictures() -> Iterator[Finding]:
 
 def networks() -> Iterator[Finding]:
     """Whether the trained networks that come with qlab are there and undamaged."""
-    keys = sorted(models.manifest())
+    found = []
     try:
-        for key in keys:
-            models.weights(key)
+        for folder in (models.FOLDER, *(models.FOLDER.parents[1] / name / "checkpoints" for name in ("detect", "llm"))):
+            for key in sorted(models.manifest(folder)):
+                models.weights(key, folder)
+                found.append(key)
     except (ValueError, OSError) as error:
-        yield Finding("gap", "networks", str(error), "`git checkout -- qlab/models` restores them")
+        yield Finding("gap", "networks", str(error), "`git checkout -- qlab` restores them")
     else:
-        yield Finding("fine", "networks", f"there and undamaged: {', '.join(keys)}")
+        yield Finding("fine", "networks", f"there and undamaged: {', '.join(found)}")
 
 
-CHECKS = (software, torchvision, machine, kernels, pictures, networks)
+CHECKS = (software, extras, torchvision, machine, kernels, pictures, networks)
 
 
 def report(findings: list[Finding], columns: int = 100, encoding: str = "utf-8") -> str:

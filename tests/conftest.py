@@ -34,6 +34,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=place)
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Keep nbval from tracing the notebooks' kernels for coverage: each would import torch a third slower."""
+    if hasattr(session.config, "workerinput"):
+        session.config.option.cov_source = None
+
+
 @pytest.fixture(autouse=True)
 def _same_seed_for_every_test() -> None:
     torch.manual_seed(0)

@@ -212,19 +212,29 @@ def test_pictures_from_a_stand_in_are_a_hint_with_a_way_out(monkeypatch):
 
 
 def test_a_damaged_network_is_a_gap(monkeypatch):
-    def damaged(key):
+    def damaged(key, folder):
         raise ValueError(f"{key}: the weights are damaged")
 
-    monkeypatch.setattr(qlab.models, "manifest", lambda: {"resnet20-cifar10-w4a4": {}})
+    monkeypatch.setattr(qlab.models, "manifest", lambda folder: {"resnet20-cifar10-w4a4": {}})
     monkeypatch.setattr(qlab.models, "weights", damaged)
     (finding,) = doctor.networks()
     assert (finding.state, finding.found) == ("gap", "resnet20-cifar10-w4a4: the weights are damaged")
     assert "git checkout" in finding.remedy
 
 
-def test_networks_trained_with_rounding_are_checked_too():
+def test_networks_trained_with_rounding_detectors_and_language_models_are_checked_too():
     (finding,) = doctor.networks()
-    assert finding.state == "fine" and "resnet20-cifar10-w4a4" in finding.found
+    assert finding.state == "fine"
+    assert all(name in finding.found for name in ("resnet20-cifar10-w4a4", "ssdlite-scenes-w8a8", "granite-tiny"))
+
+
+def test_what_a_single_lesson_needs_is_a_hint(monkeypatch):
+    assert {finding.state for finding in doctor.extras()} == {"fine"}, "the tests' environment has all of it"
+    monkeypatch.setitem(doctor.EXTRAS, "no-such-package", ("lesson 10", "llm"))
+    found = list(doctor.extras())[-1]
+    assert (found.state, found.found, found.remedy) == (
+        "hint", "not installed: lesson 10 needs it", 'pip install "qlab[llm]"',
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("text, expected", [("2147483648\n", 2**31), ("max\n", 2**34), ("99999999999999\n", 2**34)])
