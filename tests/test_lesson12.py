@@ -87,9 +87,17 @@ def test_the_bars_are_the_estimates():
     assert figure.finding == "large layers: int8 answers 4.0 times as fast; memory sets the pace"
     assert "400 MB become 100 MB; an answer takes 10 ms and 4.0 times less energy" in figure.alt
     assert figure.alt.endswith("a million answers cost 1 dollars.")
-    widths = [bar.get_width() for bar in figure.axes[0].patches[4:]]
-    assert widths == pytest.approx([25, 25, 100 / (654.6 / 162.8), 25], rel=1e-3)
+    widths = [bar.get_width() for bar in figure.axes[0].patches[6:]]
+    assert widths == pytest.approx([25, 25, 50, 25, 100 / (654.6 / 162.8), 25], rel=1e-3)
     assert "arithmetic sets the pace" in plots.savings(WORKS)(1, 10, 50, 2.0, 0.36, 100).finding
+
+
+@pytest.mark.parametrize("name", ["memory", "macs", "speedup", "dollars", "download"])
+def test_every_number_of_the_machine_shows_whatever_sets_the_pace(name):
+    machine = {"memory": 10, "macs": 50, "speedup": 2.0, "dollars": 0.36, "download": 100}
+    for work in range(len(WORKS)):
+        draw = plots.savings(WORKS)
+        assert draw(work, **machine).frame() != draw(work, **{**machine, name: 1.5 * machine[name]}).frame()
 
 
 def test_macs_are_counted_for_layers_that_multiply():

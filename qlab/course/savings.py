@@ -40,14 +40,24 @@ class Machine:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one answer takes. ``from_memory``: the time is that of reading the weights, not that of computing."""
+    """What one answer takes: the longer of reading the weights and computing with them."""
 
     bytes: float
     download_seconds: float
-    seconds: float
-    from_memory: bool
+    reading_seconds: float
+    computing_seconds: float
     joules: float
     dollars_per_million: float
+
+    @property
+    def seconds(self) -> float:
+        """Memory and arithmetic work at the same time."""
+        return max(self.reading_seconds, self.computing_seconds)
+
+    @property
+    def from_memory(self) -> bool:
+        """Does memory set the pace?"""
+        return self.reading_seconds >= self.computing_seconds
 
 
 def estimate(work: Workload, machine: Machine, bits: int) -> Estimate:
@@ -65,7 +75,6 @@ def estimate(work: Workload, machine: Machine, bits: int) -> Estimate:
     reading, computing = size / machine.memory, work.macs / machine.macs
     if bits == 8:
         computing /= machine.int8_speedup
-    seconds = max(reading, computing)
     joules = work.macs * MAC_JOULES[bits] + size * DRAM_JOULES
-    dollars = machine.dollars * seconds * 1e6 / 3600
-    return Estimate(size, 8 * size / machine.download, seconds, reading >= computing, joules, dollars)
+    dollars = machine.dollars * max(reading, computing) * 1e6 / 3600
+    return Estimate(size, 8 * size / machine.download, reading, computing, joules, dollars)

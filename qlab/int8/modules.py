@@ -273,7 +273,7 @@ class Int8Network(nn.Module):
                 )
             self._has_run = True
         run = self._run
-        if x.shape in self._captured:
+        if self._captured and x.shape in self._captured:
             run = self._captured[x.shape].get(torch.get_num_threads()) or self._capture(x)
         with self._engine.running():
             return run(x)

@@ -136,21 +136,29 @@ def _numbers(values: Tensor, digits: int = 0) -> str:
 
 @rc_context(STYLE)
 def savings(works: Sequence[Workload]) -> Callable[..., Figure]:
-    """int8 beside float32 in four measures; a function from the workload's number and the machine's numbers.
+    """int8 beside float32 in six measures; a function from the workload's number and the machine's numbers.
 
     The machine's: gigabytes a second from memory, billion float multiplications a second, times as many in int8, the
     price of an hour, and the line's megabits a second.
     """
-    picture = Figure((9, 3.6))
+    picture = Figure((9, 4.2))
     ax = picture.subplots()
-    names = (_("download"), _("time"), _("energy"), _("price of a million"))
-    ax.set(xlim=(0, 100), ylim=(3.6, -0.6), xlabel=_("int8, in % of float32"))
-    ax.set_yticks(range(4), names)
+    names = (
+        _("download"),
+        _("reading the weights"),
+        _("arithmetic"),
+        _("answer"),
+        _("energy"),
+        _("price of a million"),
+    )
+    rows = range(len(names))
+    ax.set(xlim=(0, 100), ylim=(len(names) - 0.4, -0.6), xlabel=_("int8, in % of float32"))
+    ax.set_yticks(rows, names)
     ax.grid(axis="y", visible=False)
     ax.axvline(25, color=CLIPPED, linestyle="--", linewidth=1)
-    ax.barh(range(4), 100, color=FLOAT, alpha=0.12, height=0.62)
-    bars = ax.barh(range(4), 0, color=QUANTIZED, height=0.62)
-    inside = [ax.text(99, row, "", va="center", ha="right") for row in range(4)]
+    ax.barh(rows, 100, color=FLOAT, alpha=0.12, height=0.62)
+    bars = ax.barh(rows, 0, color=QUANTIZED, height=0.62)
+    inside = [ax.text(99, row, "", va="center", ha="right") for row in rows]
     picture.moves(*bars, *inside)
 
     def draw(work: int, memory: float, macs: float, speedup: float, dollars: float, download: float) -> Figure:
@@ -182,6 +190,8 @@ def _measures(large: Estimate, small: Estimate) -> list[tuple[float, float, str,
     words = "{before:.3g} → {after:.3g} {unit}"
     return [
         (large.download_seconds, small.download_seconds, _("s"), words),
+        (1000 * large.reading_seconds, 1000 * small.reading_seconds, _("ms"), words),
+        (1000 * large.computing_seconds, 1000 * small.computing_seconds, _("ms"), words),
         (1000 * large.seconds, 1000 * small.seconds, _("ms"), words),
         (1000 * large.joules, 1000 * small.joules, _("mJ"), words),
         (large.dollars_per_million, small.dollars_per_million, _("dollars"), words),
