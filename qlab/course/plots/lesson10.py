@@ -127,6 +127,25 @@ def w8a8_error(x: Tensor, weight: Tensor) -> float:
     return 100 * float((rounded[0] @ rounded[1].T - right).norm() / right.norm())
 
 
+def _smoothings(x: Tensor, weight: Tensor, channels: Sequence[int]) -> tuple[Callable, Callable]:
+    """What :func:`smoothing` draws: (alpha, size) -> each channel's largest input and weight, the error; and the error
+    without smoothing for a size.
+    """
+
+    @cache
+    def made(size: int) -> Tensor:
+        return x * torch.ones(x.shape[1]).index_fill_(0, torch.tensor(list(channels)), 2.0**size)
+
+    @cache
+    def smoothed(alpha: float, size: int) -> tuple[np.ndarray, np.ndarray, float]:
+        largest = made(size).abs().amax(0), weight.abs().amax(0)
+        scale = smoothing_scale(*largest, alpha)
+        error = w8a8_error(made(size) / scale, weight * scale)
+        return (largest[0] / scale).numpy(), (largest[1] * scale).numpy(), error
+
+    return smoothed, cache(lambda size: w8a8_error(made(size), weight))
+
+
 @rc_context(STYLE)
 def smoothing(x: Tensor, weight: Tensor, channels: Sequence[int]) -> Callable[[float, int], Figure]:
     """Outliers moved from activations into weights; a function from alpha and how large the outliers are.
@@ -134,7 +153,7 @@ def smoothing(x: Tensor, weight: Tensor, channels: Sequence[int]) -> Callable[[f
     ``x`` (tokens, columns) and ``weight`` (rows, columns) of a linear layer. ``channels`` of x are made 2**size times as
     large. The weights stay, so the layer's output is another one; the error is relative to that.
     """
-    x, weight = x.detach().float(), weight.detach().float()
+    smoothed, plain = _smoothings(x.detach().float(), weight.detach().float(), channels)
     places = np.arange(x.shape[1])
     picture = Figure((9, 3.8))
     left, right = picture.subplots(1, 2, width_ratios=(3, 2))
@@ -152,21 +171,6 @@ def smoothing(x: Tensor, weight: Tensor, channels: Sequence[int]) -> Callable[[f
         0.98, 0.95, _("dashed: without smoothing"), color=CLIPPED, ha="right", va="top", transform=right.transAxes
     )
     picture.moves(inputs, weights, curve, without, now)
-
-    @cache
-    def made(size: int) -> Tensor:
-        return x * torch.ones(len(places)).index_fill_(0, torch.tensor(list(channels)), 2.0**size)
-
-    @cache
-    def smoothed(alpha: float, size: int) -> tuple[np.ndarray, np.ndarray, float]:
-        x = made(size)
-        largest = x.abs().amax(0), weight.abs().amax(0)
-        scale = smoothing_scale(*largest, alpha)
-        return (largest[0] / scale).numpy(), (largest[1] * scale).numpy(), w8a8_error(x / scale, weight * scale)
-
-    @cache
-    def plain(size: int) -> float:
-        return w8a8_error(made(size), weight)
 
     def draw(alpha: float, size: int) -> Figure:
         large, heavy, error = smoothed(alpha, size)
