@@ -344,6 +344,36 @@ def test_throughput_adds_up_what_the_processes_do():
     assert 0 < throughput(int8, x, workers=min(2, os.cpu_count()), seconds=0.1) < math.inf
 
 
+class Signs(nn.Module):
+    """Leaves in a folder which process called it, with how many threads, and the cores it may use."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def forward(self, x):
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else ["any"]
+        name = f"{os.getpid()}-{torch.get_num_threads()}-{'+'.join(map(str, cores))}"
+        open(os.path.join(self.folder, name), "a").close()
+        return x
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two processes need two cores")
+def test_every_process_works_on_one_thread_and_a_core_of_its_own(tmp_path):
+    assert throughput(Signs(str(tmp_path)), X, workers=2, seconds=0.05) > 0
+    signed = [path.name.split("-") for path in tmp_path.iterdir()]
+    assert len({process for process, _, _ in signed}) == 2 and {threads for _, threads, _ in signed} == {"1"}
+    if hasattr(os, "sched_getaffinity"):
+        assert len({cores for _, _, cores in signed}) == 2 and not any("+" in cores for _, _, cores in signed)
+
+
+def test_the_roof_is_that_of_the_best_round(monkeypatch):
+    times = {"float": (0.2, 0.1), "int8": (0.05, 0.06), "copy": (0.5, 0.25)}
+    monkeypatch.setattr(bench, "interleave", lambda calls, **options: {name: times[name] for name in calls})
+    found = bench.roof("reference")
+    assert found == bench.Roof(2 * 512**3 / 0.1, 2 * 512**3 / 0.05, 2**27 / 0.25)
+
+
 def test_throughput_of_a_network_that_fails_is_an_error_and_not_a_wait_without_end():
     with pytest.raises(RuntimeError, match="a process of the measurement failed"):
         throughput(Fails(), X, workers=1, seconds=0.1)
