@@ -27,7 +27,6 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 
 READY = """async () => {
     const app = window.jupyterapp;
-    await app.restored;
     while (!app.shell.currentWidget?.sessionContext?.session?.kernel)
         await new Promise(done => setTimeout(done, 100));
     const panel = app.shell.currentWidget;
@@ -35,7 +34,11 @@ READY = """async () => {
     await panel.sessionContext.ready;
     await panel.sessionContext.session.kernel.info;
 }"""
-SHUT_DOWN = "() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()"
+CLOSE = """async () => {
+    const panel = window.jupyterapp.shell.currentWidget;
+    await panel.sessionContext.shutdown();
+    panel.dispose();
+}"""
 RUN_ALL = "() => window.jupyterapp.commands.execute('notebook:run-all-cells')"
 
 pytestmark = pytest.mark.browser
@@ -98,24 +101,33 @@ def browser(lab, chromium, tmp_path_factory):
         context.close()
 
 
-@pytest.fixture(scope="module", params=LESSONS, ids=lambda name: name[:2])
-def page(lab, browser, request):
-    """A lesson, opened and run from the first cell to the last."""
+@pytest.fixture(scope="module")
+def app(lab, browser):
+    """JupyterLab without a document. All lessons are opened in it: loading it costs seconds each time."""
     page = browser.new_page()
     page.complaints = []
     page.on("pageerror", lambda error: page.complaints.append(str(error)))
     page.on("request", lambda request: None if request.url.startswith((lab, "data:", "blob:")) else
             page.complaints.append(f"a request leaves this computer: {request.url}"))  # fmt: skip
     page.set_default_timeout(60_000)
-    page.goto(f"{lab}/lab/tree/{request.param}?reset")
-    page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
-    page.evaluate(READY)
-    page.set_default_timeout(300_000)
-    page.evaluate(RUN_ALL)
-    page.set_default_timeout(60_000)
-    yield page
-    page.evaluate(SHUT_DOWN)  # one kernel at a time: a student's computer has room for no more
-    page.close()
+    page.goto(f"{lab}/lab?reset")
+    page.wait_for_function("() => window.jupyterapp")
+    page.evaluate("() => window.jupyterapp.restored")
+    return page
+
+
+@pytest.fixture(scope="module", params=LESSONS, ids=lambda name: name[:2])
+def page(app, request):
+    """A lesson, opened and run from the first cell to the last."""
+    app.complaints.clear()
+    app.evaluate("path => window.jupyterapp.commands.execute('docmanager:open', { path })", request.param)
+    app.wait_for_selector(".jp-NotebookPanel .jp-Cell")
+    app.evaluate(READY)
+    app.set_default_timeout(300_000)
+    app.evaluate(RUN_ALL)
+    app.set_default_timeout(60_000)
+    yield app
+    app.evaluate(CLOSE)  # one kernel at a time: a student's computer has room for no more
 
 
 def outputs(page) -> list[dict]:
@@ -280,9 +292,10 @@ def test_axe_finds_nothing_serious_in_panels_and_questions(page):
 
     # JupyterLab's body is 0 pixels high, so that axe takes all text for hidden and skips its contrast.
     panels(page)
-    page.add_style_tag(content="html, body { height: 100vh; }")
+    style = page.add_style_tag(content="html, body { height: 100vh; }")
     ours = {"include": [[PANELS], [QUIZ]]}
     found = Axe().run(page, context=ours).response
+    style.evaluate("style => style.remove()")
     assert {rule["id"] for rule in found["passes"]} >= {"label", "color-contrast"}, "axe saw no panel"
     serious = [rule for rule in found["violations"] if rule["impact"] in ("serious", "critical")]
     assert [(rule["id"], node["html"][:200]) for rule in serious for node in rule["nodes"]] == []
