@@ -105,5 +105,5 @@ def jpeg(pixels: np.ndarray) -> bytes:
     Colours keep their full resolution (no chroma subsampling), or thin coloured text would smear.
     """
     buffer = io.BytesIO()
-    Image.fromarray(pixels[..., :3]).save(buffer, "jpeg", quality=92, subsampling=0)
+    Image.fromarray(pixels).convert("RGB").save(buffer, "jpeg", quality=92, subsampling=0)  # slicing would copy slower
     return buffer.getvalue()
