@@ -9,15 +9,17 @@ checked. Source of these habits: Hoefler and Belli, "Scientific Benchmarking of 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import math
 import os
 import queue
+import re
 import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from html import escape
@@ -38,6 +40,7 @@ from qlab.qconfig import QConfig
 ROUNDS = 15
 SAMPLE = 0.01  # seconds: a quicker call is repeated until it takes this long, as it would be at work
 LEAST_SQNR = 15.0  # decibels: 8-bit networks have 20 to 40, and at 10 the answers already differ
+RESET_PEAK = Path("/proc/self/clear_refs")  # writing 5 into it starts VmHWM anew (proc_pid_clear_refs(5))
 QUIET = 0.1  # a spread above this says that something else was running
 
 
@@ -321,24 +324,43 @@ def throughput(network: nn.Module, x: Tensor, *, workers: int = 1, seconds: floa
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     if not 1 <= workers <= len(cores):
         raise ValueError(f"workers={workers}: expected 1 to {len(cores)}, the cores that this process may use")
+    return sum(_in_processes(_pictures_a_second, network, x, cores[:workers], seconds))
+
+
+def peak_bytes(network: nn.Module, x: Tensor) -> int:
+    """Bytes that a call with the batch ``x`` takes at its peak beside the network itself: activations, scratch space.
+
+    Measured in a warm process of its own on one thread, as the growth of what it holds in memory. A script needs
+    ``if __name__ == "__main__":`` around the call. Raises OSError where the system does not count that (only Linux does).
+    """
+    if not RESET_PEAK.exists():
+        raise OSError(f"no {RESET_PEAK} on this system, so the peak of one call cannot be measured: it takes Linux")
+    (core, *_others) = sorted(os.sched_getaffinity(0))
+    return _in_processes(_growth, network, x, [core])[0]
+
+
+def _in_processes(measure: Callable, network: nn.Module, x: Tensor, cores: Sequence[int], *options) -> list:
+    """What ``measure(network, x, *options)`` gives in a process on each of the cores, all at the same time."""
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="qlab-") as folder:
         given: object = network
         if isinstance(network, Int8Network):
             given = (str(save(network, Path(folder) / "network.safetensors")), network.engine)
-        start, counts = spawn.Barrier(workers), spawn.Queue()
-        options = given, x, seconds, start, counts
-        processes = [spawn.Process(target=_work, args=(core, *options), daemon=True) for core in cores[:workers]]
+        results = spawn.Queue()
+        shared = given, x, spawn.Barrier(len(cores)), results
+        processes = [
+            spawn.Process(target=_work, args=(core, measure, *shared, *options), daemon=True) for core in cores
+        ]
         for process in processes:
             process.start()
-        found = [_result(counts, processes) for _ in processes]
+        found = [_result(results, processes) for _ in processes]
         for process in processes:
             process.join()
-    return sum(found)
+    return found
 
 
-def _work(core: int, given, x: Tensor, seconds: float, start, counts) -> None:
-    """One process of :func:`throughput`: it puts its pictures a second into ``counts``."""
+def _work(core: int, measure: Callable, given, x: Tensor, start, results, *options) -> None:
+    """One process of :func:`_in_processes`: what it measures goes into ``results``."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
     torch.set_num_threads(1)
@@ -348,14 +370,33 @@ def _work(core: int, given, x: Tensor, seconds: float, start, counts) -> None:
         for _ in range(3):
             network(x)
         start.wait()
-        began, done = time.perf_counter(), 0
-        while (passed := time.perf_counter() - began) < seconds:
-            network(x)
-            done += len(x)
-    counts.put(done / passed)
+        results.put(measure(network, x, *options))
 
 
-def _result(counts, processes) -> float:
+def _pictures_a_second(network: nn.Module, x: Tensor, seconds: float) -> float:
+    began, done = time.perf_counter(), 0
+    while (passed := time.perf_counter() - began) < seconds:
+        network(x)
+        done += len(x)
+    return done / passed
+
+
+def _growth(network: nn.Module, x: Tensor) -> int:
+    """Bytes by which this process grows at most during one call."""
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)  # glibc keeps freed memory for later, which would hide the growth
+    RESET_PEAK.write_text("5")
+    before = _held("VmRSS")
+    network(x)
+    return max(0, _held("VmHWM") - before)
+
+
+def _held(what: str) -> int:
+    """Bytes of this process in memory: VmRSS now, VmHWM at most (proc_pid_status(5))."""
+    return 1024 * int(re.search(rf"{what}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
+
+
+def _result(counts, processes):
     """The next process's result. Raises RuntimeError when one ended without any."""
     while True:
         try:
@@ -467,6 +508,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, help="processor threads (default: 1)")
     parser.add_argument("--engine", nargs="+", default=["auto"], help="engines, or all (default: auto)")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of each (default: %(default)s)")
+    parser.add_argument("--memory", action="store_true", help="also the memory that a call takes at its peak")
     parser.add_argument("--workers", type=int, nargs="+", default=[], help="processes that work at the same time (1 2)")
 
 
@@ -492,6 +534,10 @@ def run(args: argparse.Namespace) -> int:
     for batch in args.batch:
         x, _ = next(test.batches(batch))
         print(f"\n{compare(networks, x, threads=args.threads, rounds=args.rounds)}")
+    if args.memory:
+        print(f"\nmemory that batch {len(x)} takes beside the network, one thread")
+        for name, each in networks.items():
+            print(f"  {name:20} {peak_bytes(each, x) / 2**20:8.1f} MiB")
     for workers in args.workers:
         print(f"\n{workers} process{'es' * (workers > 1)} of one thread, batch {len(x)}, on {processor()}")
         for name, each in networks.items():

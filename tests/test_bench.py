@@ -385,6 +385,19 @@ def test_throughput_needs_a_core_for_each_process(network, workers):
         throughput(network, X, workers=workers)
 
 
+@pytest.mark.skipif(not bench.RESET_PEAK.exists(), reason="only Linux counts the peak of a call")
+def test_a_call_takes_at_its_peak_what_it_holds_at_once():
+    """Of three layers the first's output is still held when the second makes its own; the third works in place."""
+    network = nn.Sequential(nn.ReLU(), nn.ReLU(), nn.ReLU(inplace=True))
+    assert 31 < bench.peak_bytes(network, torch.zeros(4 * 2**20)) / 2**20 < 34
+
+
+def test_the_peak_of_a_call_is_refused_where_nobody_counts_it(network, monkeypatch, tmp_path):
+    monkeypatch.setattr(bench, "RESET_PEAK", tmp_path / "clear_refs")
+    with pytest.raises(OSError, match=r"no .*clear_refs on this system.*: it takes Linux"):
+        bench.peak_bytes(network, X)
+
+
 # --- qlab bench
 
 
@@ -422,6 +435,13 @@ def test_bench_measures_many_processes_at_once_when_asked(small_course, capsys, 
     output = capsys.readouterr().out
     assert asked == [(4, 1), (4, 1), (4, 2), (4, 2)] and output.count("1234 images/s") == 4
     assert "\n1 process of one thread, batch 4" in output and "\n2 processes of one thread" in output
+
+
+def test_bench_says_what_a_call_takes_when_asked(small_course, capsys, monkeypatch):
+    monkeypatch.setattr("qlab.bench.peak_bytes", lambda network, x: 2**20 * len(x))
+    assert run("--batch", "3", "--engine", "reference", "--memory") == 0
+    output = capsys.readouterr().out
+    assert "\nmemory that batch 3 takes beside the network, one thread\n" in output and output.count(" 3.0 MiB") == 2
 
 
 def test_bench_measures_every_engine_that_works(small_course, capsys):
