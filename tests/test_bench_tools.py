@@ -283,3 +283,52 @@ def test_a_trained_detector_is_adopted_with_its_figures(tool, monkeypatch, tmp_p
     assert (tmp_path / "adopted" / entry["file"]).read_bytes() == weights
     assert entry == json.loads((tmp_path / "adopted" / "manifest.json").read_text())[name]
     assert 0 < entry["test"] <= 100 and entry["command"].endswith("--qat" if qat else "detector.py")
+
+
+PANEL_LESSON = """# %%
+import time
+from qlab.course import explorables
+from qlab.course.plots.figure import Figure
+
+picture = Figure((2, 1))
+
+
+def draw(bits, fine, late):
+    if late:
+        time.sleep(0.05)
+    picture.finding = f"{bits} bits, {fine}"
+    return picture
+
+
+explorables.Panel(
+    draw, bits=explorables.Slider(value=2, minimum=2, maximum=4),
+    fine=explorables.Slider(value=0, minimum=0, maximum=5, step=0.05), late=explorables.Slider(value=0),
+)
+"""
+
+
+def test_a_panel_is_timed_over_all_its_values_and_a_slow_redraw_shows(tool, tmp_path):
+    redraw = tool("bench_redraw")
+    redraw.MOST = 5
+    source = tmp_path / "77_lesson.py"
+    source.write_text(PANEL_LESSON)
+    (panel,) = redraw.panels_of(source)
+    assert redraw.values_of(panel.controls["bits"]) == [2, 3, 4]
+    fine = redraw.values_of(panel.controls["fine"])
+    assert len(fine) == redraw.MOST and (fine[0], fine[-1]) == (0.0, 5.0)
+    seconds = list(redraw.redraws(panel))
+    assert len(seconds) == 2 * (3 + redraw.MOST + 2)
+    assert sum(each > 0.05 for each in seconds) >= 3 + redraw.MOST, "with late at its end every redraw waits"
+
+
+def test_what_a_panel_raises_is_not_timed(tool, tmp_path):
+    redraw = tool("bench_redraw")
+    source = tmp_path / "77_lesson.py"
+    source.write_text(PANEL_LESSON.replace("time.sleep(0.05)", "raise ArithmeticError('too late')"))
+    with pytest.raises(ArithmeticError, match="too late"):
+        list(redraw.redraws(redraw.panels_of(source)[0]))
+
+
+def test_a_lesson_that_is_not_there_has_no_redraws(tool, capsys):
+    assert tool("bench_redraw").main(["55"]) == 2
+    assert "no lesson 55" in capsys.readouterr().err
