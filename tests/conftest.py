@@ -32,6 +32,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return 0 if item.get_closest_marker("browser") else 1 if item.path.suffix == ".ipynb" else 2
 
     items.sort(key=place)
+    for item in items:  # a law runs the same lines a hundred times over; to be traced makes that half as slow again
+        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+            item.add_marker("no_cover")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
