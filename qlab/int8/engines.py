@@ -187,13 +187,8 @@ class Historical(Engine):
         return self._in_float(lambda x: F.adaptive_avg_pool2d(x, output_size), x_qp, out_qp)
 
     def cat(self, qps, out_qp, *, dim=1):
-        moves, grid = [self.requantize(qp, out_qp) for qp in qps], _grid(out_qp)
-
-        def kernel(parts: Sequence[Tensor]) -> Tensor:
-            codes = [_codes(move(q)) for move, q in zip(moves, parts, strict=True)]
-            return _wrap(channels_last(torch.cat(codes, dim)), *grid)
-
-        return kernel
+        moves, grid, join = [self.requantize(qp, out_qp) for qp in qps], _grid(out_qp), torch.ops.quantized.cat
+        return lambda parts: join([move(q) for move, q in zip(moves, parts, strict=True)], dim, *grid)
 
     def requantize(self, x_qp, out_qp, *, relu=False):
         if same_grid(check_activation(x_qp), out_qp):
