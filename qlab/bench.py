@@ -185,6 +185,24 @@ def _check_network(name: str, network: nn.Module, x: Tensor) -> None:
             )
 
 
+def fastest(network: Int8Network, x: Tensor, *, threads: int | None = None, rounds: int = 7) -> Int8Network:
+    """The same integers in the form that is the fastest here for batches like ``x``: which engine, captured where possible.
+
+    That depends on the layers, the batch and the processor, so every engine of :func:`qlab.int8.engines.available` is
+    tried, but for the reference and those on which this network's sums can saturate. ``threads`` as in :func:`compare`.
+    """
+    names = [name for name, engine in engines.available().items() if engine.usable and name != "reference"]
+    with warnings.catch_warnings(), _threads(threads):
+        warnings.simplefilter("ignore")  # who saturates is left out below
+        forms = {name: network.on(name) for name in names}
+        forms = {name: form for name, form in forms.items() if not form.saturating} or {network.engine: network}
+        for form in forms.values():
+            with suppress(ValueError):  # it runs as it is
+                form.capture(x)
+    timings = compare(forms, x, threads=threads, rounds=rounds, progress=False)
+    return forms[min(forms, key=lambda name: timings[name].ms)]
+
+
 def compare_calls(
     calls: Mapping[str, Callable[[], Tensor]],
     images: int,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import warnings
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from torch import nn
 
 import qlab
 from qlab import __main__ as cli
-from qlab import bench
+from qlab import QConfig, bench
 from qlab.bench import Comparison, Timing, check_output, compare, compare_calls, interleave, throughput
 from qlab.int8 import engines
 
@@ -396,6 +397,35 @@ def test_the_peak_of_a_call_is_refused_where_nobody_counts_it(network, monkeypat
     monkeypatch.setattr(bench, "RESET_PEAK", tmp_path / "clear_refs")
     with pytest.raises(OSError, match=r"no .*clear_refs on this system.*: it takes Linux"):
         bench.peak_bytes(network, X)
+
+
+def test_the_fastest_engine_is_found_among_those_that_do_not_saturate(monkeypatch):
+    x = torch.rand(8, 3, 6, 6)
+    int8 = qlab.ptq(convolutions(), [x], QConfig.w8a8(reduce_range=True), engine="reference")
+    tried = []
+
+    def made_up(forms, x, **options):
+        tried.append(list(forms))
+        return {name: SimpleNamespace(ms=1.0 if name == tried[-1][-1] else 2.0) for name in forms}
+
+    monkeypatch.setattr(bench, "compare", made_up)
+    found = bench.fastest(int8, x)
+    usable = [name for name, engine in engines.available().items() if engine.usable and name != "reference"]
+    assert tried == [usable or ["reference"]] and found.engine == tried[0][-1]
+    assert torch.equal(found(x), int8.on(found.engine)(x))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wide = qlab.ptq(convolutions(), [x], engine="reference")
+    bench.fastest(wide, x)
+    steady = [name for name in usable if not engines.availability(name).saturates]
+    assert tried[1] == (steady or ["reference"])
+
+
+def test_the_fastest_form_really_is_measured():
+    x = torch.rand(2, 3, 6, 6)
+    int8 = qlab.ptq(convolutions(), [x], QConfig.w8a8(reduce_range=True), engine="reference")
+    found = bench.fastest(int8, x, threads=1, rounds=2)
+    assert (found(x) - int8(x)).abs().max() < 0.1 * int8(x).abs().max()
 
 
 # --- qlab bench

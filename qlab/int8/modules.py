@@ -309,16 +309,19 @@ class Int8Network(nn.Module):
         """Every layer: its bits, and why it is in float if it is; the headline names the engine."""
         return Report(f"{self._report.headline}; engine {self.engine} ({self.reason})", self._report.rows)
 
-    def _warn_of_saturation(self) -> None:
-        """Say so when this processor's 16-bit sums of two products can overflow in some layer."""
+    @property
+    def saturating(self) -> list[str]:
+        """The layers in which this engine's 16-bit sums of two products can overflow on this processor."""
         if not engines.available()[self.engine].saturates:
-            return
+            return []
         inputs = {step.layer: self.program.grids[step.inputs[0]] for step in self.program.steps}
-        at_risk = [
+        return [
             layer.name for number, layer in enumerate(self.layers)
             if isinstance(layer, (Int8Conv2d, Int8Linear)) and layer.can_saturate(inputs[number])
         ]  # fmt: skip
-        if at_risk:
+
+    def _warn_of_saturation(self) -> None:
+        if at_risk := self.saturating:
             more = f" and {len(at_risk) - 1} more layers" if len(at_risk) > 1 else ""
             warnings.warn(
                 f"engine {self.engine!r} on this processor adds pairs of products in 16 bits, which can overflow in "
