@@ -100,7 +100,7 @@ exam = test.sample(1000)
 top1 = [qlab.evaluate(net, exam) for net in (network, int8)]
 size = [qlab.bench.file_bytes(net) for net in (network, int8)]
 x, labels = next(exam.batches(64))
-speed = qlab.bench.compare({"float32": network, "int8": int8}, x, threads=1)
+speed = qlab.bench.compare({"float32": network, "int8": int8}, x, threads=1, rounds=7)
 ms = [timing.ms for timing in speed.values()]
 
 Markdown(f"""
@@ -136,10 +136,10 @@ assert 0.2 < size[1] / size[0] < 0.3
 def quantized(bits):
     """The network with weights and activations rounded to grids of 2^bits numbers."""
     prepared = qlab.prepare(network, qlab.QConfig.preset(f"w{bits}a{bits}"))
-    return qlab.calibrate(prepared, calibration.subset(slice(256)).batches(64))
+    return qlab.calibrate(prepared, calibration.subset(slice(128)).batches(64))
 
 
-small_exam = exam.subset(slice(500))
+small_exam = exam.subset(slice(300))
 networks = {bits: quantized(bits) for bits in range(8, 1, -1)}
 accuracy = {bits: qlab.evaluate(net, small_exam) for bits, net in networks.items()}
 answers = {bits: scores(net, ten).argmax(1) for bits, net in networks.items()}

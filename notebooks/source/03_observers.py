@@ -26,7 +26,7 @@ from qlab.course.quiz import quiz
 
 network = qlab.models.load("resnet20", data=qlab.data.available().name)
 train = qlab.data.at_hand("train")
-test = qlab.data.at_hand("test").sample(500)
+test = qlab.data.at_hand("test").sample(300)
 banner(test)
 
 # %% [markdown]
@@ -205,7 +205,7 @@ four = by_size("w4a4")
 assert four[256] < four[16] + 1, "more pictures do not rescue min-max"
 
 # %% [markdown]
-# One picture of 500 is 0.2 points, so differences below one or two points may be chance. With 8 bits, a few
+# One picture of 300 is 0.3 points, so differences below two points may be chance. With 8 bits, a few
 # pictures are enough here. With 4 bits, steps are 17 times as wide, and more pictures do not rescue min-max:
 # they bring more records, a wider range, and coarser steps for all other values.
 #

@@ -26,7 +26,7 @@ from qlab.graph.fold import fold_layer
 
 network = qlab.models.load("mobilenet_v2", data=qlab.data.available().name)
 train = qlab.data.at_hand("train")
-test = qlab.data.at_hand("test").sample(500)
+test = qlab.data.at_hand("test").sample(300)
 banner(test)
 
 # %% [markdown]

@@ -287,7 +287,7 @@ with torch.inference_mode():
 # More threads help both, float and int8:
 
 # %% tags=["timing"]
-both = {"float32": network, "int8": captured}
+both = {"float32": network, "int8": plain}
 for threads in (1, 2):
     print(bench.compare(both, images[:32], threads=threads, rounds=3, progress=False), "\n")
 

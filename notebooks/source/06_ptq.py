@@ -28,7 +28,7 @@ from qlab.course.quiz import quiz
 
 network = qlab.models.load("resnet20", data=qlab.data.available().name)
 calibration = qlab.data.at_hand("train").sample(128)
-test = qlab.data.at_hand("test").sample(500)
+test = qlab.data.at_hand("test").sample(300)
 held_out, _ = next(test.batches(64))
 with torch.inference_mode():
     float_answers = network(held_out)
@@ -273,14 +273,14 @@ for name, (decibel, right) in table.items():
 assert table["percentile"][0] > table["min-max"][0]
 
 # %% [markdown]
-# And AdaRound on top of the percentile, with 64 pictures and 60 steps a layer (1,000 pictures and more steps
+# And AdaRound on top of the percentile, with 64 pictures and 40 steps a layer (1,000 pictures and more steps
 # are usual):
 
 
 # %%
 def adaround(net, batches):
     """Learn up or down for each weight."""
-    return qlab.adaround(net, calibration.subset(slice(64)).batches(64), steps=60)
+    return qlab.adaround(net, calibration.subset(slice(64)).batches(64), steps=40)
 
 
 decibel, right = repaired(clipped, adaround)
@@ -288,8 +288,8 @@ print(f"{'percentile + AdaRound':30} {decibel:5.1f} dB {right:5.1f} %")
 assert decibel > table["percentile"][0] + 1
 
 # %% [markdown]
-# AdaRound here also corrects the mean of each channel, so it needs no bias correction before it. With 500
-# pictures, one picture is 0.2 points: do not read too much into small differences of accuracy. The SQNR of
+# AdaRound here also corrects the mean of each channel, so it needs no bias correction before it. With 300
+# pictures, one picture is 0.3 points: do not read too much into small differences of accuracy. The SQNR of
 # the answers tells more.
 #
 # The order in which practitioners try things: int8 first; if that fails, look at the ranges (percentile,

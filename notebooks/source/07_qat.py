@@ -26,8 +26,8 @@ from qlab.int8 import engines
 
 name = qlab.data.available().name
 network = qlab.models.load("resnet20", data=name)
-pictures = qlab.data.at_hand("train").sample(1600)
-test = qlab.data.at_hand("test").sample(500)
+pictures = qlab.data.at_hand("train").sample(1280)
+test = qlab.data.at_hand("test").sample(300)
 banner(test)
 
 # %% [markdown]
@@ -261,7 +261,7 @@ assert share(on, (-0.5, 0.5)) < share(off, (-0.5, 0.5))
 # - The **learning rate**, the length of a step, is small. The network is nearly right; it needs repair, not a
 #   new start.
 #
-# **Predict.** How much of what PTQ lost comes back after one look at each of 1,600 pictures?
+# **Predict.** How much of what PTQ lost comes back after one look at each of 1,280 pictures?
 
 # %%
 plan = qlab.train.Plan(epochs=1, batch=32, rate=0.005, shrink=0, label_smoothing=0)

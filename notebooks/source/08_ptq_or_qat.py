@@ -26,7 +26,7 @@ from qlab.course.quiz import quiz
 
 data = qlab.data.available().name
 network = qlab.models.load("resnet20", data=data)
-exam = qlab.data.at_hand("validation").sample(500)
+exam = qlab.data.at_hand("validation").sample(300)
 calibration = qlab.data.at_hand("train").sample(128)
 banner(exam)
 
@@ -150,10 +150,10 @@ prepared = qlab.prepare(network, QConfig.preset("w4a4", observer="mse"))
 qlab.calibrate(prepared, calibration.batches(64))
 ptq_seconds = time.perf_counter() - start
 
-few = qlab.data.at_hand("train").sample(320)
+few = qlab.data.at_hand("train").sample(160)
 start = time.perf_counter()
 qlab.qat.fit(prepared, few, None, qlab.train.Plan(epochs=1, batch=32, rate=0.01, shrink=0.0), progress=False)
-step_seconds = (time.perf_counter() - start) / 10
+step_seconds = (time.perf_counter() - start) / 5
 steps = -(-len(qlab.data.at_hand("train")) // 32)
 
 Markdown(f"""
@@ -219,7 +219,7 @@ if chosen.trained:
 else:
     final = qlab.prepare(network, QConfig.preset(chosen.bits, observer="mse"))
     qlab.calibrate(final, calibration.batches(64))
-test = qlab.data.at_hand("test").sample(500)
+test = qlab.data.at_hand("test").sample(300)
 on_test = [qlab.evaluate(net, test) for net in (network, final)]
 print(f"{chosen.name} on {len(test):,} test pictures of {test.source}: {on_test[1]:.1f} %, float {on_test[0]:.1f} %")
 assert on_test[0] - on_test[1] < 8
@@ -265,7 +265,7 @@ quiz(8)
 # ## For teachers
 #
 # Students like to say "QAT is better". Ask: at how many bits, and by more than two standard errors? Let them
-# find the pair of candidates that 500 pictures cannot tell apart. The two explorables take ten minutes, the
+# find the pair of candidates that 300 pictures cannot tell apart. The two explorables take ten minutes, the
 # discussion of the last table twenty.
 #
 # ## Papers

@@ -24,7 +24,7 @@ from qlab.course.exercises import check, hint, solution
 from qlab.course.quiz import quiz
 
 network = qlab.models.load("resnet20", data=qlab.data.available().name)
-test = qlab.data.at_hand("test").sample(500)
+test = qlab.data.at_hand("test").sample(300)
 layer = network.layer2[1].conv1
 weights = layer.weight.detach()
 banner(test)

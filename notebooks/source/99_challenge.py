@@ -185,7 +185,7 @@ explorables.pareto([*known, first], mine)
 # are better.
 
 # %% tags=["timing"]
-rounded = qlab.adaround(within_budget(), calibration.subset(slice(128)).batches(64), steps=60)
+rounded = qlab.adaround(within_budget(), calibration.subset(slice(64)).batches(64), steps=60)
 ours = judge.score("AdaRound", rounded)
 print(ours)
 assert ours.accuracy > first.accuracy + 5 and ours.kib < budget.kib
