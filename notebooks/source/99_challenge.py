@@ -181,7 +181,7 @@ explorables.pareto([*known, first], mine)
 # ## One way to go on
 #
 # Try first, then read. With so few bits it matters whether a weight is rounded up or down: **AdaRound**
-# (lesson 6) learns that, from pictures without labels. Here it takes 128 of them and 60 steps a layer; more
+# (lesson 6) learns that, from pictures without labels. Here it takes 64 of them and 60 steps a layer; more
 # are better.
 
 # %% tags=["timing"]
