@@ -34,6 +34,9 @@ READY = """async () => {
     await panel.sessionContext.ready;
     await panel.sessionContext.session.kernel.info;
 }"""
+OPEN = (
+    "async path => { await window.jupyterapp.commands.execute('docmanager:open', { path }); }"  # gives no widget back
+)
 CLOSE = """async () => {
     const panel = window.jupyterapp.shell.currentWidget;
     await panel.sessionContext.shutdown();
@@ -120,7 +123,7 @@ def app(lab, browser):
 def page(app, request):
     """A lesson, opened and run from the first cell to the last."""
     app.complaints.clear()
-    app.evaluate("path => window.jupyterapp.commands.execute('docmanager:open', { path })", request.param)
+    app.evaluate(OPEN, request.param)
     app.wait_for_selector(".jp-NotebookPanel .jp-Cell")
     app.evaluate(READY)
     app.set_default_timeout(300_000)

@@ -11,7 +11,7 @@ from qlab.course.challenge import Score, front
 from qlab.course.language import _
 from qlab.course.plots.figure import CLIPPED, FLOAT, INK, QUANTIZED, STYLE, Figure
 
-CHARACTER, LINE = 0.009, 0.05  # about the width and height of 9 point letters, in shares of the axes
+CHARACTER, LINE, AROUND = 0.0098, 0.05, 0.024  # a 9 point letter and half a ring, about, in shares of the axes
 
 
 @rc_context(STYLE)
@@ -64,30 +64,35 @@ def _points(ax: Axes, points: Sequence[Score]) -> None:
     ax.plot(x, y, drawstyle="steps-post", color=QUANTIZED, linewidth=1)
     ax.plot([score.kib for score in others], [score.accuracy for score in others], "o", color=QUANTIZED, markersize=8)
     ax.plot([yours.kib], [yours.accuracy], "*", color=INK, markersize=18)
-    _name(ax, [*((score.name, score) for score in others), (_("yours"), yours)])
+    _name(ax, [*((score.name, score) for score in others), (_("yours"), yours)], highest)
 
 
-def _name(ax: Axes, named: Sequence[tuple[str, Score]]) -> None:
-    """Write each name at that corner of its point where it hides no other name and no point.
+def _name(ax: Axes, named: Sequence[tuple[str, Score]], float_accuracy: float) -> None:
+    """Write each name beside its point, as near as it hides no other name, no point with its ring, nor the float line.
 
     Boxes are (left, right, bottom, top) in shares of the axes.
     """
+    named = sorted(named, key=lambda each: -each[1].accuracy)  # the upper of two points gets the upper place
     to_shares = ax.transData + ax.transAxes.inverted()
     places = [to_shares.transform((score.kib, score.accuracy)) for name, score in named]
-    taken = [(x - 0.012, x + 0.012, y - 0.02, y + 0.02) for x, y in places]
+    taken = [(x - AROUND, x + AROUND, y - LINE, y + LINE) for x, y in places]
+    line = to_shares.transform((0, float_accuracy))[1]
+    taken.append((0, 1, line - 0.005, line + 0.005))
+    taken += [(-1, 0, 0, 1), (1, 2, 0, 1), (-1, 2, 1, 2), (-1, 2, -1, 0)]  # outside
     for (x, y), (name, score) in zip(places, named):
         width = CHARACTER * len(name)
-        corners = [(right, up) for right in (1, -1) for up in (-1, 1)]
         boxes = []
-        for right, up in corners:
-            left, bottom = (x + 0.012 if right > 0 else x - 0.012 - width), (y + 0.01 if up > 0 else y - 0.01 - LINE)
-            boxes.append((left, left + width, bottom, bottom + LINE))
-        best = min(range(4), key=lambda corner: sum(_overlap(boxes[corner], other) for other in taken))
-        taken.append(boxes[best])
-        right, up = corners[best]
+        for rows in (0, -1, 1, -2, 2, -3, 3):
+            bottom = y + rows * LINE - LINE / 2
+            for left in (x + AROUND, x - AROUND - width):
+                boxes.append((left, left + width, bottom, bottom + LINE))
+        best = min(boxes, key=lambda box: sum(_overlap(box, other) for other in taken))
+        taken.append(best)
+        away = abs(best[2] + LINE / 2 - y) > 1.5 * LINE
         ax.annotate(
-            name, (score.kib, score.accuracy), (7 * right, 4 * up), textcoords="offset points", size=9, color=CLIPPED,
-            ha="left" if right > 0 else "right", va="bottom" if up > 0 else "top",
+            name, (score.kib, score.accuracy), (best[0], best[2] + LINE / 2), textcoords="axes fraction", size=9,
+            color=CLIPPED, ha="left", va="center",
+            arrowprops=dict(arrowstyle="-", color=CLIPPED, linewidth=0.6) if away else None,
         )  # fmt: skip
 
 
