@@ -184,7 +184,7 @@ def smoothing(x: Tensor, weight: Tensor, channels: Sequence[int]) -> Callable[[f
         )
         picture.finding = finding.format(alpha=alpha, times=2**size, error=error, plain=plain(size))
         alt = _(
-            "The largest activation is {x:.2g} and the median channel has {xm:.2g}; of the weights {w:.2g} and {wm:.2g}."
+            "The largest activation is {x:.3g} and the median channel has {xm:.3g}; of the weights {w:.3g} and {wm:.3g}."
         )
         picture.alt = alt.format(x=large.max(), xm=np.median(large), w=heavy.max(), wm=np.median(heavy))
         return picture
