@@ -51,8 +51,13 @@ def binary(w: Tensor, granularity: Granularity = PerChannel(0)) -> tuple[Tensor,
     ([[1, -1], [1, 1]], tensor([2.0000, 0.5000]), tensor([[ 2.0000, -2.0000],
             [ 0.5000,  0.5000]]))
     """
-    scale = granularity.blocks(w.abs()).mean(1)
-    return _three_codes(torch.where(w < 0, -1, 1), scale, granularity)
+    return _three_codes(torch.where(w < 0, -1, 1), _mean_magnitude(w, granularity), granularity)
+
+
+def _mean_magnitude(w: Tensor, granularity: Granularity) -> Tensor:
+    """The scale of binary weights, 0 where it would be too small for one; in the shape of the grid's scale."""
+    mean = granularity.blocks(w.abs()).mean(1).float().reshape(granularity.scale_shape(w.shape))
+    return mean.masked_fill(mean < SMALLEST_SCALE, 0.0)
 
 
 def ternary(w: Tensor, granularity: Granularity = PerChannel(0)) -> tuple[Tensor, QParams]:
@@ -367,9 +372,8 @@ class BinaryQuantizer(GridQuantizer):
         return binary(w.detach(), self.spec.granularity)
 
     def rounded(self, w: Tensor) -> Tensor:
-        codes, grid = self.integers(w)
-        view, scale = self.spec.granularity.align(w, grid.scale)
-        values = dequantize(codes, grid).to(w.dtype).reshape(view.shape)
+        view, scale = self.spec.granularity.align(w, _mean_magnitude(w.detach(), self.spec.granularity))
+        values = torch.where(view < 0, -scale, scale).to(w.dtype)  # as dequantized codes, without making them
         return straight_through(values, view, CLIP * scale).reshape(w.shape)
 
 

@@ -44,14 +44,15 @@ def qconfig(preset: str) -> QConfig:
     """The configuration to train with: "w4a4" and the like, ranges chosen by least squared error to start from.
 
     Values of 8 bits get 7, so that the trained network runs on every engine: with 8 the sums of a processor without
-    VNNI saturate.
+    VNNI saturate. Weights of fewer bits get the lowest code too, which is one of four where there are 2 bits.
 
     >>> qconfig("w8a8").activation.bits, qconfig("w4a4").activation.bits
     (7, 4)
     """
     config = QConfig.preset(preset, observer="mse", reduce_range=True)
     if isinstance(config.weight, QuantSpec):  # binary weights have no range to choose
-        config = replace(config, weight=replace(config.weight, observer="mse"))
+        narrow = config.weight.bits >= 8
+        config = replace(config, weight=replace(config.weight, observer="mse", narrow_range=narrow))
     return config
 
 
@@ -406,14 +407,15 @@ def _channel_moments(prepared: Prepared, batches: Iterable[Tensor]) -> dict[Quan
     }
 
 
-def _freeze(prepared: Prepared, ranges: bool, batchnorm: bool) -> None:
-    """Before each step: what has to stand still from now on does."""
+def _freeze(prepared: Prepared, ranges: bool, batchnorm: bool) -> tuple[bool, bool]:
+    """Before each step: what has to stand still from now on does. Returns what that is: steps differ by it."""
     for _, layer in prepared.weighted():
         if isinstance(layer, NormalizedConv2d):
             layer.frozen = batchnorm
     for _, quantizer in prepared.quantizers():
         if isinstance(quantizer, FollowingQuantizer):
             quantizer.frozen = ranges
+    return ranges, batchnorm
 
 
 class Loss:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+import warnings
+from collections import Counter
+from collections.abc import Callable, Hashable
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from qlab.data import Dataset
 
 SHRUNK = 24  # pixels
+LOOKS = 50  # steps from one look at the loss to the next
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def evaluate(network: nn.Module, data: Dataset, *, batch: int = 64, progress: bo
             logits = network(x.to(device))
             if logits.isnan().any():
                 raise ValueError("the network gave NaN: look for a layer whose weights or ranges are not finite")
-            correct += int((logits.argmax(1).cpu() == y).sum())
+            correct += int((logits.argmax(1) == y.to(device)).sum())
             bar.update(len(y))
     network.train(training)
     return 100 * parallel.total(correct, device) / len(data)
@@ -83,31 +86,38 @@ def fit(
     device: str = "cpu",
     progress: bool = True,
     loss: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
-    on_step: Callable[[float], None] | None = None,
+    on_step: Callable[[float], Hashable] | None = None,
     about: dict | None = None,
 ) -> list[dict]:
     """Train ``network`` in place; returns a list with one row an epoch: loss, validation accuracy, seconds.
 
     With a ``folder``, every epoch is saved there, a broken run goes on where it stopped, and the weights with the best
     validation accuracy (without ``validation``: the last ones) are kept as best.safetensors. ``loss(x, logits, y)``
-    replaces the smoothed cross-entropy; ``on_step(share done)`` is called before each step; ``about`` is kept with
-    the checkpoint (command, data copy). In several processes (:mod:`qlab.parallel`) each takes its share of a batch.
+    replaces the smoothed cross-entropy; ``on_step(share done)`` is called before each step, and what it returns names
+    the part of the training that the step belongs to, if steps differ; ``about`` is kept with the checkpoint (command,
+    data copy). In several processes (:mod:`qlab.parallel`) each takes its share of a batch. On a GPU the pictures are
+    kept there too, and steps are recorded (:class:`Step`).
     """
     network.to(device, memory_format=torch.channels_last)
+    on_gpu = device.startswith("cuda")
+    if on_gpu:
+        train, validation = (data.to(device) if hasattr(data, "to") else data for data in (train, validation))
     first = parallel.place()[0] == 0
-    parameters = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(
-        parameters, plan.rate, plan.momentum, weight_decay=plan.weight_decay, nesterov=plan.momentum > 0
-    )
+        [p for p in network.parameters() if p.requires_grad],
+        torch.tensor(plan.rate, device=device),  # a tensor: what is replayed reads the rate anew
+        plan.momentum, weight_decay=plan.weight_decay, nesterov=plan.momentum > 0, fused=on_gpu,
+    )  # fmt: skip
     torch.manual_seed(plan.seed)
     history = _resume(folder, plan, network, optimizer, device)
-    learner = parallel.together(network)
+    loss = loss or (lambda x, logits, y: F.cross_entropy(logits, y, label_smoothing=plan.label_smoothing))
+    step = Step(parallel.together(network), optimizer, loss, record=on_gpu and parallel.place()[1] == 1)
     for epoch in range(len(history), plan.epochs):
         start = time.perf_counter()
-        mean_loss = _epoch(learner, train, plan, epoch, optimizer, device, progress and first, loss, on_step)
+        mean_loss = _epoch(network, train, plan, epoch, optimizer, device, progress and first, step, on_step)
         row = {"epoch": epoch + 1, "loss": round(mean_loss, 4)}
         if validation is not None:
-            row["validation"] = evaluate(network, validation, progress=False)
+            row["validation"] = evaluate(network, validation, batch=1024 if on_gpu else 64, progress=False)
         row["seconds"] = round(time.perf_counter() - start, 1)
         history.append(row)
         if folder is not None and first:
@@ -119,36 +129,87 @@ def fit(
     return history
 
 
-def _epoch(network, train, plan, epoch, optimizer, device, progress, loss, on_step) -> float:
+class Step:
+    """One step of training: a batch, its labels and the loss's weight -> the loss.
+
+    A step of so small a network is a thousand small kernels, and a GPU is done with each before Python has asked for
+    the next. So with ``record`` a step that was taken three times is recorded as a CUDA graph, and replayed from then
+    on: one request instead of a thousand. Steps are told apart by their shapes and by ``part``; one that cannot be
+    recorded runs as before, with a warning.
+    """
+
+    WARM_UP = 3
+
+    def __init__(self, learner: nn.Module, optimizer, loss: Callable[[Tensor, Tensor, Tensor], Tensor], record: bool):
+        self.learner, self.optimizer, self.loss, self.record = learner, optimizer, loss, record
+        self.taken: Counter[tuple] = Counter()
+        self.recorded: dict[tuple, Callable[[Tensor, Tensor], Tensor]] = {}
+
+    def __call__(self, x: Tensor, y: Tensor, share: float = 1.0, part: Hashable = None) -> Tensor:
+        key = x.shape, y.shape, share, part
+        if key in self.recorded:
+            return self.recorded[key](x, y)
+        self.taken[key] += 1
+        if self.record and self.taken[key] > self.WARM_UP:
+            try:
+                self.recorded[key] = self._record(x.clone(), y.clone(), share)
+                return self.recorded[key](x, y)
+            except RuntimeError as error:
+                self.record = False
+                warnings.warn(f"this training cannot be recorded as a CUDA graph, so it is slower: {error}", stacklevel=2)
+        return self._run(x, y, share)
+
+    def _run(self, x: Tensor, y: Tensor, share: float) -> Tensor:
+        value = self.loss(x, self.learner(x), y) * share
+        self.optimizer.zero_grad()
+        value.backward()
+        self.optimizer.step()
+        return value.detach()
+
+    def _record(self, x: Tensor, y: Tensor, share: float) -> Callable[[Tensor, Tensor], Tensor]:
+        graph = torch.cuda.CUDAGraph()
+        self.optimizer.zero_grad()
+        with torch.cuda.graph(graph):
+            value = self._run(x, y, share)
+
+        def replay(new_x: Tensor, new_y: Tensor) -> Tensor:
+            x.copy_(new_x)
+            y.copy_(new_y)
+            graph.replay()
+            return value
+
+        return replay
+
+
+def _epoch(network, train, plan, epoch, optimizer, device, progress, step, on_step) -> float:
     """One pass over the training pictures; the mean loss."""
     network.train()
     steps = math.ceil(len(train) / plan.batch)
     shrunk = epoch < plan.shrink * plan.epochs
-    total = 0.0
+    total = torch.zeros((), device=device)
     batches = train.batches(plan.batch, shuffle=True, seed=plan.seed * 100_003 + epoch, augment=True)
     bar = tqdm(batches, f"epoch {epoch + 1}/{plan.epochs}", steps, False, unit="step", delay=2, disable=not progress)
-    for step, (x, y) in enumerate(bar):
-        done = (epoch + step / steps) / plan.epochs
+    for number, (x, y) in enumerate(bar, start=1):
+        done = (epoch + (number - 1) / steps) / plan.epochs
         for group in optimizer.param_groups:
-            group["lr"] = plan.rate_at(done)
-        if on_step:
-            on_step(done)
+            group["lr"].fill_(plan.rate_at(done))
+        part = on_step(done) if on_step else None
         pictures, processes = len(y), parallel.place()[1]
         if pictures < processes:
             continue  # the last few: not every process would get one
         x, y = (tensor.to(device) for tensor in parallel.share(x, y))
         if shrunk:
             x = F.interpolate(x, size=(SHRUNK, SHRUNK), mode="bilinear", antialias=True)
-        logits = network(x)
-        value = loss(x, logits, y) if loss else F.cross_entropy(logits, y, label_smoothing=plan.label_smoothing)
-        value = value * (len(y) * processes / pictures)  # an average over processes, each as its share of the batch
-        optimizer.zero_grad()
-        value.backward()
-        optimizer.step()
-        total += float(value.detach())
-        if not math.isfinite(total):
-            raise ValueError(f"the loss became {total} in epoch {epoch + 1}, step {step + 1}: lower the learning rate")
-    return parallel.total(total / steps, device) / parallel.place()[1]
+        total += step(x, y, len(y) * processes / pictures, part)  # a batch's mean is one over its processes' shares
+        if number % LOOKS == 0 or number == steps:
+            _check_finite(float(total), epoch, number)
+    return parallel.total(float(total) / steps, device) / parallel.place()[1]
+
+
+def _check_finite(total: float, epoch: int, number: int) -> None:
+    """Looked at now and then: a GPU would have to wait for each look."""
+    if not math.isfinite(total):
+        raise ValueError(f"the loss became {total} in epoch {epoch + 1}, by step {number}: lower the learning rate")
 
 
 def _checkpoint(folder: Path, network: nn.Module, optimizer, header: dict) -> None:

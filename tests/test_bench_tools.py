@@ -330,5 +330,5 @@ def test_what_a_panel_raises_is_not_timed(tool, tmp_path):
 
 
 def test_a_lesson_that_is_not_there_has_no_redraws(tool, capsys):
-    assert tool("bench_redraw").main(["55"]) == 2
-    assert "no lesson 55" in capsys.readouterr().err
+    assert tool("bench_redraw").main(["01", "55"]) == 2
+    assert "no lesson 55: expected numbers such as 05" in capsys.readouterr().err

@@ -38,8 +38,8 @@ def main(words: Sequence[str]) -> int:
     """Print a line a panel; the exit code says whether all of them are fast enough."""
     sources = sorted((build_notebooks.FOLDER / "source").glob("*.py"))
     chosen = [source for source in sources if not words or source.name[:2] in words]
-    if not chosen:
-        print(f"bench_redraw: no lesson {' '.join(words)}: expected numbers such as 05", file=sys.stderr)
+    if unknown := set(words) - {source.name[:2] for source in sources}:
+        print(f"bench_redraw: no lesson {min(unknown)}: expected numbers such as 05", file=sys.stderr)
         return 2
     print(f"{bench.setting(torch.get_num_threads())}\n{'panel':30} {'redraws':>8} {'median':>8} {'slowest':>8}   ms")
     slow = 0

@@ -26,7 +26,7 @@ from qlab.course.quiz import quiz
 
 data = qlab.data.available().name
 network = qlab.models.load("resnet20", data=data)
-exam = qlab.data.at_hand("validation").sample(300)
+exam = qlab.data.at_hand("validation").sample(500)
 calibration = qlab.data.at_hand("train").sample(128)
 banner(exam)
 
@@ -153,7 +153,7 @@ ptq_seconds = time.perf_counter() - start
 few = qlab.data.at_hand("train").sample(160)
 start = time.perf_counter()
 qlab.qat.fit(prepared, few, None, qlab.train.Plan(epochs=1, batch=32, rate=0.01, shrink=0.0), progress=False)
-step_seconds = (time.perf_counter() - start) / 5
+step_seconds = (time.perf_counter() - start) / (len(few) / 32)
 steps = -(-len(qlab.data.at_hand("train")) // 32)
 
 Markdown(f"""
@@ -265,7 +265,7 @@ quiz(8)
 # ## For teachers
 #
 # Students like to say "QAT is better". Ask: at how many bits, and by more than two standard errors? Let them
-# find the pair of candidates that 300 pictures cannot tell apart. The two explorables take ten minutes, the
+# find the pair of candidates that 500 pictures cannot tell apart. The two explorables take ten minutes, the
 # discussion of the last table twenty.
 #
 # ## Papers

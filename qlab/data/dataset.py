@@ -59,10 +59,15 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.images)
 
+    def to(self, device: str) -> Dataset:
+        """The same pictures on another device, where their batches are then made too."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 (N, 3, H, W) -> float32, zero mean and unit variance a channel, channels_last."""
         scale = torch.tensor([1 / (255 * s) for s in self.std]).view(1, 3, 1, 1)
         shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std)]).view(1, 3, 1, 1)
+        scale, shift = (tensor.to(images.device, non_blocking=True) for tensor in (scale, shift))
         return torch.addcmul(shift, images.float(), scale).contiguous(memory_format=torch.channels_last)
 
     def batches(
@@ -83,7 +88,7 @@ class Dataset:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Apart from :meth:`batches`, so that a wrong size is an error at once and not at the first batch."""
         order = torch.randperm(len(self), generator=generator) if shuffle else torch.arange(len(self))
-        for index in order.split(size):
+        for index in order.to(self.images.device).split(size):
             images = self.images[index]
             if augment:
                 images = shift_and_mirror(images, generator)
@@ -117,5 +122,6 @@ def shift_and_mirror(images: Tensor, generator: torch.Generator, pad: int = 4) -
     columns = left + torch.arange(width)
     mirrored = torch.rand(count, 1, generator=generator) < 0.5
     columns = torch.where(mirrored, columns.flip(1), columns)
-    picked = padded.permute(0, 2, 3, 1)[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    index = torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]
+    picked = padded.permute(0, 2, 3, 1)[tuple(each.to(images.device, non_blocking=True) for each in index)]
     return picked.permute(0, 3, 1, 2)
