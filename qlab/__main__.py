@@ -109,7 +109,7 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="resnet20, mobilenet_v2 or vgg")
     parser.add_argument("--data", default="cifar10", help="cifar10 (default) or shapes10")
     parser.add_argument("--qat", metavar="WxAy", help="train the float network on with its rounding, as in w4a4")
-    parser.add_argument("--init", type=Path, help="weights to start from (.safetensors)")
+    parser.add_argument("--init", type=Path, help="weights to start from (.safetensors); with --qat: an earlier run's prepared.safetensors")
     parser.add_argument("--out", type=Path, help="where the run is kept (default: runs/<name>-<data>[-<WxAy>])")
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--threads", type=int, help="processor threads (default: torch's choice)")
@@ -131,8 +131,9 @@ def train(args: argparse.Namespace) -> int:
     plan = replace(qat.PLAN if args.qat else Plan(), **given)
     torch.manual_seed(plan.seed)
     network = models.load(args.name, args.data) if args.qat else models.ARCHITECTURES[args.name]()
-    if args.init:
-        network.load_state_dict(read_tensors(args.init)[0])
+    initial = read_tensors(args.init)[0] if args.init else None
+    if initial and not args.qat:
+        network.load_state_dict(initial)
     with parallel.processes(args.device or ("cuda" if torch.cuda.is_available() else "cpu")) as device:
         say = print if parallel.place()[0] == 0 else lambda *words, **options: None
         pictures = {split: getattr(data, args.data)(split) for split in ("train", "validation", "test")}
@@ -141,7 +142,8 @@ def train(args: argparse.Namespace) -> int:
         about = {"command": " ".join(["qlab", *sys.argv[1:]]), "source": source}
         options = {"folder": folder, "device": device, "about": about}
         if args.qat:
-            network, history = qat.train(network, args.qat, pictures["train"], pictures["validation"], plan, **options)
+            parts = pictures["train"], pictures["validation"], plan
+            network, history = qat.train(network, args.qat, *parts, initial=initial, **options)
         else:
             history = fit(network, pictures["train"], pictures["validation"], plan, **options)
             network.load_state_dict(read_tensors(folder / "best.safetensors", device)[0])

@@ -132,14 +132,18 @@ def train(
     plan: loop.Plan = PLAN,
     *,
     folder: Path,
+    initial: dict[str, Tensor] | None = None,
     **options,
 ) -> tuple[Prepared, list[dict]]:
     """Prepare, calibrate and train a float network, which also is the teacher: what `qlab train --qat` does.
 
-    Returns the trained network, which is also saved as prepared.safetensors in ``folder``, and its history.
+    ``initial``, the prepared.safetensors of an earlier run with the same bits, is gone on from instead. Returns the
+    trained network, which is also saved as prepared.safetensors in ``folder``, and its history.
     """
     prepared = prepare(network, qconfig(preset))
     calibrate(prepared, train.sample(1024).batches(128))
+    if initial is not None:
+        prepared.load_state_dict(initial)
     history = fit(prepared, train, validation, plan, teacher=network, folder=folder, **options)
     if parallel.place()[0] == 0:
         write_tensors(folder / "prepared.safetensors", prepared.state_dict())
@@ -198,9 +202,11 @@ def finish(prepared: Prepared) -> Prepared:
 class NormalizedConv2d(QuantConv2d):
     """Convolution and BatchNorm in training, rounding the weights as they will be when the two are one.
 
-    While the statistics are live, the convolution takes ``Q(w * g) / g`` with the gain g = gamma / sqrt(running
-    variance), so that what BatchNorm sees are the values of the unfolded network, but the rounding is that of the
-    folded one. Frozen, and in eval mode, the fold is carried out.
+    In training the convolution takes ``Q(w * g) / g`` with the gain g = gamma / sqrt(running variance), so that what
+    BatchNorm sees are the values of the unfolded network, but the rounding is that of the folded one. In eval mode the
+    fold is carried out. Frozen, BatchNorm takes its running statistics, which gives the values of eval mode; but the
+    fold is still not carried out: straight through Q, gamma's gradient would be that of the weights before they were
+    rounded, and with few bits a large part of it wrong.
     """
 
     norm: nn.BatchNorm2d
@@ -212,11 +218,14 @@ class NormalizedConv2d(QuantConv2d):
         return self.weight * gain[:, None, None, None], self.norm.bias - self.norm.running_mean * gain
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.frozen or not self.training:
+        if not self.training:
             weight, bias = self.folded()
             return self._conv_forward(x, self.weight_quantizer(weight), bias)
-        gain = self._gain().detach()[:, None, None, None]
-        return self.norm(self._conv_forward(x, self.weight_quantizer(self.weight * gain) / gain, None))
+        gain, norm = self._gain().detach()[:, None, None, None], self.norm
+        y = self._conv_forward(x, self.weight_quantizer(self.weight * gain) / gain, None)
+        if self.frozen:
+            return F.batch_norm(y, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+        return norm(y)
 
     def _gain(self) -> Tensor:
         gain = self.norm.weight * (self.norm.running_var + self.norm.eps).rsqrt()

@@ -16,6 +16,7 @@ from qlab import __main__ as cli
 from qlab import doctor
 from qlab.data import Available
 from qlab.doctor import Finding
+from qlab.files import read_tensors
 from qlab.int8 import engines
 
 # --- the frame
@@ -298,4 +299,11 @@ def test_train_with_qat_goes_on_from_the_float_network(tiny, tmp_path, capsys, m
     monkeypatch.setattr(qlab.models, "load", lambda name, data: Tiny().eval())
     assert cli.main(["train", *tiny, "--qat", "w4a4"]) == 0
     assert "test accuracy" in capsys.readouterr().out
-    assert (tmp_path / "runs" / "tiny-stripes-w4a4" / "prepared.safetensors").exists()
+    prepared = tmp_path / "runs" / "tiny-stripes-w4a4" / "prepared.safetensors"
+    assert prepared.exists()
+    first = read_tensors(prepared)[0]
+    words = ["--qat", "w4a4", "--init", str(prepared), "--out", "second", "--rate", "0", "--weight-decay", "0"]
+    assert cli.main(["train", *tiny, *words]) == 0
+    second = read_tensors(tmp_path / "second" / "prepared.safetensors")[0]
+    name = "network.quantizers.input.scale"
+    assert torch.equal(first[name], second[name]), "it went on from where the first run ended"

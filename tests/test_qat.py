@@ -214,6 +214,28 @@ def test_gamma_learns_with_live_and_with_frozen_statistics(network):
         assert dict(prepared.weighted())["conv2"].norm.weight.grad.abs().sum() > 0
 
 
+def test_a_frozen_layer_gives_what_it_gives_in_eval_mode(network):
+    prepared = qat.start(calibrated(network), [next(stripes(32).batches(32))[0]])
+    qat._freeze(prepared, ranges=False, batchnorm=True)
+    x = torch.rand(8, 3, 32, 32)
+    layer = dict(prepared.weighted())["conv1"]
+    torch.testing.assert_close(layer.train()(x), layer.eval()(x), atol=1e-5, rtol=1e-5)
+
+
+def test_frozen_gamma_has_the_gradient_of_the_rounded_weights(network):
+    """Straight through the fold it would be that of the weights before rounding, and training on 2 bits would diverge."""
+    prepared = qat.start(calibrated(network, QConfig.w2a2()), [next(stripes(32).batches(32))[0]]).train()
+    qat._freeze(prepared, ranges=False, batchnorm=True)
+    layer = dict(prepared.weighted())["conv2"]
+    norm, gain = layer.norm, layer._gain()[:, None, None, None]
+    x, upstream = torch.rand(4, 8, 5, 5), torch.randn(4, 8, 5, 5)
+    (layer(x) * upstream).sum().backward()
+    y = F.conv2d(x, layer.weight_quantizer(layer.weight * gain) / gain, padding=1)
+    mean, var = (statistic[:, None, None] for statistic in (norm.running_mean, norm.running_var))
+    expected = (upstream * (y - mean) / (var + norm.eps).sqrt()).sum((0, 2, 3))
+    torch.testing.assert_close(norm.weight.grad, expected, atol=1e-3, rtol=1e-3)
+
+
 def test_a_dead_channel_does_not_divide_by_zero(network):
     prepared = qat.start(calibrated(network), [next(stripes(32).batches(32))[0]]).train()
     layer = dict(prepared.weighted())["conv1"]

@@ -104,8 +104,17 @@ def fx(task: Task, backend: str) -> Bind:
 
 
 def fx_frozen(task: Task, backend: str) -> Bind:
-    """The same, traced and frozen by torch.jit: no Python around the operators."""
-    return partial(_trace, _fx_network(task, backend))
+    """The same, traced and frozen by torch.jit: no Python around the operators.
+
+    Freezing packs the weights anew, for the engine that is set then: without it another one's kernels would run.
+    """
+    network = _fx_network(task, backend)
+
+    def bind(x: Tensor) -> Call:
+        torch.backends.quantized.engine = backend
+        return _trace(network, x)
+
+    return bind
 
 
 def pt2e(task: Task) -> Bind:
