@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -78,7 +79,7 @@ def fit(
     distillation: float = 0.5,
     penalty: float = 0.0,
     freeze_ranges: float = 0.5,
-    freeze_batchnorm: float = 0.9,
+    freeze_batchnorm: float = 0.97,
     loss: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
     folder: Path | None = None,
     device: str = "cpu",
@@ -90,7 +91,8 @@ def fit(
     ``train`` is a Dataset, or batches (x, y) that are gone through once an epoch. ``method`` says how the grids move:
     "lsq" learns every scale; "pact" learns the activations' upper ends; "straight_through" lets the grids follow the
     largest values until the share ``freeze_ranges`` of the training is done. The BatchNorms' statistics stand still
-    after ``freeze_batchnorm``. A ``teacher``, the float network, gets the share ``distillation`` of the loss, and
+    after ``freeze_batchnorm``: late, since with few bits and a learning rate that is not tiny yet, a network that is no
+    longer normalized diverges. A ``teacher``, the float network, gets the share ``distillation`` of the loss, and
     ``penalty`` weighs the weights' relative quantization error in it. ``loss(x, output, y)`` takes the place of the
     labels' cross-entropy, for networks that do not classify; such a network has no teacher here. Afterwards ``prepared`` is an ordinary prepared
     network, ready for qlab.convert; with a ``folder`` (as in qlab.train.fit) it is that of the best epoch.
@@ -119,8 +121,11 @@ def fit(
         )  # fmt: skip
         if folder is not None and history:
             prepared.load_state_dict(read_tensors(folder / "best.safetensors", device)[0])
-    finally:
-        finish(prepared)
+    except BaseException:
+        with suppress(ValueError):  # what diverged has no grid; that it did is the error to show
+            finish(prepared)
+        raise
+    finish(prepared)
     return history
 
 

@@ -247,6 +247,11 @@ def test_a_dead_channel_does_not_divide_by_zero(network):
 # --- training
 
 
+def test_a_training_that_diverges_says_so(network):
+    with pytest.raises(ValueError, match="the loss became nan in epoch 1.*lower the learning rate"):
+        qat.fit(calibrated(network), stripes(64), None, replace(PLAN, rate=1e30), progress=False)
+
+
 @pytest.mark.parametrize("method", qat.METHODS)
 def test_training_brings_back_what_rounding_and_clipping_took(network, method):
     exam = stripes(96, "test")
