@@ -29,6 +29,8 @@ def bench(monkeypatch):
 
     monkeypatch.setattr(qlab.data, "cifar10", noise)
     monkeypatch.setattr(qlab.models, "load", lambda name, data: network)
+    monkeypatch.setattr(qlab.models, "manifest", lambda: {"resnet20-cifar10-w4a4": {"epochs": "3 of 5"}})
+    monkeypatch.setattr(qlab.qat, "load", lambda name, bits, data: network)
     monkeypatch.syspath_prepend(TOOLS)
     module = importlib.import_module("bench_accuracy")
     # the tool's own numbers of steps are for real networks
@@ -48,6 +50,7 @@ def test_every_method_fills_a_row_and_no_row_is_measured_twice(bench, tmp_path, 
     assert bench.main(words) == 0
     rows = bench.read(path)
     assert [row["method"] for row in rows] == ["minmax", "mse", *list(bench.METHODS)[2:]]
+    assert rows[-1]["epochs"] == "3 of 5" and rows[-1]["seconds"] == ""
     first = rows[0]
     assert first["drop"] == pytest.approx(first["fp32"] - first["top1"]) and first["data"] == "noise"
     assert (first["images"], first["seed"], first["split"]) == (20, 0, "test")

@@ -118,6 +118,54 @@ def test_a_diverging_loss_stops_the_training():
         train.fit(tiny(), stripes(96), stripes(16), plan, progress=False)
 
 
+# --- steps that are recorded, as on a GPU; here what records them is replaced
+
+
+def a_step(record: bool = True) -> train.Step:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    return train.Step(network, optimizer, lambda x, logits, y: F.cross_entropy(logits, y), record)
+
+
+def batch(size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.rand(size, 3, 2, 2), torch.arange(size) % 2
+
+
+def test_a_step_is_recorded_once_it_has_been_taken_three_times(monkeypatch):
+    recordings = []
+    monkeypatch.setattr(train.Step, "_record", lambda self, x, y, share: recordings.append(x.shape) or (lambda *xy: "replayed"))
+    step = a_step()
+    answers = [step(*batch(4)) for _ in range(5)]
+    assert answers[3:] == ["replayed", "replayed"] and "replayed" not in answers[:3] and len(recordings) == 1
+    for other in ({"part": "frozen"}, {"share": 0.5}):
+        assert step(*batch(4), **other) != "replayed", "another step"
+    assert step(*batch(2)) != "replayed", "another shape"
+    assert a_step(record=False)(*batch(4)) > 0 and len(recordings) == 1
+
+
+def test_a_step_that_cannot_be_recorded_runs_as_it_is(monkeypatch):
+    def cannot(self, x, y, share):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(train.Step, "_record", cannot)
+    step = a_step()
+    losses = [float(step(*batch(4))) for _ in range(3)]
+    with pytest.warns(UserWarning, match="cannot be recorded as a CUDA graph, so it is slower: operation not permitted"):
+        losses.append(float(step(*batch(4))))
+    losses.append(float(step(*batch(4))))
+    assert all(map(math.isfinite, losses))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_trains_as_a_processor_does():
+    histories = []
+    for device in ("cpu", "cuda"):
+        network = tiny()
+        histories.append(train.fit(network, stripes(160), stripes(32, "validation"), PLAN, device=device, progress=False))
+    losses = torch.tensor([[row["loss"] for row in history] for history in histories])
+    torch.testing.assert_close(losses[1], losses[0], atol=0.02, rtol=0.02)
+
+
 class Says(nn.Module):
     """A network with the given answer to everything."""
 

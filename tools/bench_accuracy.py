@@ -36,6 +36,8 @@ class Task:
     bits: str
     train: qlab.data.Dataset
     seed: int
+    name: str = ""  # of the network, and of its data
+    data: str = ""
 
     @cached_property
     def calibration(self) -> list[tuple[Tensor, Tensor]]:
@@ -102,6 +104,11 @@ def equalized(task: Task) -> nn.Module:
     return task.prepared("minmax", "minmax", equalize=True)
 
 
+def qat(task: Task) -> nn.Module:
+    """The committed network that was trained with the rounding of these bits."""
+    return qlab.qat.load(task.name, task.bits, task.data)
+
+
 METHODS: dict[str, Callable[[Task], nn.Module]] = {
     "minmax": minmax,
     "mse": mse,
@@ -115,6 +122,7 @@ METHODS: dict[str, Callable[[Task], nn.Module]] = {
     "minmax per tensor + CLE": partial(per_tensor, equalize=True),
     "minmax per tensor + CLE + bias correction": partial(per_tensor, equalize=True, bias=True),
     "minmax + CLE": equalized,
+    "QAT": qat,
 }
 BITS = ("w8a8", "w6a6", "w4a8", "w4a4")
 
@@ -139,16 +147,21 @@ def main(words: Sequence[str] | None = None) -> int:
     }
     about.update(images=len(test), seed=args.seed)
     chosen = [(method, bits) for bits in args.bits for method in METHODS if selected(method, bits, args.only)]
+    entries = qlab.models.manifest()
+    trained = {bits: entries[key] for bits in args.bits if (key := f"{args.network}-{args.data}-{bits}") in entries}
+    chosen = [(method, bits) for method, bits in chosen if method != "QAT" or bits in trained]
     rows = read(args.rows)
     for method, bits in (bar := tqdm(chosen, leave=False)):
         bar.set_description(f"{args.network} {bits} {method}")
         if find(rows, {**about, "method": method, "bits": bits}) is None:
             row = measure(
-                Task(network, bits, train, args.seed),
+                Task(network, bits, train, args.seed, args.network, args.data),
                 method,
                 test,
                 float_accuracy(rows, about, network, test),
             )
+            if method == "QAT":  # what it cost was paid when it was trained
+                row |= {"seconds": "", "cpu_seconds": "", "epochs": trained[bits]["epochs"]}
             rows.append({**about, **row})
             append(args.rows, rows[-1])
     print(table([row for row in rows if row["network"] == args.network and row["split"] == args.split]))
@@ -230,7 +243,7 @@ def append(path: Path, row: dict) -> None:
 
 def table(rows: list[dict]) -> str:
     """The rows as a Markdown table."""
-    names = "network bits method top1 drop fp32 images data seed seconds cpu_seconds".split()
+    names = "network bits method top1 drop fp32 images data seed seconds cpu_seconds epochs".split()
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     return "\n".join([*lines, *("| " + " | ".join(str(row.get(name, "")) for name in names) + " |" for row in rows)])
 
