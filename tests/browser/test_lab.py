@@ -269,6 +269,46 @@ def test_a_bit_can_be_clicked_and_reached_from_the_keyboard(page):
     assert title.inner_text().startswith("0.5: with at most 16 bits, exact in bfloat16")
 
 
+BUSY = """async () => {
+    const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+    window.busy = kernel.requestExecute({ code: "while True: pass" }).done;
+    while (kernel.status !== "busy") await new Promise(done => setTimeout(done, 20));
+}"""
+DRAG = """async ([slider, panel]) => {
+    const picture = %s;
+    const shown = new Set();
+    const count = Math.min(Math.round((slider.max - slider.min) / slider.step) + 1, 50);
+    const values = Array.from({ length: count }, (_, i) => +slider.min + (slider.max - slider.min) * i / (count - 1));
+    const start = performance.now();
+    for (const value of values) {
+        slider.value = value;
+        slider.dispatchEvent(new Event("input", { bubbles: true }));
+        await new Promise(requestAnimationFrame);
+        shown.add(picture(panel));
+    }
+    return [shown.size, count, performance.now() - start];
+}""" % PICTURE
+
+
+@pytest.mark.parametrize("page", ["01_rounding.ipynb", "02_clipping.ipynb"], ids=["01", "02"], indirect=True)
+def test_what_the_browser_computes_does_not_wait_for_the_kernel(page):
+    """As on Binder, where a kernel answers late; here it does not answer at all."""
+    drawn = page.locator(".qlab-explorable:has(canvas)")
+    assert drawn.count()
+    kernel = "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel"
+    page.evaluate(BUSY)
+    try:
+        for panel in drawn.all():
+            slider = panel.locator("input[type=range]").last
+            pictures, count, ms = page.evaluate(DRAG, [slider.element_handle(), panel.element_handle()])
+            assert pictures > 0.8 * count > 4, "each step of a drag shows another picture"
+            print(f"{1000 * count / ms:.0f} frames a second")  # pytest -s shows it
+        assert page.evaluate(f"() => {kernel}.status") == "busy"
+    finally:
+        page.evaluate(f"() => {kernel}.interrupt()")
+        page.evaluate("() => window.busy.catch(() => {})")
+
+
 @pytest.mark.parametrize("page", ["11_detection.ipynb"], ids=["11"], indirect=True)
 def test_the_live_panel_runs_until_it_is_stopped(page):
     panel = next(panel for panel in panels(page) if panel.get_by_role("button", name="start").count())
