@@ -332,3 +332,48 @@ def test_what_a_panel_raises_is_not_timed(tool, tmp_path):
 def test_a_lesson_that_is_not_there_has_no_redraws(tool, capsys):
     assert tool("bench_redraw").main(["01", "55"]) == 2
     assert "no lesson 55: expected numbers such as 05" in capsys.readouterr().err
+
+
+# --- what each engine makes of a trained network
+
+
+@pytest.fixture
+def trained(monkeypatch, network):
+    """The small network and a few pictures of noise under the names that the tool asks for."""
+
+    def noise(split="train"):
+        images = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8)
+        labels = torch.arange(40) % 10
+        return qlab.data.Dataset(images, labels, tuple("abcdefghij"), "noise", split, (0.5,) * 3, (0.3,) * 3)
+
+    monkeypatch.setattr(qlab.data.Dataset, "sample", lambda self, count, seed=0: self)
+    monkeypatch.setattr(qlab.data, "cifar10", noise)
+    monkeypatch.setattr(qlab.models, "load", lambda name, data: network)
+
+
+def test_every_engine_that_works_here_has_a_line(tool, trained, capsys):
+    wide = ["--network", "resnet20", "--drop", "101", "--agreement", "0"]
+    assert tool("bench_engines").main(wide) == 0
+    lines = capsys.readouterr().out.splitlines()
+    usable = {name for name, engine in qlab.int8.engines.available().items() if engine.usable}
+    assert lines[0].startswith("40 test pictures of noise")
+    assert {line.split()[1] for line in lines[2:-1]} == usable | {"float"}
+    assert lines[-1].startswith("0 of them lose more than 101 points")
+
+
+def test_an_engine_that_answers_otherwise_is_counted(tool, trained, capsys, monkeypatch):
+    module = tool("bench_engines")
+    convert = qlab.convert
+
+    def other(prepared, name):
+        int8 = convert(prepared, name)
+        return int8 if name != "reference" else nn.Sequential(int8, Backwards())
+
+    monkeypatch.setattr(qlab, "convert", other)
+    assert module.main(["--network", "resnet20", "--drop", "101", "--agreement", "60"]) == 1
+    assert capsys.readouterr().out.splitlines()[-1].startswith("1 of them lose")
+
+
+class Backwards(nn.Module):
+    def forward(self, scores):
+        return -scores

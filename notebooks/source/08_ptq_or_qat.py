@@ -84,7 +84,7 @@ for pictures in (100, 1000, 10_000):
 # ## Accuracy against bits
 #
 # Now measure. PTQ chooses each range by its mean squared error (lesson 3), with weights per channel. The
-# networks trained with QAT come with the course; each one is this float network, trained on for a few epochs.
+# networks trained with QAT come with the course; each one is this float network, trained on with its rounding.
 
 # %%
 presets = {bits: f"w{bits}a{bits}" for bits in range(8, 1, -1)}
@@ -129,7 +129,7 @@ for bits in (3, 2):
 # %% [markdown]
 # The shape of these curves does not depend on this network. On the official CIFAR-10, ResNet-20 with 2 bits
 # loses about 2.7 points with PACT (Choi et al., 2018) and 2.0 with APoT (Li et al., 2020), after far longer
-# training. The networks here were trained for a few epochs only.
+# training. How many epochs the networks here had is listed at the end of this lesson.
 #
 # ### Exercise 8.3: what came back
 #

@@ -142,8 +142,27 @@ assert size["4 bits, codebook"] < size["4 bits, equal steps"] and size["binary"]
 
 # %% [markdown]
 # With 4 bits the grid hardly matters. The codebook has one table a layer, which takes fewer bytes than the scales
-# of the equal steps, one for each channel. With 2 bits and fewer no grid saves a network that was trained in float. It has to be
-# trained on it, as in lesson 7.
+# of the equal steps, one for each channel. With 2 bits and fewer no grid saves a network that was trained in float. It
+# has to be trained on its grid, as in lesson 7. The course has networks that were, by QAT: **W2A2**, with 2 bits for
+# weights and activations; on CIFAR-10 also **W1A32**, with binary weights, and **W1A1**, where activations have one
+# bit too.
+#
+# **Predict.** How much of what rounding destroyed does training bring back with 2 bits? And with one?
+
+# %%
+data = qlab.data.available().name
+for preset in ("w2a2", "w1a32", "w1a1"):
+    if f"resnet20-{data}-{preset}" in qlab.models.manifest():
+        trained = qlab.qat.load("resnet20", preset, data=data)
+        accuracy[preset], size[preset] = qlab.evaluate(trained, test), bytes_of(trained)
+        print(f"{preset.upper() + ' by QAT':21} {accuracy[preset]:5.1f} % right, {size[preset]:7,} bytes of weights")
+assert accuracy["w2a2"] > max(float_accuracy - 12, accuracy.get("w1a1", 0))
+for preset in {"w1a32", "w1a1"} & set(accuracy):
+    assert accuracy[preset] > accuracy["binary"] + 30
+
+# %% [markdown]
+# Most of it, and more with two bits than with one. Activations of one bit cost more than weights of one bit: a sum
+# has many weights to average over, but all that a layer hands on are its activations.
 #
 # ## Three values, two values
 #
