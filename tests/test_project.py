@@ -279,7 +279,7 @@ def test_the_accuracies_in_the_readme_are_those_that_were_measured():
     names = {"ResNet-20": "resnet20", "MobileNetV2, half width": "mobilenet_v2", "VGG": "vgg"}
     readme = (ROOT / "README.md").read_text("utf-8")
     rows = re.findall(
-        r"^\| ([\w, -]+?)(?:, QAT with . bits \((\w+)\))? \| ([\d.]+ %|-) \| ([\d.]+ %|-) \|$", readme, re.M
+        r"^\| ([\w, -]+?)(?:, QAT with [\w ]+ \((\w+)\))? \| ([\d.]+ %|-) \| ([\d.]+ %|-) \|$", readme, re.M
     )
     shown = {}
     for name, bits, cifar10, shapes10 in rows:
