@@ -86,7 +86,7 @@ def quantize(args: argparse.Namespace) -> int:
     network = qlab.models.load(args.name, data=args.data)
     pictures = getattr(qlab.data, args.data)
     engine = engines.get(args.engine)
-    saturates = engines.available()[engine.name].saturates
+    saturates = engines.saturates_on(engine.name, network)
     qconfig = qlab.QConfig.preset(args.qconfig, observer=args.observer, reduce_range=saturates)
     int8 = qlab.ptq(network, pictures("train").sample(args.images).batches(128), qconfig, engine)
 

@@ -538,8 +538,8 @@ def run(args: argparse.Namespace) -> int:
     if chosen == ["all"]:
         chosen = [name for name, engine in engines.available().items() if engine.usable]
     chosen = [engines.get(name).name for name in chosen]
-    saturates = any(engines.availability(name).saturates for name in chosen)
     network, pictures = models.load(args.name, data=args.data), getattr(data, args.data)
+    saturates = any(engines.saturates_on(name, network) for name in chosen)
     calibration = pictures("train").sample(1024).batches(128)
     int8 = ptq(network, calibration, QConfig.w8a8(reduce_range=saturates), engine=chosen[0])
     why = ", since products of larger ones would saturate on this processor"

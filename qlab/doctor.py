@@ -143,11 +143,13 @@ def kernels() -> Iterator[Finding]:
     chosen, why = engines.choose()
     for name, engine in engines.available().items():
         found = f"not here: {engine.reason}"
+        exact = not (engine.saturates or engine.depthwise_saturates)
         if engine.usable:
-            found = "works, but pairs of large products saturate at 16 bits" if engine.saturates else "works"
+            where = "" if engine.saturates else " of depthwise layers"
+            found = "works" if exact else f"works, but pairs of large products{where} saturate at 16 bits"
         if name == chosen:
             found = f'works, "auto" takes it: {why}'
-        yield Finding("fine" if engine.usable and not engine.saturates else "hint", f"engine {name}", found)
+        yield Finding("fine" if engine.usable and exact else "hint", f"engine {name}", found)
 
 
 def pictures() -> Iterator[Finding]:

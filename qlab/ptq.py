@@ -79,7 +79,7 @@ def ptq(model: nn.Module, batches: Batches, qconfig: QConfig | None = None, engi
     x = first[0] if isinstance(first, (tuple, list)) else first
     if qconfig is None:
         name = engines.choose()[0] if engine == "auto" else engines.get(engine).name
-        qconfig = QConfig.w8a8(reduce_range=engines.available()[name].saturates)
+        qconfig = QConfig.w8a8(reduce_range=engines.saturates_on(name, model))
     prepared = prepare(model, qconfig, x[:1])
     return convert(calibrate(prepared, _chain(first, batches)), engine)
 

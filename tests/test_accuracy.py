@@ -38,7 +38,7 @@ def test_every_engine_keeps_the_accuracy_and_agrees_with_the_prepared_network(tr
         prepared = qlab.calibrate(qlab.prepare(model, QConfig.w8a8(reduce_range=reduce_range)), batches)
         prepared_answers = cache(lambda fused: answers(prepared.fuse_additions(fused), pictures))
         for name in USABLE:
-            if engines.available()[name].saturates is not reduce_range:
+            if engines.saturates_on(name, model) is not reduce_range:
                 continue
             int8 = qlab.convert(prepared, name)
             found = answers(int8, pictures)

@@ -505,7 +505,7 @@ def test_bench_measures_every_engine_that_works(small_course, capsys):
 
 
 def test_bench_says_when_activations_get_7_bits(small_course, capsys, monkeypatch):
-    monkeypatch.setattr(engines, "availability", lambda name: SimpleNamespace(usable=True, saturates=True))
+    monkeypatch.setattr(engines, "saturates_on", lambda name, network: True)
     assert run("--batch", "4", "--engine", "reference") == 0
     assert "activations of 7 bits, since products of larger ones would saturate" in capsys.readouterr().out
 

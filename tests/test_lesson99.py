@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -164,6 +165,16 @@ def test_two_networks_of_nearly_one_size_and_accuracy_have_names_that_can_be_rea
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in figure.axes[0].texts]
     assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+
+
+def test_the_strokes_from_names_to_points_do_not_cross():
+    networks = {"W8A8 by PTQ": (89.4, 274), "W4A4 by PTQ": (87.4, 142), "W4A4 by QAT": (88.8, 142.5)}
+    networks |= {"W3A3 by QAT": (89.2, 109.5), "W2A2 by QAT": (88.4, 76.6)}
+    scores = [replace(a_score(name, *place), lost=89.4 - place[0]) for name, place in networks.items()]
+    figure = plots.pareto(scores, replace(a_score("mixed", 59.4, 99.7), lost=30.0))(284)
+    figure.draw_without_rendering()
+    left = {text.get_text(): text.get_window_extent().x0 for text in figure.axes[0].texts}
+    assert left["W2A2 by QAT"] < left["W3A3 by QAT"], "as their points do"
 
 
 def test_yours_may_be_among_the_scores():

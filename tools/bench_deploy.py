@@ -78,7 +78,7 @@ def make() -> tuple[nn.Module, qlab.int8.modules.Int8Network]:
     from torchvision.models import vgg16
 
     network = vgg16().eval().to(memory_format=torch.channels_last)
-    saturates = engines.availability(engines.choose()[0]).saturates
+    saturates = engines.saturates_on(engines.choose()[0], network)
     return network, qlab.ptq(network, [torch.randn(2, 3, 224, 224)], QConfig.w8a8(reduce_range=saturates))
 
 

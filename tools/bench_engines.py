@@ -56,7 +56,8 @@ def measure(network: nn.Module, train, test, float_top1: float):
     """(the line to print, points lost, percent of equal answers) of each engine that works here."""
     batches = list(train.batches(128))
     for bits in (8, 7):
-        here = [name for name, found in engines.available().items() if found.usable and found.saturates is (bits == 7)]
+        usable = [name for name, found in engines.available().items() if found.usable]
+        here = [name for name in usable if engines.saturates_on(name, network) is (bits == 7)]
         if not here:
             continue
         qconfig = QConfig.w8a8(reduce_range=True) if bits == 7 else QConfig.w8a8()

@@ -181,7 +181,9 @@ check("5.5", saturating_dot)
 # %%
 print(bench.processor())
 for engine in engines.available().values():
-    words = "its pairs saturate" if engine.saturates else "exact sums" if engine.usable else engine.reason
+    words = "exact sums" if engine.usable else engine.reason
+    if engine.saturates or engine.depthwise_saturates:
+        words = "its pairs saturate" + " in depthwise layers" * (not engine.saturates)
     print(f"{engine.name:13} {words}")
 usable = [name for name, engine in engines.available().items() if engine.usable]
 

@@ -152,7 +152,7 @@ def quantized(bits, granularity):
     return prepared, qlab.convert(prepared)
 
 
-saturates = engines.available()[engines.choose()[0]].saturates
+saturates = engines.saturates_on(engines.choose()[0], network)
 prepared, int8 = {}, {}
 for bits in (8, 4):
     for share in (PerTensor(), PerChannel(0)):

@@ -79,7 +79,7 @@ print(f"float: {judge.float_accuracy:.1f} % right")
 
 # %% tags=["timing"]
 def plain_ptq(preset):
-    saturates = engines.available()[judge.pace.engine].saturates
+    saturates = engines.saturates_on(judge.pace.engine, network)
     qconfig = QConfig.preset(preset, observer="mse", reduce_range=saturates)
     return qlab.calibrate(qlab.prepare(network, qconfig), calibration.batches(64))
 

@@ -10,7 +10,7 @@ This is the one file that touches them, since upstream is taking them away. Ther
 All stay within one code of the reference; they multiply their int32 sums by a float, where it takes a
 fixed-point number. The exception has a physical cause. Without VNNI instructions (2019 and later) an x86
 processor adds up u8 * s8 products in pairs of 16 bits, and ``255 * 127 * 2`` does not fit: it *saturates* at
-32767. This file tries that out. Seven bits for activations (``reduce_range=True``) make every pair fit.
+32767. (fbgemm's kernel for depthwise layers does so even with them.) This file tries that out. Seven bits for activations (``reduce_range=True``) make every pair fit.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -202,6 +203,8 @@ class Historical(Engine):
         if self.name == "qnnpack":  # its own clamp takes the elements in another order
 
             def in_place(*inputs: Tensor) -> Tensor:
+                if torch.jit.is_tracing():  # it would record the codes of one picture
+                    raise RuntimeError("qnnpack clamps to fewer than 8 bits where the codes lie, which cannot be recorded")
                 q = kernel(*inputs)
                 _codes(q).clamp_(max=out_qp.qmax)
                 return q
@@ -225,6 +228,8 @@ class Historical(Engine):
     def _packed(self, prepack, weight, bias, weight_qp, x_qp, out_qp, window) -> Callable[[Tensor], object]:
         """The function "input -> packed weights"; see :func:`_by_shape` for why it depends on the input."""
         check_weighted(weight, weight_qp, x_qp, out_qp)
+        if self.name in ("onednn", "x86"):
+            _check_padding(self.name, weight, window)
         scale = weight_qp.scale.to(torch.float64).expand(weight.shape[0])
         if self.name == "qnnpack" and bias is not None:
             weight, scale = room_for_bias(weight, scale, bias, x_qp)
@@ -310,6 +315,7 @@ class PlainOnednn(Engine):
     def _packed(self, weight, bias, weight_qp, x_qp, out_qp, window):
         """The function "input -> packed weights" (linear if window is None), scales and zero points, bias."""
         check_weighted(weight, weight_qp, x_qp, out_qp)
+        _check_padding(self.name, weight, window)
         scale = weight_qp.scale.to(torch.float32).expand(weight.shape[0]).contiguous()
 
         def pack(shape: Sequence[int] | None = None) -> Tensor:
@@ -319,6 +325,20 @@ class PlainOnednn(Engine):
 
         zeros = torch.zeros(weight.shape[0], dtype=torch.int32)
         return _by_shape(pack), (scale, zeros), None if bias is None else bias.detach().to(torch.float32)
+
+
+def _check_padding(name: str, weight: Tensor, window: Sequence | None) -> None:
+    """Raise ValueError for what oneDNN computes wrong, seen with AMX: groups, and a sum that sees nothing but padding."""
+    if not window or window[-1] == 1:
+        return
+    _, padding, dilation, groups = window
+    extents = [d * (size - 1) + 1 for d, size in zip(dilation, weight.shape[2:])]
+    if any(pad >= extent > 1 for pad, extent in zip(padding, extents)):
+        raise ValueError(
+            f"conv2d with padding {tuple(padding)} around a kernel of {tuple(extents)} and {groups} groups: some of its "
+            f"outputs see nothing but padding, which {name!r} computes wrong on some processors. Use less padding, or "
+            "engine='fbgemm', 'qnnpack' or 'reference'"
+        )
 
 
 def _grid(qp: QParams) -> tuple[float, int]:
@@ -514,19 +534,28 @@ def _by_token(x: Tensor, largest: int) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Availability:
-    """Whether an engine works on this machine, why not, and whether its sums of two products saturate."""
+    """Whether an engine works on this machine, why not, and whether its sums of two products saturate.
+
+    ``saturates`` says so of all layers, ``depthwise_saturates`` of those with groups: fbgemm's kernel for them, which
+    x86 takes too when there are many, adds up in 16 bits even where there is VNNI.
+    """
 
     name: str
     usable: bool
     reason: str
     saturates: bool = False
+    depthwise_saturates: bool = False
+
+    def saturates_in(self, groups: int) -> bool:
+        """In a layer of so many groups?"""
+        return self.saturates or self.depthwise_saturates and groups > 1
 
 
 def available() -> dict[str, Availability]:
     """Every engine, really tried: {name: :class:`Availability`}. The first call takes about half a second.
 
     >>> available()["reference"]
-    Availability(name='reference', usable=True, reason='works', saturates=False)
+    Availability(name='reference', usable=True, reason='works', saturates=False, depthwise_saturates=False)
     """
     return {name: availability(name) for name in NAMES}
 
@@ -549,35 +578,50 @@ def availability(name: str) -> Availability:
         # torch says once a process that quint8 is deprecated. That is known here, and nobody else need know.
         warnings.filterwarnings("ignore", message=".*deprecated.*", category=UserWarning)
         try:
-            moderate, extreme = _disagreement(engine, bits=7), _disagreement(engine, bits=8)
+            moderate, dense, depthwise = (
+                _disagreement(engine, bits, groups) for bits, groups in ((7, (1, 16, 128)), (8, (1,)), (8, (16, 128)))
+            )
         except (RuntimeError, AttributeError) as error:  # no such kernel, no such operator
             return Availability(name, False, str(error).strip().splitlines()[0][:200])
     if moderate > 1:
         return Availability(name, False, f"its results are wrong by {moderate} codes on small layers")
-    return Availability(name, True, "works", saturates=extreme > 1)
+    return Availability(name, True, "works", saturates=dense > 1, depthwise_saturates=depthwise > 1)
 
 
-def _disagreement(engine: Engine, bits: int) -> int:
+def saturates_on(name: str, network: nn.Module) -> bool:
+    """Can 8-bit activations saturate in a convolution or linear layer of this float network, on this engine?
+
+    >>> saturates_on("reference", nn.Linear(2, 2))
+    False
+    """
+    groups = [getattr(layer, "groups", 1) for layer in network.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
+    return any(map(availability(name).saturates_in, groups))
+
+
+def _disagreement(engine: Engine, bits: int, groups: Sequence[int]) -> int:
     """By how many codes an engine and the reference differ at most, with numbers as large as can be."""
-    expected = _extreme_layers(Engine(), bits)
-    return max(int((a - b).abs().max()) for a, b in zip(_extreme_layers(engine, bits), expected))
+    expected = _extreme_layers(Engine(), bits, groups)
+    return max(int((a - b).abs().max()) for a, b in zip(_extreme_layers(engine, bits, groups), expected))
 
 
-def _extreme_layers(engine: Engine, bits: int) -> list[Tensor]:
-    """What small layers give (in codes) when all inputs are the largest and all weights 127 or -127."""
+def _extreme_layers(engine: Engine, bits: int, groups: Sequence[int]) -> list[Tensor]:
+    """What small layers give (in codes) when all inputs are the largest and all weights 127 or -127.
+
+    More than 100 groups are another kernel of torch's x86.
+    """
     x_qp, weight_qp, outputs = QParams(1.0, 0, bits), QParams(0.01, 0, signed=True), []
-    x, bias = torch.full((1, 16, 4, 4), float(x_qp.qmax)), torch.ones(16)
-    for sign in (127, -127):
-        dense = torch.full((16, 16, 3, 3), sign, dtype=torch.int8)
-        depthwise, pointwise, matrix = dense[:, :1], dense[:, :, :1, :1], dense[:, :, 0, 0]
-        for weight, groups in ((dense, 1), (depthwise, 16), (pointwise, 1), (matrix, 0)):
+    for sign, count in product((127, -127), groups):
+        channels = max(16, count)
+        x, bias = torch.full((1, channels, 4, 4), float(x_qp.qmax)), torch.ones(channels)
+        weight = torch.full((channels, channels // count, 3, 3), sign, dtype=torch.int8)
+        for weight in (weight,) if count > 1 else (weight, weight[:, :, :1, :1], weight[:, :, 0, 0]):
             out_qp = QParams(sum_bound(weight, x_qp) * 0.01 / 100, 128)  # no sum may leave the grid
-            if groups:
-                kernel = engine.conv2d(weight, bias, weight_qp, x_qp, out_qp, padding=1, groups=groups)
+            if weight.ndim == 4:
+                kernel = engine.conv2d(weight, bias, weight_qp, x_qp, out_qp, padding=1, groups=count)
             else:
                 kernel = engine.linear(weight, bias, weight_qp, x_qp, out_qp)
             with engine.running(), torch.no_grad():
-                q = kernel(engine.quantize(x_qp)(x if groups else x[:, :, 0, 0]))
+                q = kernel(engine.quantize(x_qp)(x if weight.ndim == 4 else x[:, :, 0, 0]))
                 outputs.append(engine.dequantize(out_qp)(q).div(out_qp.scale).round())
     return outputs
 

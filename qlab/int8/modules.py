@@ -312,12 +312,12 @@ class Int8Network(nn.Module):
     @property
     def saturating(self) -> list[str]:
         """The layers in which this engine's 16-bit sums of two products can overflow on this processor."""
-        if not engines.available()[self.engine].saturates:
-            return []
+        engine = engines.available()[self.engine]
         inputs = {step.layer: self.program.grids[step.inputs[0]] for step in self.program.steps}
         return [
             layer.name for number, layer in enumerate(self.layers)
-            if isinstance(layer, (Int8Conv2d, Int8Linear)) and layer.can_saturate(inputs[number])
+            if isinstance(layer, (Int8Conv2d, Int8Linear)) and engine.saturates_in(layer.options.get("groups", 1))
+            and layer.can_saturate(inputs[number])
         ]  # fmt: skip
 
     def _warn_of_saturation(self) -> None:

@@ -11,6 +11,8 @@ from qlab.course.challenge import Score, front
 from qlab.course.language import _
 from qlab.course.plots.figure import CLIPPED, FLOAT, INK, QUANTIZED, STYLE, Figure
 
+Place = tuple[float, float]
+Box = tuple[float, float, float, float]
 CHARACTER, LINE, AROUND = 0.0098, 0.05, 0.024  # a 9 point letter and half a ring, about, in shares of the axes
 
 
@@ -68,7 +70,8 @@ def _points(ax: Axes, points: Sequence[Score]) -> None:
 
 
 def _name(ax: Axes, named: Sequence[tuple[str, Score]], float_accuracy: float) -> None:
-    """Write each name beside its point, as near as it hides no other name, no point with its ring, nor the float line.
+    """Write each name beside its point, as near as it hides no other name, no point with its ring, nor the float line,
+    and so that the strokes from names to points do not cross.
 
     Boxes are (left, right, bottom, top) in shares of the axes.
     """
@@ -79,6 +82,7 @@ def _name(ax: Axes, named: Sequence[tuple[str, Score]], float_accuracy: float) -
     line = to_shares.transform((0, float_accuracy))[1]
     taken.append((0, 1, line - 0.005, line + 0.005))
     taken += [(-1, 0, 0, 1), (1, 2, 0, 1), (-1, 2, 1, 2), (-1, 2, -1, 0)]  # outside
+    strokes: list[tuple[Place, Place]] = []
     for (x, y), (name, score) in zip(places, named):
         width = CHARACTER * len(name)
         boxes = []
@@ -86,8 +90,14 @@ def _name(ax: Axes, named: Sequence[tuple[str, Score]], float_accuracy: float) -
             bottom = y + rows * LINE - LINE / 2
             for left in (x + AROUND, x - AROUND - width):
                 boxes.append((left, left + width, bottom, bottom + LINE))
-        best = min(boxes, key=lambda box: sum(_overlap(box, other) for other in taken))
+
+        def fault(box: Box, point: Place = (x, y)) -> float:
+            crossings = sum(_cross((point, _middle(box)), stroke) for stroke in strokes)
+            return sum(_overlap(box, other) for other in taken) + 0.002 * crossings  # a name has an area of about 0.005
+
+        best = min(boxes, key=fault)
         taken.append(best)
+        strokes.append(((x, y), _middle(best)))
         away = abs(best[2] + LINE / 2 - y) > 1.5 * LINE
         ax.annotate(
             name, (score.kib, score.accuracy), (best[0], best[2] + LINE / 2), textcoords="axes fraction", size=9,
@@ -96,6 +106,20 @@ def _name(ax: Axes, named: Sequence[tuple[str, Score]], float_accuracy: float) -
         )  # fmt: skip
 
 
-def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
+def _middle(box: Box) -> Place:
+    return (box[0] + box[1]) / 2, (box[2] + box[3]) / 2
+
+
+def _cross(a: tuple[Place, Place], b: tuple[Place, Place]) -> bool:
+    """Do two strokes cross? Then each one's ends lie on different sides of the other."""
+
+    def side(stroke: tuple[Place, Place], point: Place) -> bool:
+        (x, y), (u, v) = stroke
+        return (u - x) * (point[1] - y) > (v - y) * (point[0] - x)
+
+    return side(a, b[0]) != side(a, b[1]) and side(b, a[0]) != side(b, a[1])
+
+
+def _overlap(a: Box, b: Box) -> float:
     """The area that two boxes share."""
     return max(0, min(a[1], b[1]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[2], b[2]))
