@@ -35,7 +35,7 @@ def main(words: Sequence[str] | None = None) -> int:
         network = qlab.models.load(name, args.data)
         float_top1 = right(answers(network, test), test)
         print(f"{name:14} {'float':14} {32:4} {float_top1:8.2f}", flush=True)
-        for line, drop, agreement in measure(network, train, test, float_top1):
+        for line, drop, agreement in measure(network, train, test, float_top1, args.observer):
             print(f"{name:14} {line}", flush=True)
             short += drop > args.drop or agreement < args.agreement
     print(f"{short} of them lose more than {args.drop:g} points or agree in less than {args.agreement:g} %")
@@ -46,13 +46,14 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", nargs="+", default=list(qlab.models.ARCHITECTURES), help="default: all three")
     parser.add_argument("--data", default="cifar10", choices=["cifar10", "shapes10"], help="default: cifar10")
+    parser.add_argument("--observer", default="minmax", help="who chooses the activations' ranges (default: minmax)")
     parser.add_argument("--images", type=int, help="so many test pictures (default: all)")
     parser.add_argument("--drop", type=float, default=0.2, help="points that may be lost (default: 0.2)")
     parser.add_argument("--agreement", type=float, default=99.5, help="%% of equal answers wanted (default: 99.5)")
     return parser.parse_args(words)
 
 
-def measure(network: nn.Module, train, test, float_top1: float):
+def measure(network: nn.Module, train, test, float_top1: float, observer: str):
     """(the line to print, points lost, percent of equal answers) of each engine that works here."""
     batches = list(train.batches(128))
     for bits in (8, 7):
@@ -60,7 +61,7 @@ def measure(network: nn.Module, train, test, float_top1: float):
         here = [name for name in usable if engines.saturates_on(name, network) is (bits == 7)]
         if not here:
             continue
-        qconfig = QConfig.w8a8(reduce_range=True) if bits == 7 else QConfig.w8a8()
+        qconfig = QConfig.preset("w8a8", observer=observer, reduce_range=bits == 7)
         prepared = qlab.calibrate(qlab.prepare(network, qconfig), batches)
         expected = cache(lambda fused, prepared=prepared: answers(prepared.fuse_additions(fused), test))
         for name in here:
