@@ -156,7 +156,8 @@ class Step:
                 return self.recorded[key](x, y)
             except RuntimeError as error:
                 self.record = False
-                warnings.warn(f"this training cannot be recorded as a CUDA graph, so it is slower: {error}", stacklevel=2)
+                words = f"this training cannot be recorded as a CUDA graph, so it is slower: {error}"
+                warnings.warn(words, stacklevel=2)
         return self._run(x, y, share)
 
     def _run(self, x: Tensor, y: Tensor, share: float) -> Tensor:
@@ -200,9 +201,11 @@ def _epoch(network, train, plan, epoch, optimizer, device, progress, step, on_st
         x, y = (tensor.to(device) for tensor in parallel.share(x, y))
         if shrunk:
             x = F.interpolate(x, size=(SHRUNK, SHRUNK), mode="bilinear", antialias=True)
-        total += step(x, y, len(y) * processes / pictures, part)  # a batch's mean is one over its processes' shares
-        if number % LOOKS == 0 or number == steps:
+        # an average over processes, each by its share of the batch
+        total += step(x, y, len(y) * processes / pictures, part)
+        if number % LOOKS == 0:
             _check_finite(float(total), epoch, number)
+    _check_finite(float(total), epoch, steps)
     return parallel.total(float(total) / steps, device) / parallel.place()[1]
 
 

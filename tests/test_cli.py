@@ -189,15 +189,20 @@ def test_an_engine_that_saturates_or_does_not_work_is_a_hint(monkeypatch):
     tried = {
         "reference": engines.Availability("reference", True, "works"),
         "x86": engines.Availability("x86", True, "works", saturates=True),
+        "fbgemm": engines.Availability("fbgemm", True, "works", depthwise_saturates=True),
         "qnnpack": engines.Availability("qnnpack", False, "this torch has no qnnpack kernels"),
     }
     monkeypatch.setattr(engines, "available", lambda: tried)
     monkeypatch.setattr(engines, "choose", lambda: ("x86", "it is fast; reduce_range=True mends saturation"))
-    reference, x86, qnnpack = doctor.kernels()
+    reference, x86, fbgemm, qnnpack = doctor.kernels()
     assert (reference.state, reference.found) == ("fine", "works")
     assert (x86.state, x86.found) == (
         "hint",
         'works, "auto" takes it: it is fast; reduce_range=True mends saturation',
+    )
+    assert (fbgemm.state, fbgemm.found) == (
+        "hint",
+        "works, but pairs of large products of depthwise layers saturate at 16 bits",
     )
     assert (qnnpack.state, qnnpack.found) == ("hint", "not here: this torch has no qnnpack kernels")
 

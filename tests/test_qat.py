@@ -223,7 +223,7 @@ def test_a_frozen_layer_gives_what_it_gives_in_eval_mode(network):
 
 
 def test_frozen_gamma_has_the_gradient_of_the_rounded_weights(network):
-    """Straight through the fold it would be that of the weights before rounding, and training on 2 bits would diverge."""
+    """Straight through the fold it would be that of the weights before rounding, and with 2 bits training diverges."""
     prepared = qat.start(calibrated(network, QConfig.w2a2()), [next(stripes(32).batches(32))[0]]).train()
     qat._freeze(prepared, ranges=False, batchnorm=True)
     layer = dict(prepared.weighted())["conv2"]

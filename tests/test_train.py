@@ -133,7 +133,12 @@ def batch(size: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_a_step_is_recorded_once_it_has_been_taken_three_times(monkeypatch):
     recordings = []
-    monkeypatch.setattr(train.Step, "_record", lambda self, x, y, share: recordings.append(x.shape) or (lambda *xy: "replayed"))
+
+    def record(self, x, y, share):
+        recordings.append(x.shape)
+        return lambda new_x, new_y: "replayed"
+
+    monkeypatch.setattr(train.Step, "_record", record)
     step = a_step()
     answers = [step(*batch(4)) for _ in range(5)]
     assert answers[3:] == ["replayed", "replayed"] and "replayed" not in answers[:3] and len(recordings) == 1
@@ -150,7 +155,7 @@ def test_a_step_that_cannot_be_recorded_runs_as_it_is(monkeypatch):
     monkeypatch.setattr(train.Step, "_record", cannot)
     step = a_step()
     losses = [float(step(*batch(4))) for _ in range(3)]
-    with pytest.warns(UserWarning, match="cannot be recorded as a CUDA graph, so it is slower: operation not permitted"):
+    with pytest.warns(UserWarning, match="recorded as a CUDA graph, so it is slower: operation not permitted"):
         losses.append(float(step(*batch(4))))
     losses.append(float(step(*batch(4))))
     assert all(map(math.isfinite, losses))
@@ -161,7 +166,8 @@ def test_a_gpu_trains_as_a_processor_does():
     histories = []
     for device in ("cpu", "cuda"):
         network = tiny()
-        histories.append(train.fit(network, stripes(160), stripes(32, "validation"), PLAN, device=device, progress=False))
+        pictures = stripes(160), stripes(32, "validation")
+        histories.append(train.fit(network, *pictures, PLAN, device=device, progress=False))
     losses = torch.tensor([[row["loss"] for row in history] for history in histories])
     torch.testing.assert_close(losses[1], losses[0], atol=0.02, rtol=0.02)
 

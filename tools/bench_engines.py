@@ -1,4 +1,4 @@
-"""What each engine makes of a trained network: accuracy on the whole test split, and agreement with the prepared network.
+"""What each engine makes of a trained network: accuracy on the whole test split, agreement with the prepared one.
 
 `python tools/bench_engines.py --network resnet20 mobilenet_v2 vgg`
 

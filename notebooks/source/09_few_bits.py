@@ -159,10 +159,11 @@ for preset in ("w2a2", "w1a32", "w1a1"):
 assert accuracy["w2a2"] > max(float_accuracy - 12, accuracy.get("w1a1", 0))
 for preset in {"w1a32", "w1a1"} & set(accuracy):
     assert accuracy[preset] > accuracy["binary"] + 30
+assert accuracy.get("w1a32", 100) > accuracy.get("w1a1", 0) + 2
 
 # %% [markdown]
-# Most of it, and more with two bits than with one. Activations of one bit cost more than weights of one bit: a sum
-# has many weights to average over, but all that a layer hands on are its activations.
+# With two bits nearly all of it. Binary weights that were trained are far better than those that were only rounded;
+# activations of one bit on top of them (W1A1) cost several points more.
 #
 # ## Three values, two values
 #

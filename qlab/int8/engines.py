@@ -10,7 +10,8 @@ This is the one file that touches them, since upstream is taking them away. Ther
 All stay within one code of the reference; they multiply their int32 sums by a float, where it takes a
 fixed-point number. The exception has a physical cause. Without VNNI instructions (2019 and later) an x86
 processor adds up u8 * s8 products in pairs of 16 bits, and ``255 * 127 * 2`` does not fit: it *saturates* at
-32767. (fbgemm's kernel for depthwise layers does so even with them.) This file tries that out. Seven bits for activations (``reduce_range=True``) make every pair fit.
+32767. (fbgemm's kernel for depthwise layers does so even with them.) This file tries that out. Seven bits for
+activations (``reduce_range=True``) make every pair fit.
 """
 
 from __future__ import annotations
@@ -204,7 +205,8 @@ class Historical(Engine):
 
             def in_place(*inputs: Tensor) -> Tensor:
                 if torch.jit.is_tracing():  # it would record the codes of one picture
-                    raise RuntimeError("qnnpack clamps to fewer than 8 bits where the codes lie, which cannot be recorded")
+                    words = "qnnpack clamps to fewer than 8 bits where the codes lie, which cannot be recorded"
+                    raise RuntimeError(words)
                 q = kernel(*inputs)
                 _codes(q).clamp_(max=out_qp.qmax)
                 return q
@@ -328,15 +330,15 @@ class PlainOnednn(Engine):
 
 
 def _check_padding(name: str, weight: Tensor, window: Sequence | None) -> None:
-    """Raise ValueError for what oneDNN computes wrong, seen with AMX: groups, and a sum that sees nothing but padding."""
+    """Raise ValueError for what oneDNN computes wrong, seen with AMX: groups, and sums that see nothing but padding."""
     if not window or window[-1] == 1:
         return
     _, padding, dilation, groups = window
     extents = [d * (size - 1) + 1 for d, size in zip(dilation, weight.shape[2:])]
     if any(pad >= extent > 1 for pad, extent in zip(padding, extents)):
         raise ValueError(
-            f"conv2d with padding {tuple(padding)} around a kernel of {tuple(extents)} and {groups} groups: some of its "
-            f"outputs see nothing but padding, which {name!r} computes wrong on some processors. Use less padding, or "
+            f"conv2d with padding {tuple(padding)} around a kernel of {tuple(extents)} and {groups} groups: some of "
+            f"its outputs see nothing but padding, which {name!r} computes wrong on some processors. Use less padding, or "
             "engine='fbgemm', 'qnnpack' or 'reference'"
         )
 
