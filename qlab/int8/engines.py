@@ -330,15 +330,15 @@ class PlainOnednn(Engine):
 
 
 def _check_padding(name: str, weight: Tensor, window: Sequence | None) -> None:
-    """Raise ValueError for what oneDNN computes wrong, seen with AMX: groups, and sums that see nothing but padding."""
-    if not window or window[-1] == 1:
+    """Raise ValueError for sums that see nothing but padding: with AMX and one channel a group oneDNN gets them wrong."""
+    if not window:
         return
-    _, padding, dilation, groups = window
+    _, padding, dilation, _ = window
     extents = [d * (size - 1) + 1 for d, size in zip(dilation, weight.shape[2:])]
     if any(pad >= extent > 1 for pad, extent in zip(padding, extents)):
         raise ValueError(
-            f"conv2d with padding {tuple(padding)} around a kernel of {tuple(extents)} and {groups} groups: some of "
-            f"its outputs see nothing but padding, which {name!r} computes wrong on some processors. Use less padding, or "
+            f"conv2d with padding {tuple(padding)} for a kernel of {tuple(extents)}: some of its outputs see nothing "
+            f"but padding, which {name!r} computes wrong on some processors. Use less padding, or "
             "engine='fbgemm', 'qnnpack' or 'reference'"
         )
 
