@@ -317,8 +317,8 @@ class LearnedStep(torch.autograd.Function):
         dy/ds = 0 inside, y / s where x is clipped                   PACT
         dy/dz = 0 inside, -s where x is clipped                      LSQ+, equation 5
 
-    So with g the gradient of y and gx that of x, the gradient of s is (sum g * y - sum gx * x) / s: two dot products.
-    That of z is made the gradient of the offset -z * s, measured in steps, so that it moves as the scale does.
+    So with g the gradient of y and gx that of x, the gradient of s is (sum gx * (y - x) + sum (g - gx) * y) / s: two
+    dot products, neither of them a difference of large numbers, which few bits of bfloat16 would not survive. That of z is made the gradient of the offset -z * s, measured in steps, so that it moves as the scale does.
     """
 
     @staticmethod
@@ -335,10 +335,14 @@ class LearnedStep(torch.autograd.Function):
         qmin, qmax, share, pact = ctx.constants
         position = torch.mul(x, scale.reciprocal()).add_(zero_point)
         passed = torch.ops.aten.hardtanh_backward(gradient, position, qmin, qmax)
-        moved = (_dot(gradient, y, scale) - _dot(passed, y if pact else x, scale)) / scale * share
+        clipped = gradient - passed
+        moved = _dot(clipped, y, scale)
+        if not pact:
+            moved = moved + _dot(passed, y - x, scale)
+        moved = moved.to(scale.dtype) / scale * share
         shifted = None
         if ctx.needs_input_grad[2]:
-            shifted = (_dot(passed, None, scale) - _dot(gradient, None, scale)) / scale * share
+            shifted = -_dot(clipped, None, scale).to(scale.dtype) / scale * share
         return passed, moved, shifted, None, None, None, None
 
 

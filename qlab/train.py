@@ -29,12 +29,17 @@ if TYPE_CHECKING:
     from qlab.data import Dataset
 
 SHRUNK = 24  # pixels
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 LOOKS = 50  # steps from one look at the loss to the next
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How to train. ``shrink`` is the share of the epochs on shrunken pictures; ``rate`` the peak learning rate."""
+    """How to train. ``shrink`` is the share of the epochs on shrunken pictures; ``rate`` the peak learning rate.
+
+    ``precision`` is that of the layers' arithmetic, "float32" or "bfloat16"; weights and their updates are always
+    float32 (Micikevicius et al. 2018). A processor that has bfloat16 instructions (AMX) takes half the time with it.
+    """
 
     epochs: int = 40
     batch: int = 128
@@ -44,6 +49,11 @@ class Plan:
     label_smoothing: float = 0.05
     shrink: float = 0.6
     seed: int = 0
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision {self.precision!r}: expected one of {', '.join(PRECISIONS)}")
 
     def rate_at(self, progress: float) -> float:
         """The learning rate when ``progress`` (0 to 1) of the training is done: up for a quarter, then down to 0."""
@@ -111,7 +121,8 @@ def fit(
     torch.manual_seed(plan.seed)
     history = _resume(folder, plan, network, optimizer, device)
     loss = loss or (lambda x, logits, y: F.cross_entropy(logits, y, label_smoothing=plan.label_smoothing))
-    step = Step(parallel.together(network), optimizer, loss, record=on_gpu and parallel.place()[1] == 1)
+    dtype = PRECISIONS[plan.precision]
+    step = Step(parallel.together(network), optimizer, loss, record=on_gpu and parallel.place()[1] == 1, dtype=dtype)
     for epoch in range(len(history), plan.epochs):
         start = time.perf_counter()
         mean_loss = _epoch(network, train, plan, epoch, optimizer, device, progress and first, step, on_step)
@@ -140,8 +151,8 @@ class Step:
 
     WARM_UP = 3
 
-    def __init__(self, learner: nn.Module, optimizer, loss: Callable[[Tensor, Tensor, Tensor], Tensor], record: bool):
-        self.learner, self.optimizer, self.loss, self.record = learner, optimizer, loss, record
+    def __init__(self, learner: nn.Module, optimizer, loss: Callable, record: bool, dtype: torch.dtype = torch.float32):
+        self.learner, self.optimizer, self.loss, self.record, self.dtype = learner, optimizer, loss, record, dtype
         self.taken: Counter[tuple] = Counter()
         self.recorded: dict[tuple, Callable[[Tensor, Tensor], Tensor]] = {}
 
@@ -161,7 +172,9 @@ class Step:
         return self._run(x, y, share)
 
     def _run(self, x: Tensor, y: Tensor, share: float) -> Tensor:
-        value = self.loss(x, self.learner(x), y) * share
+        mixed = self.dtype != torch.float32
+        with torch.autocast(x.device.type, self.dtype if mixed else None, enabled=mixed, cache_enabled=False):
+            value = self.loss(x, self.learner(x), y).float() * share
         self.optimizer.zero_grad()
         value.backward()
         self.optimizer.step()
@@ -229,7 +242,7 @@ def _resume(folder: Path | None, plan: Plan, network: nn.Module, optimizer, devi
     if path is None or not path.exists():
         return []
     tensors, header = read_tensors(path, device)
-    if header["plan"] != asdict(plan):
+    if Plan(**header["plan"]) != plan:
         raise ValueError(f"{path} was trained with {header['plan']}, not with {asdict(plan)}: choose another folder")
     network.load_state_dict({n[8:]: t for n, t in tensors.items() if n.startswith("network.")})
     momentum = {int(n[9:]): {"momentum_buffer": t} for n, t in tensors.items() if n.startswith("momentum.")}

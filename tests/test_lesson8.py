@@ -17,14 +17,14 @@ CANDIDATES = [
 
 def test_both_losses_stand_in_the_title():
     draw = plots.ptq_and_qat(PTQ, QAT, 88.0)
-    assert draw(4).finding == "4 bits: PTQ loses 8.0 points, QAT 0.5"
+    assert draw(4).finding == "4 bits against float: PTQ -8.0 points, QAT -0.5"
     assert draw(4).alt == "Right answers with 4 bits: QAT 87.5 %, PTQ 80.0 %; the float network 88.0 %."
-    assert draw(8).finding == "8 bits: PTQ loses 0.5 points, QAT -0.2"
+    assert draw(8).finding == "8 bits against float: PTQ -0.5 points, QAT +0.2"
 
 
 def test_bits_without_a_trained_network_say_so_by_silence():
     figure = plots.ptq_and_qat(PTQ, QAT, 88.0)(3)
-    assert figure.finding == "3 bits: PTQ loses 16.0 points"
+    assert figure.finding == "3 bits against float: PTQ -16.0 points"
     assert "QAT" not in figure.alt
 
 

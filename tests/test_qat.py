@@ -96,6 +96,24 @@ def test_the_zero_point_learns_from_what_is_clipped_alone():
     assert lsq([0.1], 0.5, zero_point=3.0)[2].item() == 0
 
 
+@pytest.mark.parametrize("pact", [False, True])
+def test_a_scale_has_the_same_gradient_in_bfloat16(pact):
+    """Values near the grid, few of them clipped, and a gradient that runs along them: sum g * y is far larger."""
+    torch.manual_seed(0)
+    y = torch.randint(0, 3, (4096,)) * 0.5
+    x = torch.where(torch.arange(4096) % 128 == 0, 2.0, y + 1 / 64).bfloat16()
+    gradient = (x.float() + torch.randn(4096) * 0.01).bfloat16()
+
+    def of_scale(dtype: torch.dtype) -> float:
+        scale = torch.tensor(0.5, requires_grad=True)
+        output = qat.LearnedStep.apply(x.to(dtype), scale, torch.tensor(0.0), 0, 3, 1.0, pact)
+        assert output.dtype == dtype
+        output.backward(gradient.to(dtype))
+        return scale.grad.item()
+
+    assert of_scale(torch.bfloat16) == pytest.approx(of_scale(torch.float32), rel=0.006)
+
+
 def test_a_scale_a_channel_gets_the_gradients_of_its_own_channel():
     x = torch.tensor([[1.3, 2.6], [9.0, 0.4]], dtype=torch.float64)
     gradient = lsq(x, [[1.0], [1.0]], zero_point=[[0.0], [0.0]])[1]
@@ -270,6 +288,18 @@ def loss_of(prepared, data: Dataset) -> float:
     x, y = next(data.batches(len(data)))
     with torch.inference_mode():
         return F.cross_entropy(prepared.eval()(x), y).item()
+
+
+def test_training_in_bfloat16_brings_it_back_too(network):
+    exam = stripes(96, "test")
+    prepared = calibrated(network, QConfig.preset("w3a3", first_last=None))
+    for _, quantizer in prepared.quantizers():
+        quantizer.qparams = replace(quantizer.qparams, scale=quantizer.qparams.scale / 2)
+    plan = replace(PLAN, epochs=6, precision="bfloat16")
+    before = loss_of(prepared, exam)
+    qat.fit(prepared, stripes(160), None, plan, teacher=network, progress=False)
+    assert before > 0.5 > 0.25 > loss_of(prepared, exam)
+    assert {p.dtype for p in prepared.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("method", qat.METHODS)

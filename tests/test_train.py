@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from qlab import train
-from qlab.files import read_tensors
+from qlab.files import read_tensors, write_tensors
 
 
 def tiny() -> nn.Module:
@@ -33,6 +34,32 @@ def test_training_learns_what_can_be_learnt():
     assert history[-1]["loss"] < history[0]["loss"]
     assert train.evaluate(network, stripes(64, "test")) > max(before, 90)
     assert not network.training
+
+
+def test_layers_of_bfloat16_learn_too_and_their_weights_stay_float32():
+    seen = []
+
+    class Watches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = tiny()
+
+        def forward(self, x):
+            logits = self.network(x)
+            seen.append((self.training, logits.dtype))
+            return logits
+
+    network = Watches()
+    train.fit(network, stripes(160), stripes(32, "validation"), replace(PLAN, precision="bfloat16"), progress=False)
+    assert train.evaluate(network, stripes(64, "test")) > 90
+    assert {dtype for training, dtype in seen if training} == {torch.bfloat16}
+    assert {dtype for training, dtype in seen if not training} == {torch.float32}, "accuracy is that of float32"
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
+
+
+def test_a_precision_that_is_not_known_is_refused():
+    with pytest.raises(ValueError, match="precision 'float16': expected one of float32, bfloat16"):
+        train.Plan(precision="float16")
 
 
 def test_a_broken_run_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
@@ -71,6 +98,15 @@ def test_a_folder_of_another_plan_is_not_continued(tmp_path):
     train.fit(tiny(), stripes(32), stripes(32), train.Plan(epochs=1), folder=tmp_path, progress=False)
     with pytest.raises(ValueError, match="was trained with .*'epochs': 1.*choose another folder"):
         train.fit(tiny(), stripes(32), stripes(32), train.Plan(epochs=2), folder=tmp_path, progress=False)
+
+
+def test_a_run_from_before_a_setting_was_there_goes_on(tmp_path):
+    train.fit(tiny(), stripes(32), stripes(32), PLAN, folder=tmp_path, progress=False)
+    path = tmp_path / "last.safetensors"
+    tensors, header = read_tensors(path)
+    without = {name: value for name, value in asdict(PLAN).items() if name != "precision"}
+    write_tensors(path, tensors, header | {"plan": without})
+    assert len(train.fit(tiny(), stripes(32), stripes(32), PLAN, folder=tmp_path, progress=False)) == PLAN.epochs
 
 
 def test_a_loss_of_ones_own_is_used():

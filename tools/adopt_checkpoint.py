@@ -23,6 +23,10 @@ def main() -> None:
     name, data_name, *preset = run.name.split("-")
     header = read_tensors(run / "last.safetensors")[1]
     models.FOLDER.mkdir(exist_ok=True)
+    path = models.FOLDER / "manifest.json"
+    entries = json.loads(path.read_text()) if path.exists() else {}
+    initial = re.search(r"--init (\S+)", header["about"]["command"])
+    before = next((e for e in entries.values() if initial and e["sha256"] == sha256(Path(initial[1]))), None)
     file = models.FOLDER / f"{run.name}.safetensors"
     shutil.copyfile(run / ("prepared.safetensors" if preset else "best.safetensors"), file)
     network = models.ARCHITECTURES[name]()
@@ -45,8 +49,8 @@ def main() -> None:
     }
     if preset:
         entry |= {"qconfig": preset[0], "float_test": models.manifest()[f"{name}-{data_name}"]["test"]}
-    path = models.FOLDER / "manifest.json"
-    entries = json.loads(path.read_text()) if path.exists() else {}
+    if before:
+        entry["goes_on_from"] = before
     entries[run.name] = entry
     part = path.with_suffix(f".{os.getpid()}.part")
     part.write_text(json.dumps(dict(sorted(entries.items())), indent=2) + "\n")

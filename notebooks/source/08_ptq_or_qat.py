@@ -229,11 +229,17 @@ assert on_test[0] - on_test[1] < 8
 # is kept with the weights:
 
 # %%
+def epochs(entry):
+    """Those of a run and of the runs that it went on from."""
+    before = epochs(entry["goes_on_from"]) if "goes_on_from" in entry else 0
+    return before + int(entry["epochs"].split()[-1])
+
+
 rows = [key for key, entry in manifest.items() if "qconfig" in entry]
 print(f"{'network, data, bits':34} epochs   int   float")
 for key in rows:
     entry = manifest[key]
-    print(f"{key:34} {entry['epochs'].split()[-1]:>6} {entry['test']:6.2f} {entry['float_test']:6.2f}")
+    print(f"{key:34} {epochs(entry):6} {entry['test']:6.2f} {entry['float_test']:6.2f}")
 assert rows
 
 # %% [markdown]

@@ -59,9 +59,9 @@ class Score:
 
     def __str__(self) -> str:
         time = "-" if self.time is None else f"{self.time:.2f}"
-        measured = _("{name}: {accuracy:.1f} % right ({lost:.1f} points lost), {kib:.1f} KiB, time {time}")
+        measured = _("{name}: {accuracy:.1f} % right ({change:+.1f} points against float), {kib:.1f} KiB, time {time}")
         verdict = "; ".join(self.objections) or _("within the budget")
-        return measured.format(name=self.name, accuracy=self.accuracy, lost=self.lost, kib=self.kib, time=time) + (
+        return measured.format(name=self.name, accuracy=self.accuracy, change=-self.lost, kib=self.kib, time=time) + (
             f"\n    {verdict}"
         )
 

@@ -48,12 +48,11 @@ def ptq_and_qat(ptq: Mapping[int, float], qat: Mapping[int, float], float_accura
         for data, curve in curves.values():
             shown = [width for width in widths if width >= bits and width in data]
             curve.set_data(shown, [data[width] for width in shown])
-        lost = float_accuracy - ptq[bits]
+        what = _("{bits} bits against float: PTQ {ptq:+.1f} points")
         if bits in qat:
-            what = _("{bits} bits: PTQ loses {lost:.1f} points, QAT {rest:.1f}")
-        else:
-            what = _("{bits} bits: PTQ loses {lost:.1f} points")
-        picture.finding = what.format(bits=bits, lost=lost, rest=float_accuracy - qat.get(bits, 0.0))
+            what = _("{bits} bits against float: PTQ {ptq:+.1f} points, QAT {qat:+.1f}")
+        changes = {"ptq": ptq[bits] - float_accuracy, "qat": qat.get(bits, 0.0) - float_accuracy}
+        picture.finding = what.format(bits=bits, **changes)
         words = [_("{name} {now:.1f} %").format(name=n, now=d[bits]) for n, (d, _c) in curves.items() if bits in d]
         what = _("Right answers with {bits} bits: {words}; the float network {float:.1f} %.")
         picture.alt = what.format(bits=bits, words=", ".join(words), float=float_accuracy)
@@ -96,12 +95,12 @@ def choice(candidates: Sequence[Candidate]) -> Callable[[float, bool], Figure]:
             )
             picture.alt = _("No network lies in the shaded area.")
             return picture
-        words |= {"name": best.name, "size": best.size_bytes / 1024, "loss": best.loss}
+        words |= {"name": best.name, "size": best.size_bytes / 1024, "change": -best.loss}
         chosen.set_data([best.size_bytes / 1024], [min(best.loss, most)])
         picture.finding = _("{tolerance:.1f} points may be lost, {how}: take {name}").format(**words)
         picture.alt = _(
             "In the shaded area lie the networks that lose at most {tolerance:.1f} points. The ring marks the smallest "
-            "of them: {name}, {size:.0f} KiB, which loses {loss:.1f}."
+            "of them: {name}, {size:.0f} KiB, {change:+.1f} points against float."
         ).format(**words)
         return picture
 
