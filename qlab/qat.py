@@ -246,6 +246,7 @@ class LearnedQuantizer(FakeQuantizer):
 
     pact = False
     of_weight = False
+    at_zero = False  # is the zero point 0, and stays so? Then it need not be added and taken away
     held: Tensor | None = None  # the scale before the last step
 
     @property
@@ -275,6 +276,11 @@ class LearnedQuantizer(FakeQuantizer):
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         self.held = None
         super()._load_from_state_dict(state_dict, prefix, *args)
+        self.look_for_zero()
+
+    def look_for_zero(self) -> None:
+        """Find out whether the zero point is 0: when it was set, not in each step, where a GPU would be waited for."""
+        self.at_zero = not (isinstance(self.zero_point, nn.Parameter) or bool(self.zero_point.any()))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.mode != "quantize" or self.fused:
@@ -289,7 +295,7 @@ class LearnedQuantizer(FakeQuantizer):
             share = 1 / qmax**2  # the end alpha = qmax * scale is what learns
         else:
             share = gradient_share(x.numel() // (self.scale.numel() if self.of_weight else len(x)), qmax)
-        return LearnedStep.apply(view, scale, zero_point, qmin, qmax, share, self.pact).reshape(x.shape)
+        return LearnedStep.apply(view, scale, None if self.at_zero else zero_point, qmin, qmax, share, self.pact).reshape(x.shape)
 
     def _limits(self) -> tuple[int, int]:
         return grid_limits(self.spec.bits, self.spec.signed, self.spec.narrow_range)
@@ -318,13 +324,20 @@ class LearnedStep(torch.autograd.Function):
         dy/dz = 0 inside, -s where x is clipped                      LSQ+, equation 5
 
     So with g the gradient of y and gx that of x, the gradient of s is (sum gx * (y - x) + sum (g - gx) * y) / s: two
-    dot products, neither of them a difference of large numbers, which few bits of bfloat16 would not survive. That of z is made the gradient of the offset -z * s, measured in steps, so that it moves as the scale does.
+    dot products, neither of them a difference of large numbers, which few bits of bfloat16 would not survive. That of
+    z (None: it is 0) is made the gradient of the offset -z * s, measured in steps, so that it moves as the scale does.
     """
 
     @staticmethod
     def forward(ctx, x, scale, zero_point, qmin, qmax, share, pact):
-        codes = zero_point.round().clamp(qmin, qmax)
-        y = torch.mul(x, scale.reciprocal()).round_().add_(codes).clamp_(qmin, qmax).sub_(codes).mul_(scale)
+        y = torch.mul(x, scale.reciprocal()).round_()
+        if zero_point is None:
+            codes = None
+            y.clamp_(qmin, qmax)
+        else:
+            codes = zero_point.round().clamp(qmin, qmax)
+            y.add_(codes).clamp_(qmin, qmax).sub_(codes)
+        y.mul_(scale)
         ctx.save_for_backward(x, y, scale, codes)
         ctx.constants = qmin, qmax, share, pact
         return y
@@ -333,7 +346,9 @@ class LearnedStep(torch.autograd.Function):
     def backward(ctx, gradient):
         x, y, scale, zero_point = ctx.saved_tensors
         qmin, qmax, share, pact = ctx.constants
-        position = torch.mul(x, scale.reciprocal()).add_(zero_point)
+        position = torch.mul(x, scale.reciprocal())
+        if zero_point is not None:
+            position.add_(zero_point)
         passed = torch.ops.aten.hardtanh_backward(gradient, position, qmin, qmax)
         clipped = gradient - passed
         moved = _dot(clipped, y, scale)
@@ -394,6 +409,7 @@ def _let_learn(quantizer: FakeQuantizer, method: str, of_weight: bool) -> None:
     if not (from_zero or quantizer.spec.symmetric):
         del quantizer.zero_point
         quantizer.zero_point = nn.Parameter(qparams.zero_point.float())
+    quantizer.look_for_zero()
 
 
 @torch.inference_mode()

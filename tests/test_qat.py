@@ -151,6 +151,23 @@ def test_learning_rounds_exactly_as_fake_quantize_does(granularity):
     assert torch.equal(quantizer(x), qlab.fake_quantize(x, quantizer.qparams))
 
 
+@pytest.mark.parametrize(("zero_point", "at_zero"), [(0, True), (-4, False), (1, False)])
+def test_a_zero_point_is_left_out_only_where_it_is_0(zero_point, at_zero):
+    x, spec = torch.randn(4, 12) * 3, QuantSpec(3, signed=True, symmetric=False)
+    quantizer = learning(spec, torch.tensor(0.3), torch.tensor(zero_point))
+    moved = copy.deepcopy(quantizer)
+    assert quantizer.at_zero == (at_zero and not isinstance(quantizer.zero_point, nn.Parameter))
+    assert torch.equal(quantizer(x), qlab.fake_quantize(x, quantizer.qparams))
+    moved.load_state_dict({**moved.state_dict(), "zero_point": moved.zero_point.detach() + 2})
+    assert not moved.at_zero and torch.equal(moved(x), qlab.fake_quantize(x, moved.qparams))
+
+
+def test_weights_and_values_behind_a_relu_have_their_zero_at_0(network):
+    prepared = qat.start(calibrated(network), [next(stripes(32).batches(32))[0]])
+    learning = {name for name, quantizer in prepared.quantizers() if not quantizer.at_zero}
+    assert learning == {"quantizers.input", "quantizers.conv2", "quantizers.fc"}
+
+
 def test_the_two_ways_to_sum_a_gradient_agree():
     a, b = torch.randn(2, 3, 4, 5, dtype=torch.float64), torch.randn(2, 3, 4, 5, dtype=torch.float64)
     like = torch.tensor(0.0)

@@ -41,7 +41,7 @@ def bits_of_weights(
     for kind, style, colour in zip(kinds, ("s-", "o-"), (CLIPPED, QUANTIZED)):
         heights = [min(perplexity[kind, bits], top) for bits in bits_there]
         left.plot(bits_there, heights, style, color=colour, label=kind)
-    left.legend(loc="upper right")
+    left.legend(loc="upper center")
     now = left.axvline(bits_there[-1], color=ERROR)
     right.set_axis_off()
     right.text(0, 1, _("the model goes on writing:"), va="top", color=CLIPPED)
