@@ -39,6 +39,8 @@ class Plan:
 
     ``precision`` is that of the layers' arithmetic, "float32" or "bfloat16"; weights and their updates are always
     float32 (Micikevicius et al. 2018). A processor that has bfloat16 instructions (AMX) takes half the time with it.
+    Not for activations of few bits: its rounding moves values over a threshold to the next code, so that the gradient
+    of a step of ResNet-20 has a cosine of 0.5 with that in float32 for W2A2, where it has 0.99 for W1A32.
     """
 
     epochs: int = 40
