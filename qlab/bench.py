@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import gc
 import math
 import os
 import queue
@@ -427,13 +428,19 @@ def _result(counts, processes):
 
 
 def _sample(call: Callable[[], object], repeats: int) -> float:
-    """Seconds a call, over ``repeats`` calls in a row."""
-    _wait_for_gpu()
-    start = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    _wait_for_gpu()
-    return (time.perf_counter() - start) / repeats
+    """Seconds a call, over ``repeats`` calls in a row, without Python's garbage collector: it would come in at random."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        _wait_for_gpu()
+        start = time.perf_counter()
+        for _ in range(repeats):
+            call()
+        _wait_for_gpu()
+        return (time.perf_counter() - start) / repeats
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _wait_for_gpu() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import re
@@ -76,6 +77,19 @@ def test_a_quick_call_is_repeated_until_it_can_be_measured(clock):
 def test_warm_up_does_not_count(clock):
     compiling = clock.call("first", lambda now: 5.0 if now == 0 else 0.02)
     assert max(interleave({"a": compiling}, rounds=4)["a"]) == pytest.approx(0.02)
+
+
+def test_the_garbage_collector_keeps_away_while_the_clock_runs_and_comes_back(clock):
+    seen = []
+    interleave({"a": clock.call("a", lambda now: seen.append(gc.isenabled()) or 0.1)}, rounds=2, progress=False)
+    assert seen and not any(seen) and gc.isenabled()
+
+    def fails():
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        interleave({"a": fails}, rounds=2, progress=False)
+    assert gc.isenabled()
 
 
 def test_a_machine_that_gets_slower_and_slower_slows_all_of_them(clock):

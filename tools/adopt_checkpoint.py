@@ -50,6 +50,7 @@ def main() -> None:
     if preset:
         entry |= {"qconfig": preset[0], "float_test": models.manifest()[f"{name}-{data_name}"]["test"]}
     if before:
+        entry["command"] = re.sub(r"--init \S+", f"--init {before['file']}", entry["command"])
         entry["goes_on_from"] = before
     entries[run.name] = entry
     part = path.with_suffix(f".{os.getpid()}.part")
