@@ -61,7 +61,7 @@ class Score:
         time = "-" if self.time is None else f"{self.time:.2f}"
         measured = _("{name}: {accuracy:.1f} % right ({change:+.1f} points against float), {kib:.1f} KiB, time {time}")
         verdict = "; ".join(self.objections) or _("within the budget")
-        return measured.format(name=self.name, accuracy=self.accuracy, change=-self.lost, kib=self.kib, time=time) + (
+        return measured.format(name=self.name, accuracy=self.accuracy, change=0.0 - self.lost, kib=self.kib, time=time) + (
             f"\n    {verdict}"
         )
 

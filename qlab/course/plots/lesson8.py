@@ -95,7 +95,7 @@ def choice(candidates: Sequence[Candidate]) -> Callable[[float, bool], Figure]:
             )
             picture.alt = _("No network lies in the shaded area.")
             return picture
-        words |= {"name": best.name, "size": best.size_bytes / 1024, "change": -best.loss}
+        words |= {"name": best.name, "size": best.size_bytes / 1024, "change": 0.0 - best.loss}
         chosen.set_data([best.size_bytes / 1024], [min(best.loss, most)])
         picture.finding = _("{tolerance:.1f} points may be lost, {how}: take {name}").format(**words)
         picture.alt = _(
