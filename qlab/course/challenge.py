@@ -11,7 +11,7 @@ from html import escape
 from torch import nn
 
 from qlab import analysis, bench
-from qlab.course.language import _
+from qlab.course.language import _, signed
 from qlab.data.dataset import Dataset
 from qlab.graph.convert import convert
 from qlab.graph.prepare import Prepared
@@ -59,11 +59,12 @@ class Score:
 
     def __str__(self) -> str:
         time = "-" if self.time is None else f"{self.time:.2f}"
-        measured = _("{name}: {accuracy:.1f} % right ({change:+.1f} points against float), {kib:.1f} KiB, time {time}")
+        measured = _("{name}: {accuracy:.1f} % right ({change} points against float), {kib:.1f} KiB, time {time}")
         verdict = "; ".join(self.objections) or _("within the budget")
-        return measured.format(name=self.name, accuracy=self.accuracy, change=0.0 - self.lost, kib=self.kib, time=time) + (
-            f"\n    {verdict}"
+        measured = measured.format(
+            name=self.name, accuracy=self.accuracy, change=signed(-self.lost), kib=self.kib, time=time
         )
+        return f"{measured}\n    {verdict}"
 
     __repr__ = __str__
 

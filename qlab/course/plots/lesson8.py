@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from matplotlib import rc_context
 
-from qlab.course.language import _
+from qlab.course.language import _, signed
 from qlab.course.plots.figure import FLOAT, PAPER, QUANTIZED, STYLE, Figure
 
 
@@ -48,10 +48,10 @@ def ptq_and_qat(ptq: Mapping[int, float], qat: Mapping[int, float], float_accura
         for data, curve in curves.values():
             shown = [width for width in widths if width >= bits and width in data]
             curve.set_data(shown, [data[width] for width in shown])
-        what = _("{bits} bits against float: PTQ {ptq:+.1f} points")
+        what = _("{bits} bits against float: PTQ {ptq} points")
         if bits in qat:
-            what = _("{bits} bits against float: PTQ {ptq:+.1f} points, QAT {qat:+.1f}")
-        changes = {"ptq": ptq[bits] - float_accuracy, "qat": qat.get(bits, 0.0) - float_accuracy}
+            what = _("{bits} bits against float: PTQ {ptq} points, QAT {qat}")
+        changes = {name: signed(of.get(bits, 0.0) - float_accuracy) for name, of in (("ptq", ptq), ("qat", qat))}
         picture.finding = what.format(bits=bits, **changes)
         words = [_("{name} {now:.1f} %").format(name=n, now=d[bits]) for n, (d, _c) in curves.items() if bits in d]
         what = _("Right answers with {bits} bits: {words}; the float network {float:.1f} %.")
@@ -95,12 +95,12 @@ def choice(candidates: Sequence[Candidate]) -> Callable[[float, bool], Figure]:
             )
             picture.alt = _("No network lies in the shaded area.")
             return picture
-        words |= {"name": best.name, "size": best.size_bytes / 1024, "change": 0.0 - best.loss}
+        words |= {"name": best.name, "size": best.size_bytes / 1024, "change": signed(-best.loss)}
         chosen.set_data([best.size_bytes / 1024], [min(best.loss, most)])
         picture.finding = _("{tolerance:.1f} points may be lost, {how}: take {name}").format(**words)
         picture.alt = _(
             "In the shaded area lie the networks that lose at most {tolerance:.1f} points. The ring marks the smallest "
-            "of them: {name}, {size:.0f} KiB, {change:+.1f} points against float."
+            "of them: {name}, {size:.0f} KiB, {change} points against float."
         ).format(**words)
         return picture
 
