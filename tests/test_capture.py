@@ -95,7 +95,34 @@ def test_an_engine_that_cannot_be_captured_says_which_can(engine):
 
 def test_a_capture_that_gives_other_scores_is_not_used(monkeypatch):
     int8 = integer(models.vgg(), QConfig.w8a8(reduce_range=True), CAPTURED[0])
-    monkeypatch.setattr(torch.jit, "freeze", lambda traced: lambda x: traced(x) + 1)
+
+    class Wrong:
+        def __init__(self, traced):
+            self.traced = traced
+
+        def forward(self, x):
+            return self.traced(x) + 1
+
+        __call__ = forward
+
+    monkeypatch.setattr(torch.jit, "freeze", Wrong)
     with pytest.raises(ValueError, match="other scores, so it is not used"):
         int8.capture(X)
     assert not int8._captured
+
+
+@pytest.mark.parametrize("engine", CAPTURED)
+def test_what_was_captured_runs_on_pictures_in_any_order_and_leaves_the_global_engine_alone(engine):
+    int8 = integer(models.vgg(), QConfig.w8a8(reduce_range=engine != "qnnpack"), engine)  # which cannot record its 7 bits
+    rows = X.contiguous()
+    expected, before = int8(rows), torch.backends.quantized.engine
+    int8.capture(rows)
+    others = [name for name in torch.backends.quantized.supported_engines if name not in ("none", engine)]
+    for selected in (before, others[0]):
+        torch.backends.quantized.engine = selected
+        try:
+            for x in (rows, rows.contiguous(memory_format=torch.channels_last), rows.flip(0).flip(0)):
+                assert torch.equal(int8(x), expected)
+            assert torch.backends.quantized.engine == selected
+        finally:
+            torch.backends.quantized.engine = before

@@ -39,6 +39,7 @@ from qlab.int8.reference import (
     check_activation,
     check_weighted,
     finite,
+    floats,
     pair,
     ratio,
     same_grid,
@@ -72,16 +73,26 @@ class Historical(Engine):
             yield
 
     def capture(self, program: Kernel, layers: nn.Module, x: Tensor) -> Kernel:
+        x = channels_last(x)  # so that nothing is recorded for other orders: `run` sees to them
         try:
-            captured = self._traced(program, layers, x)
-            same = all(torch.equal(captured(other), program(other)) for other in (x, -3 * x))
+            with self.running():
+                captured = self._traced(program, layers, x)
+                same = all(torch.equal(captured(other), program(other)) for other in (x, -3 * x))
         except RuntimeError as error:
             raise ValueError(
                 f"engine {self.name!r}: torch.jit cannot capture this network, which runs as before: {error}"
             ) from error
         if not same:
             raise ValueError(f"engine {self.name!r}: what was captured gives other scores, so it is not used")
-        return lambda x: captured(finite(x))
+
+        def run(x: Tensor) -> Tensor:
+            x = finite(channels_last(x))
+            if torch.backends.quantized.engine == self.name:
+                return captured(x)
+            with _selected(self.name):
+                return captured(x)
+
+        return run
 
     def _traced(self, program: Kernel, layers: nn.Module, x: Tensor) -> Kernel:
         """``program`` as torch.jit records it, which knows only what belongs to a module."""
@@ -107,13 +118,13 @@ class Historical(Engine):
             captured = torch.jit.freeze(torch.jit.trace(module, x, check_trace=False))
         for _ in range(3):  # torch.jit watches two calls before it settles
             captured(x)
-        return captured
+        return captured.forward  # as the module does, but without asking for hooks first
 
     def quantize(self, qp: QParams) -> Kernel:
         (scale, zero_point), quantize, quint8 = _grid(qp), torch.quantize_per_tensor, torch.quint8
 
         def kernel(x: Tensor) -> Tensor:
-            return quantize(finite(channels_last(x.detach().to(torch.float32))), scale, zero_point, quint8)
+            return quantize(finite(floats(x)), scale, zero_point, quint8)
 
         return self._clamped(kernel, qp)
 

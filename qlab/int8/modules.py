@@ -272,11 +272,10 @@ class Int8Network(nn.Module):
                     "run this network once on real pictures of that size, then torch.export can follow it"
                 )
             self._has_run = True
-        run = self._run
         if self._captured and x.shape in self._captured:
-            run = self._captured[x.shape].get(torch.get_num_threads()) or self._capture(x)
+            return (self._captured[x.shape].get(torch.get_num_threads()) or self._capture(x))(x)
         with self._engine.running():
-            return run(x)
+            return self._run(x)
 
     def capture(self, x: Tensor) -> Int8Network:
         """Record what runs for batches like ``x``: they then run without Python between the kernels. Returns self.
@@ -289,7 +288,7 @@ class Int8Network(nn.Module):
         return self
 
     def _capture(self, x: Tensor) -> Callable[[Tensor], Tensor]:
-        with torch.inference_mode(False), torch.no_grad(), self._engine.running():
+        with torch.inference_mode(False), torch.no_grad():
             captured = self._engine.capture(self._run, self.layers, x.detach().clone())
         self._captured.setdefault(x.shape, {})[torch.get_num_threads()] = captured
         return captured

@@ -211,7 +211,8 @@ class Engine:
     def capture(self, program: Kernel, layers: nn.Module, x: Tensor) -> Kernel:
         """``program``, made of this engine's kernels, recorded for batches like ``x``: no Python is left in it.
 
-        ``layers`` holds what runs in float. Raises ValueError where that cannot be done, or gives other scores.
+        ``layers`` holds what runs in float. It needs no :meth:`running` around it. Raises ValueError where that cannot be
+        done, or gives other scores.
         """
         raise ValueError(
             f"engine {self.name!r} cannot be captured: of torch's engines only the historical ones can. "
@@ -224,7 +225,7 @@ class Engine:
         inverse, zero_point = 1 / float(qp.scale), int(qp.zero_point)
 
         def kernel(x: Tensor) -> Tensor:
-            values = finite(channels_last(x.detach().to(torch.float32))).mul(inverse).round_()
+            values = finite(floats(x)).mul(inverse).round_()
             return values.add_(zero_point).clamp_(qp.qmin, qp.qmax).to(torch.int32).to(torch.uint8)
 
         return kernel
@@ -463,7 +464,14 @@ def finite(x: Tensor) -> Tensor:
 
 def channels_last(x: Tensor) -> Tensor:
     """Pictures (4-D) in channels_last order, all else as it is; no copy when it is so already."""
-    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+    if x.ndim != 4 or x.is_contiguous(memory_format=torch.channels_last):
+        return x
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def floats(x: Tensor) -> Tensor:
+    """x in float32 and, if pictures, channels_last; x itself when it is so already, so that nothing is recorded of it."""
+    return channels_last(x.detach() if x.dtype is torch.float32 else x.detach().to(torch.float32))
 
 
 def pair(value: int | Sequence[int]) -> Pair:
