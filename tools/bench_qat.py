@@ -59,6 +59,7 @@ def contenders(network: nn.Module, x: Tensor) -> dict[str, Callable[[], Network]
     """What makes a network in training mode, by name; the float one is the baseline."""
     return {
         "fp32": lambda: copy.deepcopy(network).train(),
+        "layers in bfloat16": lambda: InBfloat16(copy.deepcopy(network).train()),
         "qlab LSQ": partial(qlab_qat, network, x, "lsq"),
         "qlab LSQ, BatchNorm frozen": partial(qlab_qat, network, x, "lsq", frozen=True),
         "qlab PACT": partial(qlab_qat, network, x, "pact"),
@@ -66,6 +67,18 @@ def contenders(network: nn.Module, x: Tensor) -> dict[str, Callable[[], Network]
         "torch.ao FX": partial(fx_qat, network, x),
         "torchao PT2E": partial(pt2e_qat, network, x),
     }
+
+
+class InBfloat16(nn.Module):
+    """What `qlab train --precision bfloat16` does: layers in bfloat16, weights in float32."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False):
+            return self.network(x).float()
 
 
 def qlab_qat(network: nn.Module, x: Tensor, method: str, frozen: bool = False) -> Network:
