@@ -23,6 +23,19 @@ def tiny() -> nn.Module:
     )  # fmt: skip
 
 
+class Watches(nn.Module):
+    """``tiny`` that remembers its calls: was it in training, the width of the pictures, the type of the answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network, self.seen = tiny(), []
+
+    def forward(self, x):
+        logits = self.network(x)
+        self.seen.append((self.training, x.shape[-1], logits.dtype))
+        return logits
+
+
 PLAN = train.Plan(epochs=4, batch=16, rate=0.05)
 
 
@@ -37,23 +50,11 @@ def test_training_learns_what_can_be_learnt():
 
 
 def test_layers_of_bfloat16_learn_too_and_their_weights_stay_float32():
-    seen = []
-
-    class Watches(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = tiny()
-
-        def forward(self, x):
-            logits = self.network(x)
-            seen.append((self.training, logits.dtype))
-            return logits
-
     network = Watches()
     train.fit(network, stripes(160), stripes(32, "validation"), replace(PLAN, precision="bfloat16"), progress=False)
     assert train.evaluate(network, stripes(64, "test")) > 90
-    assert {dtype for training, dtype in seen if training} == {torch.bfloat16}
-    assert {dtype for training, dtype in seen if not training} == {torch.float32}, "accuracy is that of float32"
+    assert {dtype for training, _, dtype in network.seen if training} == {torch.bfloat16}
+    assert {dtype for training, _, dtype in network.seen if not training} == {torch.float32}, "accuracy is that of float32"
     assert {p.dtype for p in network.parameters()} == {torch.float32}
 
 
@@ -124,20 +125,10 @@ def test_a_loss_of_ones_own_is_used():
 
 
 def test_the_first_epochs_see_small_pictures():
-    sizes = []
-
-    class Watches(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = tiny()
-
-        def forward(self, x):
-            sizes.append((self.training, x.shape[-1]))
-            return self.network(x)
-
-    train.fit(Watches(), stripes(16), stripes(16), train.Plan(epochs=4, batch=16, shrink=0.5), progress=False)
-    assert [size for training, size in sizes if training] == [24, 24, 32, 32]
-    assert {size for training, size in sizes if not training} == {32}
+    network = Watches()
+    train.fit(network, stripes(16), stripes(16), train.Plan(epochs=4, batch=16, shrink=0.5), progress=False)
+    assert [size for training, size, _ in network.seen if training] == [24, 24, 32, 32]
+    assert {size for training, size, _ in network.seen if not training} == {32}
 
 
 def test_the_learning_rate_rises_for_a_quarter_and_falls_to_nothing():
