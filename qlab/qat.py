@@ -27,7 +27,9 @@ from qlab import models, parallel
 from qlab import train as loop
 from qlab.affine import SMALLEST_SCALE, QParams, grid_limits
 from qlab.files import read_tensors, write_tensors
+from qlab.granularity import PerChannel
 from qlab.graph.prepare import FakeQuantizer, Prepared, QuantConv2d, prepare
+from qlab.graph.trace import kind_of
 from qlab.observers import MinMax, MovingAverageMinMax
 from qlab.ptq import calibrate
 from qlab.qconfig import QConfig, QuantSpec
@@ -44,13 +46,18 @@ TEMPERATURE = 2.0  # softens both networks' answers, so that the unlikely classe
 def qconfig(preset: str) -> QConfig:
     """The configuration to train with: "w4a4" and the like, ranges chosen by least squared error to start from.
 
-    Values of 8 bits get 7, so that the trained network runs on every engine: with 8 the sums of a processor without
-    VNNI saturate. Weights of fewer bits get the lowest code too, which is one of four where there are 2 bits.
+    Activations of 8 bits get 7, so that the trained network runs on every engine: with 8 the sums of a processor
+    without VNNI saturate (here training makes up for the bit; after training, ``reduce_range`` takes it from the
+    weights). Weights of fewer bits get the lowest code too, which is one of four where there are 2 bits.
 
     >>> qconfig("w8a8").activation.bits, qconfig("w4a4").activation.bits
     (7, 4)
     """
-    config = QConfig.preset(preset, observer="mse", reduce_range=True)
+    config = QConfig.preset(preset, observer="mse")
+    carrier = replace(config.carrier, bits=7)
+    if config.activation is not None:
+        config = replace(config, activation=replace(carrier, bits=min(config.activation.bits, 7)))
+    config = replace(config, carrier=carrier)
     if isinstance(config.weight, QuantSpec):  # binary weights have no range to choose
         narrow = config.weight.bits >= 8
         config = replace(config, weight=replace(config.weight, observer="mse", narrow_range=narrow))
@@ -166,22 +173,41 @@ def start(prepared: Prepared, batches: Iterable[Tensor], method: str = "lsq") ->
     for _, quantizer in prepared.quantizers():
         quantizer.qparams  # noqa: B018 - raises when the network was not calibrated
     moments = _channel_moments(prepared, islice(batches, 8))
-    weights = {id(layer.weight_quantizer) for _, layer in prepared.weighted()}
+    weights = {layer.weight_quantizer for _, layer in prepared.weighted()}
+    cut_off = _behind_relu6(prepared)
     for _, quantizer in prepared.quantizers():
         if type(quantizer) is FakeQuantizer:
-            _let_learn(quantizer, method, id(quantizer) in weights)
+            _let_learn(quantizer, method, quantizer in weights)
+            if quantizer in cut_off and getattr(quantizer, "at_zero", False):
+                quantizer.largest = 6.0 / quantizer.qparams.qmax
     for _, layer in prepared.weighted():
         vars(layer).pop("original", None)  # what bias correction and AdaRound compare with: it moves from now on
     for layer, (mean, variance) in moments.items():
         layer.__class__ = NormalizedConv2d
         layer.norm = nn.BatchNorm2d(len(mean), device=mean.device)
         with torch.no_grad():
-            layer.norm.running_mean.copy_(mean)
-            layer.norm.running_var.copy_(variance)
-            layer.norm.weight.copy_((variance + layer.norm.eps).sqrt())
+            variance = variance + layer.norm.eps
+            size = torch.minimum(_size(layer.weight), (variance / layer.norm.eps).sqrt())
+            layer.weight.div_(size[:, None, None, None])
+            layer.norm.running_mean.copy_(mean / size)
+            layer.norm.running_var.copy_((variance / size**2 - layer.norm.eps).clamp(min=0))
+            layer.norm.weight.copy_(variance.sqrt())
             layer.norm.bias.copy_(mean if layer.bias is None else mean + layer.bias)
+            if _by_channel(layer.weight_quantizer):
+                layer.weight_quantizer.count_in(layer._gain().abs())
         layer.bias = None
     return prepared
+
+
+def _size(weight: Tensor) -> Tensor:
+    """By how much each output channel's weights exceed those that a training begins with (He et al. 2015).
+
+    Folded weights differ in size by a factor of ten and more, and before a BatchNorm a weight moves by its gradient
+    over its size: large channels would stand still, and small ones jump. Channels of nothing but 0 have size 1.
+    """
+    fan_in = weight[0].numel()
+    size = weight.square().mean((1, 2, 3)).mul(fan_in / 2).sqrt()
+    return torch.where(size < 1e-6, 1.0, size)
 
 
 def finish(prepared: Prepared) -> Prepared:
@@ -201,6 +227,8 @@ def finish(prepared: Prepared) -> Prepared:
             quantizer.register_buffer("scale", qparams.scale)
             quantizer.register_buffer("zero_point", qparams.zero_point)
             quantizer.qparams = qparams
+            for name in ("unit", "largest", "held"):
+                vars(quantizer).pop(name, None)
     return prepared
 
 
@@ -212,6 +240,9 @@ class NormalizedConv2d(QuantConv2d):
     fold is carried out. Frozen, BatchNorm takes its running statistics, which gives the values of eval mode; but the
     fold is still not carried out: straight through Q, gamma's gradient would be that of the weights before they were
     rounded, and with few bits a large part of it wrong.
+
+    A scale that learns for each channel is counted in units of g, as the weights are: then it too has the gradient of
+    the unfolded network, and the two stay in step whatever g is.
     """
 
     norm: nn.BatchNorm2d
@@ -233,8 +264,12 @@ class NormalizedConv2d(QuantConv2d):
         return norm(y)
 
     def _gain(self) -> Tensor:
+        """g, of which the learned scales are told."""
         gain = self.norm.weight * (self.norm.running_var + self.norm.eps).rsqrt()
-        return torch.where(gain.abs() < 1e-6, 1e-6, gain)  # a channel that died must not divide by 0
+        gain = torch.where(gain.abs() < 1e-6, 1e-6, gain)  # a channel that died must not divide by 0
+        if _by_channel(self.weight_quantizer):
+            self.weight_quantizer.unit = gain.detach().abs()
+        return gain
 
 
 class LearnedQuantizer(FakeQuantizer):
@@ -247,7 +282,9 @@ class LearnedQuantizer(FakeQuantizer):
     pact = False
     of_weight = False
     at_zero = False  # is the zero point 0, and stays so? Then it need not be added and taken away
+    largest: float | None = None  # the scale at which the grid's top lies where a relu6 cuts off
     held: Tensor | None = None  # the scale before the last step
+    unit: Tensor | None = None  # what the scale is counted in: the gain by which the weights are multiplied
 
     @property
     def qparams(self) -> QParams:
@@ -255,18 +292,25 @@ class LearnedQuantizer(FakeQuantizer):
         self.hold()
         qmin, qmax = self._limits()
         zero_point = self.zero_point.detach().round().clamp(qmin, qmax).to(torch.int32)
-        return self.spec.qparams(self.scale.detach().clone(), zero_point)
+        scale = self.scale.detach().clone()
+        return self.spec.qparams(scale if self.unit is None else scale * self.unit, zero_point)
 
     def hold(self) -> None:
         """Bring a scale that moved too far since the last call to as far as it may go."""
         now = self.scale.data  # not the parameter: this must not count as a change since the forward pass
         if self.held is None:
             self.held = now.clone()
-        now.clamp_(self.held * (1 - LIMIT), self.held * (1 + LIMIT)).clamp_(min=SMALLEST_SCALE)
+        now.clamp_(self.held * (1 - LIMIT), self.held * (1 + LIMIT)).clamp_(SMALLEST_SCALE, self.largest)
         self.held.copy_(now)
+
+    def count_in(self, unit: Tensor) -> None:
+        """From now on the scale is a multiple of ``unit``, which may change; the grid stays as it is."""
+        self.scale.data.div_(unit)
+        self.unit, self.held = unit, self.scale.detach().clone()
 
     def _apply(self, fn, recurse=True):
         self.held = None
+        self.unit = None if self.unit is None else fn(self.unit)
         return super()._apply(fn, recurse)
 
     def _save_to_state_dict(self, *args) -> None:
@@ -288,6 +332,8 @@ class LearnedQuantizer(FakeQuantizer):
         self.hold()
         qmin, qmax = self._limits()
         scale, zero_point = self.scale, self.zero_point.float()
+        if self.unit is not None:
+            scale = scale * self.unit
         view = x
         if scale.ndim:
             view, scale, zero_point = self.spec.granularity.align(x, scale, zero_point)
@@ -295,7 +341,9 @@ class LearnedQuantizer(FakeQuantizer):
             share = 1 / qmax**2  # the end alpha = qmax * scale is what learns
         else:
             share = gradient_share(x.numel() // (self.scale.numel() if self.of_weight else len(x)), qmax)
-        return LearnedStep.apply(view, scale, None if self.at_zero else zero_point, qmin, qmax, share, self.pact).reshape(x.shape)
+        return LearnedStep.apply(
+            view, scale, None if self.at_zero else zero_point, qmin, qmax, share, self.pact
+        ).reshape(x.shape)
 
     def _limits(self) -> tuple[int, int]:
         return grid_limits(self.spec.bits, self.spec.signed, self.spec.narrow_range)
@@ -410,6 +458,17 @@ def _let_learn(quantizer: FakeQuantizer, method: str, of_weight: bool) -> None:
         del quantizer.zero_point
         quantizer.zero_point = nn.Parameter(qparams.zero_point.float())
     quantizer.look_for_zero()
+
+
+def _by_channel(quantizer: nn.Module) -> bool:
+    """Does each output channel have a scale that learns?"""
+    return isinstance(quantizer, LearnedQuantizer) and quantizer.spec.granularity == PerChannel(0)
+
+
+def _behind_relu6(prepared: Prepared) -> set[nn.Module]:
+    """The modules that get what a relu6 gives. No grid there may grow beyond 6: its top does the cutting off."""
+    nodes = [node for node in prepared.network.graph.nodes if node.op == "call_module" and node.all_input_nodes]
+    return {prepared.network.get_submodule(n.target) for n in nodes if kind_of(n.all_input_nodes[0]) == "relu6"}
 
 
 @torch.inference_mode()

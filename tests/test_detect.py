@@ -295,8 +295,9 @@ def test_training_runs_in_two_parts_and_goes_on_where_it_stopped(tmp_path):
 
 
 def test_training_with_rounding_gives_what_load_qat_reads(tmp_path, monkeypatch):
-    quick = qlab.QConfig.w8a8(reduce_range=True)  # the observer changes values only, and "mse" takes its time
-    monkeypatch.setattr(training.qat, "qconfig", lambda preset: quick)
+    slow = training.qat.qconfig("w8a8")  # the observer changes values only, and "mse" takes its time
+    specs = {role: replace(getattr(slow, role), observer="minmax") for role in ("weight", "activation", "carrier")}
+    monkeypatch.setattr(training.qat, "qconfig", lambda preset: replace(slow, **specs))
     prepared, history = training.train_qat(tmp_path, replace(training.QAT, batch=2), count=2, progress=False)
     assert len(history) == 1 and math.isfinite(history[0]["loss"])
     saved = qlab.files.read_tensors(tmp_path / "prepared.safetensors")[0]
