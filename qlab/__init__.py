@@ -13,7 +13,7 @@ from qlab import observers
 from qlab.adaround import adaround
 from qlab.affine import QParams, choose_qparams, dequantize, fake_quantize, quantize
 from qlab.bias_correction import correct_bias
-from qlab.export import load, save, save_onnx
+from qlab.export import OnnxNetwork, load, save, save_onnx
 from qlab.granularity import PerChannel, PerGroup, PerTensor
 from qlab.graph.convert import convert
 from qlab.graph.prepare import prepare
@@ -27,7 +27,7 @@ __version__ = "0.1.0"
 _LATER = ("analysis", "bench", "course", "data", "datafree", "detect", "llm", "models", "qat")
 
 __all__ = [
-    "PerChannel", "PerGroup", "PerTensor", "QConfig", "QParams", "QuantSpec", "adaround", "calibrate", "choose_qparams",
+    "OnnxNetwork", "PerChannel", "PerGroup", "PerTensor", "QConfig", "QParams", "QuantSpec", "adaround", "calibrate", "choose_qparams",
     "convert", "correct_bias", "dequantize", "evaluate", "fake_quantize", "load", "observers", "prepare", "ptq",
     "quantize", "save", "save_onnx", *_LATER,
 ]  # fmt: skip

@@ -31,7 +31,7 @@ from torch import Tensor, multiprocessing, nn
 from tqdm.auto import tqdm
 
 from qlab.affine import QParams
-from qlab.export import load, save
+from qlab.export import OnnxNetwork, load, save
 from qlab.files import write_tensors
 from qlab.int8 import engines
 from qlab.int8.modules import Int8Network
@@ -186,20 +186,26 @@ def _check_network(name: str, network: nn.Module, x: Tensor) -> None:
             )
 
 
-def fastest(network: Int8Network, x: Tensor, *, threads: int | None = None, rounds: int = 7) -> Int8Network:
+def fastest(
+    network: Int8Network, x: Tensor, *, threads: int | None = None, rounds: int = 7
+) -> Int8Network | OnnxNetwork:
     """The same integers in the form that is the fastest here for batches like ``x``: which engine, captured where possible.
 
     That depends on the layers, the batch and the processor, so every engine of :func:`qlab.int8.engines.available` is
-    tried, but for the reference and those on which this network's sums can saturate. ``threads`` as in :func:`compare`.
+    tried, and onnxruntime where it is installed; but not the reference, nor those on which this network's sums can
+    saturate. ``threads`` as in :func:`compare`.
     """
     names = [name for name, engine in engines.available().items() if engine.usable and name != "reference"]
     with warnings.catch_warnings(), _threads(threads):
         warnings.simplefilter("ignore")  # who saturates is left out below
-        forms = {name: network.on(name) for name in names}
-        forms = {name: form for name, form in forms.items() if not form.saturating} or {network.engine: network}
+        forms = {name: form for name in names if not (form := network.on(name)).saturating}
         for form in forms.values():
             with suppress(ValueError):  # it runs as it is
                 form.capture(x)
+        with suppress(ImportError, ValueError):  # it is not installed, or a layer has no ONNX form
+            if not (form := OnnxNetwork(network)).saturating:
+                forms[form.engine] = form
+    forms = forms or {network.engine: network}
     timings = compare(forms, x, threads=threads, rounds=rounds, progress=False)
     return forms[min(forms, key=lambda name: timings[name].ms)]
 
@@ -550,7 +556,7 @@ def run(args: argparse.Namespace) -> int:
     calibration = pictures("train").sample(1024).batches(128)
     int8 = ptq(network, calibration, QConfig.w8a8(reduce_range=saturates), engine=chosen[0])
     why = ", since products of larger ones would saturate on this processor"
-    print(f"{args.name}, weights of 8 bits, activations of {'7 bits' + why if saturates else '8 bits'}")
+    print(f"{args.name}, activations of 8 bits, weights of {'7 bits' + why if saturates else '8 bits'}")
     for name, each in (("float32", network), ("int8", int8)):
         file, memory = file_bytes(each) / 1024, memory_bytes(each) / 1024
         print(f"  {name:7}  file {file:6.0f} KiB, in memory {memory:6.0f} KiB")

@@ -6,6 +6,7 @@ import gc
 import math
 import os
 import re
+import sys
 import time
 import warnings
 from dataclasses import replace
@@ -426,14 +427,18 @@ def test_the_fastest_engine_is_found_among_those_that_do_not_saturate(monkeypatc
     monkeypatch.setattr(bench, "compare", made_up)
     found = bench.fastest(int8, x)
     usable = [name for name, engine in engines.available().items() if engine.usable and name != "reference"]
-    assert tried == [usable or ["reference"]] and found.engine == tried[0][-1]
-    assert torch.equal(found(x), int8.on(found.engine)(x))
+    assert tried == [[*usable, "onnxruntime"]] and found.engine == "onnxruntime"
+    assert torch.equal(found(x), qlab.OnnxNetwork(int8)(x))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         wide = qlab.ptq(convolutions(), [x], engine="reference")
-    bench.fastest(wide, x)
     steady = [name for name in usable if not engines.availability(name).saturates]
-    assert tried[1] == (steady or ["reference"])
+    for vnni, more in ((True, ["onnxruntime"]), (False, [])):
+        monkeypatch.setattr(engines, "cpu", lambda: SimpleNamespace(is_arm=False, vnni=vnni))
+        bench.fastest(wide, x)
+        assert tried[-1] == (steady + more or ["reference"])
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it were not installed
+    assert bench.fastest(int8, x).engine == tried[-1][-1] == (usable or ["reference"])[-1]
 
 
 @pytest.mark.parametrize("quick", [name for name, engine in engines.available().items() if engine.usable][:3])
@@ -447,6 +452,8 @@ def test_an_engine_that_is_slowed_down_is_not_the_fastest(quick, monkeypatch):
         return forward(network, x)
 
     monkeypatch.setattr(type(int8), "forward", slowed)
+    slow = lambda network, x: time.sleep(0.02) or forward(network.network, x)  # noqa: E731
+    monkeypatch.setattr(qlab.OnnxNetwork, "forward", slow)
     found = bench.fastest(int8, x, threads=1, rounds=2)
     assert found.engine == quick or quick == "reference"
 
@@ -457,12 +464,12 @@ def test_the_fastest_form_is_captured_where_that_can_be(engine, monkeypatch):
         pytest.skip(f"no {engine} here")
     x = torch.rand(2, 3, 6, 6)
     int8 = qlab.ptq(convolutions(), [x], QConfig.w8a8(reduce_range=True), engine="reference")
-    times = {name: SimpleNamespace(ms=float(name != engine)) for name in engines.NAMES}
+    times = {name: SimpleNamespace(ms=float(name != engine)) for name in (*engines.NAMES, "onnxruntime")}
     monkeypatch.setattr(bench, "compare", lambda forms, x, **options: times)
-    if engine == "qnnpack":  # it clamps 7 bits where the codes lie, which torch.jit cannot see
-        assert not bench.fastest(int8, x)._captured
-    else:
-        assert list(bench.fastest(int8, x)._captured) == [x.shape]
+    assert list(bench.fastest(int8, x)._captured) == [x.shape]
+    fewer = qlab.ptq(convolutions(), [x], QConfig.w4a4(), engine="reference")
+    clamps = engine == "qnnpack"  # which clamps 4 bits where the codes lie, and torch.jit cannot see that
+    assert bool(bench.fastest(fewer, x)._captured) is not clamps
 
 
 # --- qlab bench
@@ -489,7 +496,7 @@ def run(*words: str) -> int:
 def test_bench_prints_sizes_and_a_table_a_batch_size(small_course, capsys):
     assert run("--batch", "1", "4", "--engine", "reference") == 0
     output = capsys.readouterr().out
-    assert "weights of 8 bits, activations of 8 bits\n" in output
+    assert "activations of 8 bits, weights of 8 bits\n" in output
     assert re.search(r"float32  file +\d+ KiB, in memory +\d+ KiB\n  int8     file", output)
     assert re.findall(r"^batch (\d+), 1 thread, ", output, re.M) == ["1", "4"]
     assert len(re.findall(r"^int8 reference ", output, re.M)) == 2
@@ -521,7 +528,7 @@ def test_bench_measures_every_engine_that_works(small_course, capsys):
 def test_bench_says_when_activations_get_7_bits(small_course, capsys, monkeypatch):
     monkeypatch.setattr(engines, "saturates_on", lambda name, network: True)
     assert run("--batch", "4", "--engine", "reference") == 0
-    assert "activations of 7 bits, since products of larger ones would saturate" in capsys.readouterr().out
+    assert "weights of 7 bits, since products of larger ones would saturate" in capsys.readouterr().out
 
 
 def test_bench_names_an_engine_that_is_not_there(small_course, capsys):

@@ -76,6 +76,7 @@ def chosen(words: Sequence[str] | None) -> dict[str, Callable[[Task], Bind]]:
     """
     own = {f"int8 qlab {name}": partial(qlab_engine, engine=name) for name in engines.NAMES}
     own |= {f"int8 qlab {name} captured": partial(captured, engine=name) for name in engines.HISTORICAL}
+    own |= {"int8 qlab onnxruntime": on_onnxruntime}
     everything = {**all_peers(), **own}
     baseline = next(iter(everything))
     return {
@@ -94,6 +95,12 @@ def captured(task: Task, engine: str) -> Bind:
     """The same, with no Python between its kernels."""
     network = qlab.ptq(task.network, task.calibration, engine=engine)
     return lambda x: partial(network.capture(x), x)
+
+
+def on_onnxruntime(task: Task) -> Bind:
+    """The same integers on onnxruntime's kernels."""
+    network = qlab.OnnxNetwork(qlab.ptq(task.network, task.calibration, engine="reference"))
+    return lambda x: partial(network, x)
 
 
 def build(makers: Mapping[str, Callable[[Task], Bind]], task: Task) -> tuple[dict[str, Bind], dict[str, str]]:

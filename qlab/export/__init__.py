@@ -3,9 +3,11 @@
 - ``tensors.py``: :func:`save` and :func:`load`, the integers themselves.
 - ``qdq.py``: :func:`save_onnx`, the same network as a graph with QuantizeLinear and DequantizeLinear nodes.
 - ``operators.py``: what each operation is called in ONNX.
+- ``runtime.py``: :class:`OnnxNetwork`, that graph run by onnxruntime.
 """
 
 from qlab.export.qdq import save_onnx
+from qlab.export.runtime import OnnxNetwork
 from qlab.export.tensors import load, save
 
-__all__ = ["load", "save", "save_onnx"]
+__all__ = ["OnnxNetwork", "load", "save", "save_onnx"]

@@ -60,14 +60,19 @@ def save_onnx(network: Int8Network, path: str | Path) -> Path:
     onnx.checker has seen what is written. Raises TypeError for a network that is not integer, ValueError for a step
     that has no ONNX form, ImportError with what to install where the package onnx is missing.
     """
+    with whole(path) as part:
+        part.write_bytes(onnx_bytes(network))
+    return Path(path)
+
+
+def onnx_bytes(network: Int8Network) -> bytes:
+    """What :func:`save_onnx` writes."""
     if not isinstance(network, Int8Network):
-        raise TypeError(f"save_onnx takes what qlab.convert or qlab.ptq gave, not a {type(network).__name__}")
+        raise TypeError(f"ONNX is made of what qlab.convert or qlab.ptq gave, not of a {type(network).__name__}")
     onnx = library()
     model = _Writer(network).model()
     onnx.checker.check_model(model, full_check=True)
-    with whole(path) as part:
-        part.write_bytes(model.SerializeToString())
-    return Path(path)
+    return model.SerializeToString()
 
 
 class _Writer:

@@ -265,7 +265,7 @@ class Int8Network(nn.Module):
         return sum(tensor.numel() * tensor.element_size() for tensor in self.state_dict().values())
 
     def forward(self, x: Tensor) -> Tensor:
-        self._check(x)
+        self.check_input(x)
         if not self._has_run:
             if torch.compiler.is_exporting():  # kernels keep what they make of the first picture's size
                 raise RuntimeError(
@@ -283,7 +283,7 @@ class Int8Network(nn.Module):
         The scores stay the same, bit for bit. Batches of another shape run as before; the first call on another number
         of threads records anew. Raises ValueError when the engine cannot be captured; the network then is as it was.
         """
-        self._check(x)
+        self.check_input(x)
         self._capture(x)
         return self
 
@@ -293,7 +293,8 @@ class Int8Network(nn.Module):
         self._captured.setdefault(x.shape, {})[torch.get_num_threads()] = captured
         return captured
 
-    def _check(self, x: Tensor) -> None:
+    def check_input(self, x: Tensor) -> None:
+        """Raise ValueError where ``x`` is no batch for this network."""
         if x.dtype is not torch.float32 or x.shape[1:2] != self.program.input_shape[:1]:
             raise ValueError(
                 f"the input is {x.dtype} {tuple(x.shape)}: this network takes float32 "
@@ -311,11 +312,14 @@ class Int8Network(nn.Module):
     @property
     def saturating(self) -> list[str]:
         """The layers in which this engine's 16-bit sums of two products can overflow on this processor."""
-        engine = engines.available()[self.engine]
+        return self.can_saturate(engines.available()[self.engine].saturates_in)
+
+    def can_saturate(self, saturates_in: Callable[[int], bool]) -> list[str]:
+        """The layers that overflow 16 bits where the kernel of a layer of so many groups adds pairs in them."""
         inputs = {step.layer: self.program.grids[step.inputs[0]] for step in self.program.steps}
         return [
             layer.name for number, layer in enumerate(self.layers)
-            if isinstance(layer, (Int8Conv2d, Int8Linear)) and engine.saturates_in(layer.options.get("groups", 1))
+            if isinstance(layer, (Int8Conv2d, Int8Linear)) and saturates_in(layer.options.get("groups", 1))
             and layer.can_saturate(inputs[number])
         ]  # fmt: skip
 
@@ -325,7 +329,7 @@ class Int8Network(nn.Module):
             warnings.warn(
                 f"engine {self.engine!r} on this processor adds pairs of products in 16 bits, which can overflow in "
                 f"{at_risk[0]!r}{more} and spoil the accuracy. Quantize with QConfig.w8a8(reduce_range=True), which "
-                "gives activations 7 bits, or choose engine='qnnpack' or 'reference'",
+                "gives weights 7 bits, or choose engine='qnnpack' or 'reference'",
                 stacklevel=_outside_qlab(),
             )
 
