@@ -93,7 +93,7 @@ def quantize(args: argparse.Namespace) -> int:
     test = pictures("test")
     print(f"{args.name}, {args.qconfig}, engine {int8.engine}, {len(test)} test pictures of {test.source}")
     if saturates:
-        print("  activations have at most 7 bits: with 8, pairs of products would saturate on this processor")
+        print("  weights have at most 7 bits: with 8, pairs of products would saturate on this processor")
     for name, each in (("float", network), ("int8", int8)):
         print(f"  {name:5}  {qlab.evaluate(each, test):6.2f} %  {file_bytes(each) / 1024:8.1f} KiB")
     if args.out:

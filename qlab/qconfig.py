@@ -99,9 +99,10 @@ class QConfig:
         float.
 
         w1 means the binary grid (:class:`qlab.codebook.Binary`), as one bit of equal steps around 0 is none.
-        ``observer`` chooses the range of the activations. ``reduce_range`` gives 8-bit activations 7 bits,
-        which keeps a processor without VNNI from saturating the sum of two products in 16 bits. ``changes``
-        are fields of QConfig.
+        ``observer`` chooses the range of the activations. ``reduce_range`` gives 8-bit weights 7 bits, so that
+        two products, 2 * 255 * 63 at most, fit the 16 bits in which a processor without VNNI adds them up (a
+        weight has a scale for each channel and needs the bit less than an activation). ``changes`` are fields
+        of QConfig.
 
         >>> QConfig.preset("w3a3").weight.granularity
         PerChannel(axis=0)
@@ -110,12 +111,14 @@ class QConfig:
         if match is None:
             raise ValueError(f"preset {name!r}: expected w<bits>a<bits>, such as 'w8a8' or 'w4a32'")
         weight_bits, activation_bits = int(match[1]), int(match[2])
-        carrier = QuantSpec(7 if reduce_range else 8, observer=observer)
-        activation = None
-        if activation_bits != 32:
-            activation = replace(carrier, bits=min(activation_bits, carrier.bits) if reduce_range else activation_bits)
-        weight = Binary() if weight_bits == 1 else replace(cls.weight, bits=weight_bits)
-        return cls(**{"weight": weight, "activation": activation, "carrier": carrier, **changes})
+        carrier = QuantSpec(observer=observer)
+        activation = None if activation_bits == 32 else replace(carrier, bits=activation_bits)
+        fields = {"weight": Binary(), "activation": activation, "carrier": carrier}
+        if weight_bits > 1:
+            fields["weight"] = replace(cls.weight, bits=min(weight_bits, 7) if reduce_range else weight_bits)
+        if reduce_range:
+            fields["first_last"] = 7
+        return cls(**{**fields, **changes})
 
     @classmethod
     def w8a8(cls, **changes) -> QConfig:

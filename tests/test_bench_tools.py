@@ -266,7 +266,7 @@ def test_the_detectors_ptq_is_per_tensor_and_per_channel(tool):
     made = tool("bench_detect").configs()
     shared = {name: type(config.weight.granularity) for name, config in made.items()}
     assert shared == {"int8 PTQ, per tensor": qlab.PerTensor, "int8 PTQ, per channel": qlab.PerChannel}
-    assert {config.activation.bits for config in made.values()} == {7}
+    assert {config.weight.bits for config in made.values()} == {7}
 
 
 @pytest.mark.parametrize("qat, file", [(False, "all/best.safetensors"), (True, "prepared.safetensors")])

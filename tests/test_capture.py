@@ -113,7 +113,7 @@ def test_a_capture_that_gives_other_scores_is_not_used(monkeypatch):
 
 @pytest.mark.parametrize("engine", CAPTURED)
 def test_what_was_captured_runs_on_pictures_in_any_order_and_leaves_the_global_engine_alone(engine):
-    int8 = integer(models.vgg(), QConfig.w8a8(reduce_range=engine != "qnnpack"), engine)  # which cannot record its 7 bits
+    int8 = integer(models.vgg(), QConfig.w8a8(reduce_range=True), engine)
     rows = X.contiguous()
     expected, before = int8(rows), torch.backends.quantized.engine
     int8.capture(rows)

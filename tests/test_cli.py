@@ -116,7 +116,7 @@ def test_quantize_spares_an_engine_that_saturates_the_eighth_bit(small_course, c
     monkeypatch.setattr(engines, "availability", lambda name: saturating)
     monkeypatch.setattr(engines, "available", lambda: {"reference": saturating})
     assert cli.main(["quantize", "resnet20", "--engine", "reference", "--images", "20"]) == 0
-    assert "activations have at most 7 bits" in capsys.readouterr().out
+    assert "weights have at most 7 bits" in capsys.readouterr().out
 
 
 def test_quantize_names_what_is_not_there(small_course, capsys):

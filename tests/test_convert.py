@@ -207,9 +207,9 @@ def test_saturation_is_announced_where_it_can_happen(monkeypatch):
     with pytest.warns(UserWarning, match=expected) as seen:
         both(model)
     assert seen[0].filename == __file__
-    both(model, QConfig.w8a8(reduce_range=True))  # 127 * (127 + 127) fits: no warning, or this test fails
+    both(model, QConfig.w8a8(reduce_range=True))  # 255 * (63 + 63) fits: no warning, or this test fails
     both(model, QConfig.w4a8(first_last=None))
-    assert qlab.ptq(model, [PICTURES], engine="reference").program.grids[1].bits == 7, "ptq's own choice is safe"
+    assert qlab.ptq(model, [PICTURES], engine="reference").layers[1].bits == 7, "ptq's own choice is safe"
     monkeypatch.setattr(engines, "available", lambda: real)
     monkeypatch.setattr(engines, "availability", real.get)
-    assert qlab.ptq(model, [PICTURES], engine="reference").program.grids[1].bits == 8
+    assert qlab.ptq(model, [PICTURES], engine="reference").layers[1].bits == 8

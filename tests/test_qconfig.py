@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from qlab import PerChannel, PerGroup, PerTensor, QConfig, QuantSpec, choose_qparams
+from qlab.affine import grid_limits
 
 
 @given(st.integers(2, 16), st.integers(1, 16))
@@ -32,11 +33,20 @@ def test_the_observer_of_the_activations_can_be_chosen():
     assert (qconfig.weight.observer, qconfig.activation.observer, qconfig.carrier.observer) == ("minmax", "mse", "mse")
 
 
-def test_reduce_range_takes_one_bit_from_the_activations_only():
+def test_reduce_range_takes_one_bit_from_the_weights_only():
     qconfig = QConfig.w8a8(reduce_range=True)
-    assert (qconfig.weight.bits, qconfig.activation.bits, qconfig.carrier.bits) == (8, 7, 7)
-    assert QConfig.w4a4(reduce_range=True).activation.bits == 4
-    assert qconfig.layer("conv1", nn.Conv2d(1, 1, 1), edge=True).activation.bits == 7, "the first layer's too"
+    assert (qconfig.weight.bits, qconfig.activation.bits, qconfig.carrier.bits) == (7, 8, 8)
+    assert QConfig.w4a4(reduce_range=True).weight.bits == 4
+    for low in (qconfig, QConfig.w4a4(reduce_range=True), QConfig.preset("w1a4", reduce_range=True)):
+        assert low.layer("conv1", nn.Conv2d(1, 1, 1), edge=True).weight.bits == 7, "the first layer's too"
+    assert QConfig.w4a4(reduce_range=True, first_last=None).first_last is None
+
+
+def test_two_products_of_a_reduced_range_fit_16_bits():
+    qconfig = QConfig.w8a8(reduce_range=True)
+    specs = qconfig.weight, qconfig.activation
+    (lowest, highest), (_, largest) = (grid_limits(s.bits, s.signed, s.narrow_range) for s in specs)
+    assert -(2**15) <= 2 * largest * lowest and 2 * largest * highest < 2**15
 
 
 @pytest.mark.parametrize("name", ["w8", "8a8", "w8a8x", "int8", ""])

@@ -54,7 +54,9 @@ def test_layers_of_bfloat16_learn_too_and_their_weights_stay_float32():
     train.fit(network, stripes(160), stripes(32, "validation"), replace(PLAN, precision="bfloat16"), progress=False)
     assert train.evaluate(network, stripes(64, "test")) > 90
     assert {dtype for training, _, dtype in network.seen if training} == {torch.bfloat16}
-    assert {dtype for training, _, dtype in network.seen if not training} == {torch.float32}, "accuracy is that of float32"
+    assert {dtype for training, _, dtype in network.seen if not training} == {torch.float32}, (
+        "accuracy is that of float32"
+    )
     assert {p.dtype for p in network.parameters()} == {torch.float32}
 
 

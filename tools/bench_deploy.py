@@ -74,7 +74,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def make() -> tuple[nn.Module, qlab.int8.modules.Int8Network]:
-    """VGG-16 in float and in int8, calibrated on noise; 7-bit activations where 8 would saturate."""
+    """VGG-16 in float and in int8, calibrated on noise; 7-bit weights where 8 would saturate."""
     from torchvision.models import vgg16
 
     network = vgg16().eval().to(memory_format=torch.channels_last)

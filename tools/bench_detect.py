@@ -68,7 +68,7 @@ def networks() -> dict[str, Prepared]:
 
 
 def configs() -> dict[str, QConfig]:
-    """The two configurations of PTQ, by name. Activations have 7 bits, so that no engine saturates."""
+    """The two configurations of PTQ, by name. Weights have 7 bits, so that no engine saturates."""
     channel = QConfig.w8a8(observer="mse", reduce_range=True)
     tensor = replace(channel, weight=replace(channel.weight, granularity=PerTensor()))
     return {"int8 PTQ, per tensor": tensor, "int8 PTQ, per channel": channel}

@@ -3,7 +3,7 @@
 `python tools/bench_engines.py --network resnet20 mobilenet_v2 vgg`
 
 W8A8, calibrated with 1,024 training pictures. Each engine is compared with the fake-quantized network that rounds where
-it does. Activations have 7 bits where this processor's sums of two products would saturate.
+it does. Weights have 7 bits where this processor's sums of two products would saturate.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class Task:
 
     @cached_property
     def reduce_range(self) -> bool:
-        """Without VNNI, products of 8-bit activations saturate: every library advises 7 bits there."""
+        """Without VNNI, pairs of 8-bit products saturate: every library advises 7 bits of one of the two there."""
         return not engines.cpu().is_arm and not engines.cpu().vnni
 
     @cached_property

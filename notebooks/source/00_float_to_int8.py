@@ -122,7 +122,7 @@ assert 0.2 < size[1] / size[0] < 0.3
 
 # %% [markdown]
 # The time depends on your processor. Some have instructions made for int8 (VNNI, AMX, the dot products of
-# ARM), some have none; on those without VNNI, qlab gives activations 7 bits instead of 8. Lesson 5 shows
+# ARM), some have none; on those without VNNI, qlab gives weights 7 bits instead of 8. Lesson 5 shows
 # why.
 #
 # ## Fewer bits

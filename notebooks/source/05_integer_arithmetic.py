@@ -14,6 +14,7 @@
 # **Time:** 50 minutes. **You need:** lessons 0 and 1 (scale, zero point).
 
 # %%
+import dataclasses
 import math
 import warnings
 
@@ -156,15 +157,38 @@ weights = first.weight.detach().permute(0, 2, 3, 1).flatten(1)
 explorables.saturation(pieces, weights)
 
 # %% [markdown]
-# **Explain.** One bit is enough: 127 * 127 * 2 = 32,258. That is what `reduce_range=True` does. It costs one
-# bit of the activations, half of their resolution. The other way, weights of at most 64, costs a bit of the
-# weights:
+# **Explain.** One bit is enough, and either side can give it:
 
 # %% tags=["nbval-check-output"]
-for bits, largest in ((8, 127), (7, 127), (8, 64)):
+for bits, largest in ((8, 127), (7, 127), (8, 63)):
     pair = 2 * (2**bits - 1) * largest
     print(f"{bits}-bit activations, weights up to {largest}: a pair reaches {pair:,}")
-assert 2 * 127 * 127 <= 2**15 - 1 and 2 * 255 * 64 <= 2**15 - 1 < 2 * 255 * 127
+assert 2 * 127 * 127 <= 2**15 - 1 and 2 * 255 * 63 <= 2**15 - 1 < 2 * 255 * 127
+
+# %% [markdown]
+# **Predict.** A weight shares its scale with one channel, an activation with all channels (lesson 4). Which of
+# the two should give the bit? The column is the **SQNR** (lesson 1) of the answers against the float network's.
+
+# %%
+eight = QConfig.w8a8()
+seven_weights = QConfig.w8a8(reduce_range=True)
+seven_activations = dataclasses.replace(
+    eight, activation=dataclasses.replace(eight.activation, bits=7), carrier=dataclasses.replace(eight.carrier, bits=7)
+)
+found = {}
+with torch.inference_mode():
+    for words, qconfig in {
+        "weights 8, activations 8": eight,
+        "weights 8, activations 7": seven_activations,
+        "weights 7, activations 8": seven_weights,
+    }.items():
+        prepared = qlab.calibrate(qlab.prepare(network, qconfig), calibration.batches(64))
+        found[words] = qlab.analysis.sqnr(network(images), prepared(images))
+        print(f"{words}: {found[words]:.1f} dB")
+assert found["weights 8, activations 8"] > found["weights 7, activations 8"] > found["weights 8, activations 7"]
+
+# %% [markdown]
+# The weights. That is what `reduce_range=True` does; `qlab.ptq` asks for it by itself where a processor needs it.
 
 # %% [markdown]
 # ### Exercise 5.5: an instruction that saturates
@@ -188,7 +212,7 @@ for engine in engines.available().values():
 usable = [name for name, engine in engines.available().items() if engine.usable]
 
 # %% [markdown]
-# Do they all compute the same? Take one layer in the middle of the network, with 7-bit activations, and give
+# Do they all compute the same? Take one layer in the middle of the network, with 7-bit weights, and give
 # every engine the same codes. The difference is counted in steps of the output. One step is one **LSB**
 # (least significant bit).
 
@@ -225,7 +249,7 @@ for name in usable:
 # They differ by one code at most, and only where a sum falls nearly in the middle between two codes: some
 # engines multiply by $M$ as a float and round halves to even.
 #
-# Now the whole network, with 8-bit and with 7-bit activations. The column is the **SQNR** (lesson 1) of its
+# Now the whole network, with 8-bit and with 7-bit weights. The column is the SQNR of its
 # answers against those of the reference, which never saturates.
 
 
@@ -310,9 +334,9 @@ def layer_speed(name, layer, x, engine):
     """Time a layer in float and in int8 on the same input."""
     with torch.inference_mode():
         y = layer(x)
-        x_grid, y_grid = (qlab.choose_qparams(float(t.min()), float(t.max()), 7) for t in (x, y))
+        x_grid, y_grid = (qlab.choose_qparams(float(t.min()), float(t.max())) for t in (x, y))
         largest = float(layer.weight.abs().max())
-        w_grid = qlab.choose_qparams(-largest, largest, 8, signed=True, symmetric=True, narrow_range=True)
+        w_grid = qlab.choose_qparams(-largest, largest, 7, signed=True, symmetric=True, narrow_range=True)
         make = engine.linear if isinstance(layer, nn.Linear) else engine.conv2d
         options = {} if isinstance(layer, nn.Linear) else {"padding": 1}
         kernel = make(qlab.quantize(layer.weight, w_grid), layer.bias, w_grid, x_grid, y_grid, **options)
@@ -386,7 +410,8 @@ quiz(5)
 #
 # - A dot product of codes is exact in **int32**; 1 in it is worth $s_x s_w$. The bias lies on the same grid.
 # - **Requantization** multiplies by $s_x s_w / s_y$: an integer multiplication, a rounding and a shift.
-# - Without VNNI, pairs of products **saturate** at 16 bits. `reduce_range=True` avoids it, for one bit.
+# - Without VNNI, pairs of products **saturate** at 16 bits. `reduce_range=True` avoids it, for one bit of
+#   the weights.
 # - Engines agree to within **one code** a layer, as long as nothing saturates.
 # - Speed is measured, never assumed: it depends on processor, engine, batch and size of the layers.
 #

@@ -136,7 +136,7 @@ assert maps["float"] > 70
 # ## Into integers
 #
 # All layers, backbone and heads, become int8 by the same three lines as ever. Calibration sees training scenes
-# only. The activations get 7 bits where this processor would saturate (lesson 5).
+# only. The weights get 7 bits where this processor would saturate (lesson 5).
 #
 # **Predict.** The backbone is a MobileNetV2 with its depthwise convolutions, and each head begins with one. Weights
 # get 8 bits, then 4. How many points of mAP will one scale for all of a layer's weights cost? And one scale a channel?

@@ -151,7 +151,7 @@ check("12.1", seconds_per_answer)
 #
 # What has to travel is the codes, the scales and biases, and the list of steps. `qlab.save` writes them as
 # **safetensors**, a format that holds numbers and no code: to open a stranger's file runs nothing. The
-# activations have 7 bits here, so that the network is right on processors with and without VNNI (lesson 5).
+# weights have 7 bits here, so that the network is right on processors with and without VNNI (lesson 5).
 
 # %%
 int8 = qlab.ptq(network, calibration.batches(64), QConfig.w8a8(reduce_range=True), engine="reference")
@@ -276,6 +276,22 @@ if onnx:
 # With the same rules nearly every number is the same. With other rules some answers near the border between two
 # classes change, in both directions: compare the accuracies before you worry.
 #
+# `qlab.OnnxNetwork` wraps such a runtime, so that it is called like any network. **Predict.** Who is faster on one
+# picture, torch's kernels (captured, as in lesson 5) or onnxruntime's? And on 32?
+
+# %% tags=["timing"]
+forms = {"float32": network, "torch's kernels": int8.on("auto")}
+if forms["torch's kernels"].engine in engines.HISTORICAL:
+    forms["torch's kernels"].capture(x[:1]).capture(x[:32])
+if onnx:
+    forms["onnxruntime"] = qlab.OnnxNetwork(int8)
+for batch in (1, 32):
+    print(bench.compare(forms, x[:batch], threads=1, rounds=7, progress=False), "\n")
+
+# %% [markdown]
+# Between two layers onnxruntime does less than torch, and with one picture that is much of the time. With many, the
+# kernels decide, and the better ones are not always the same library's: `qlab.bench.fastest` tries all on your batch.
+#
 # There is a third way out of Python: **torch.export** writes down which torch operations a network calls.
 # For an integer network it works on the reference, whose operations are plain ones, and gives the same bits;
 # the fast engines call kernels that torch.export does not know. Run the network once before.
@@ -294,7 +310,7 @@ print(f"{len(program.graph.nodes)} nodes, the same answers bit for bit")
 #
 # | hardware | what it does with int8 | take | source |
 # |:--|:--|:--|:--|
-# | x86 without VNNI | u8 times s8, pairs added in 16 bits, which saturate | 7-bit activations (`reduce_range=True`); onednn, fbgemm, onnxruntime | [oneDNN: int8 computations](https://uxlfoundation.github.io/oneDNN/dev_guide_int8_computations.html) |
+# | x86 without VNNI | u8 times s8, pairs added in 16 bits, which saturate | 7-bit weights (`reduce_range=True`); onednn, fbgemm, onnxruntime | [oneDNN: int8 computations](https://uxlfoundation.github.io/oneDNN/dev_guide_int8_computations.html) |
 # | x86 with VNNI or AMX | four products added in 32 bits by one instruction | 8 bits; onednn, onnxruntime, OpenVINO | the same |
 # | ARM, 64 bits | products of int8 added in 32 bits; fast with the dot-product instructions (Armv8.2 and later) | 8 bits; qnnpack here, LiteRT or onnxruntime in an app | [QNNPACK](https://github.com/pytorch/QNNPACK), [LiteRT's specification](https://ai.google.dev/edge/litert/models/quantization_spec) |
 # | NVIDIA GPU | int8 and fp8 in its tensor cores | TensorRT; **symmetric** grids for activations too (zero point 0) | [TensorRT: quantized types](https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html) |
@@ -415,16 +431,16 @@ assert by_share["per tensor"] < by_share["per channel"] - 5
 # processor makes of the first layer:
 
 # %%
-first = next(layer for layer in int8.layers if layer.op == "conv2d")
-rows = first.weight.flatten(1).int()
+eight_bits = qlab.ptq(network, calibration.batches(64), QConfig.w8a8(), engine="reference")
 pieces = F.unfold(x[:8], 3, padding=1).transpose(1, 2).flatten(0, 1)[::40]
-for bits in (8, 7):
-    pixel_grid = qlab.choose_qparams(float(x.min()), float(x.max()), bits)
+for bits, net in ((8, eight_bits), (7, int8)):
+    first = next(layer for layer in net.layers if layer.op == "conv2d")
+    pixel_grid = qlab.choose_qparams(float(x.min()), float(x.max()))
+    rows = first.weight.flatten(1).int()
     exact, saturated = plots.saturating_sums(qlab.quantize(pieces, pixel_grid).int(), rows)
     wrong = float((exact.sum(-1) != saturated).float().mean())
-    print(f"{bits}-bit activations: {100 * wrong:.1f} % of the sums are wrong")
+    print(f"{bits}-bit weights: {100 * wrong:.1f} % of the sums are wrong")
     assert (wrong > 0) == (bits == 8)
-eight_bits = qlab.ptq(network, calibration.batches(64), engine="reference")
 if onnx and not engines.cpu().vnni and not engines.cpu().is_arm:  # so it happens here
     for bits, file in ((8, qlab.save_onnx(eight_bits, folder / "eight.onnx")), (7, path)):
         fused, plain = in_onnxruntime(file, x), in_onnxruntime(file, x, integer_kernels=False)

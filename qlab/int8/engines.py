@@ -11,7 +11,7 @@ All stay within one code of the reference; they multiply their int32 sums by a f
 fixed-point number. The exception has a physical cause. Without VNNI instructions (2019 and later) an x86
 processor adds up u8 * s8 products in pairs of 16 bits, and ``255 * 127 * 2`` does not fit: it *saturates* at
 32767. (fbgemm's kernel for depthwise layers does so even with them.) This file tries that out. Seven bits for
-activations (``reduce_range=True``) make every pair fit.
+weights (``reduce_range=True``) or for activations make every pair fit.
 """
 
 from __future__ import annotations
@@ -602,7 +602,7 @@ def availability(name: str) -> Availability:
 
 
 def saturates_on(name: str, network: nn.Module) -> bool:
-    """Can 8-bit activations saturate in a convolution or linear layer of this float network, on this engine?
+    """Can 8-bit codes saturate in a convolution or linear layer of this float network, on this engine?
 
     >>> saturates_on("reference", nn.Linear(2, 2))
     False
@@ -661,7 +661,7 @@ def choose() -> tuple[str, str]:
     if availability(name).saturates:
         why += (
             ". This processor has no VNNI, so pairs of large products saturate at 16 bits: quantize with "
-            "reduce_range=True (7-bit activations), which no pair of products overflows"
+            "reduce_range=True (7-bit weights), with which no pair of products overflows"
         )
     return name, why
 

@@ -275,7 +275,8 @@ BUSY = """async () => {
     window.busy = kernel.requestExecute({ code: "while True: pass" }).done.finally(() => { window.answered = true; });
     while (kernel.status !== "busy") await new Promise(done => setTimeout(done, 20));
 }"""
-DRAG = """async ([slider, panel]) => {
+DRAG = (
+    """async ([slider, panel]) => {
     const picture = %s;
     const shown = new Set();
     const count = Math.min(Math.round((slider.max - slider.min) / slider.step) + 1, 50);
@@ -288,7 +289,9 @@ DRAG = """async ([slider, panel]) => {
         shown.add(picture(panel));
     }
     return [shown.size, count, performance.now() - start];
-}""" % PICTURE
+}"""
+    % PICTURE
+)
 
 
 @pytest.mark.parametrize("page", ["01_rounding.ipynb", "02_clipping.ipynb"], ids=["01", "02"], indirect=True)

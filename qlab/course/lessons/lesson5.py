@@ -256,15 +256,13 @@ QUIZ = (
         Choice(_("because the output has 32 bits"), _("The output is a code of 8 bits again: the sum is requantized.")),
     ),
     Question(
-        _("A processor has no VNNI. What does reduce_range=True (7-bit activations) change?"),
+        _("A processor has no VNNI. What does reduce_range=True (7-bit weights) change?"),
         Choice(
             _("two products always fit the 16 bits in which they are added"),
-            _("127 * 127 * 2 = 32,258 is below 32,767. Nothing saturates, for one bit of resolution."),
+            _("255 * 63 * 2 = 32,130 is below 32,767. Nothing saturates, for one bit of resolution."),
             right=True,
         ),
-        Choice(
-            _("the network becomes smaller"), _("Activations are not stored with the network; weights keep 8 bits.")
-        ),
+        Choice(_("the network becomes smaller"), _("A code of 7 bits is stored in a byte too.")),
         Choice(_("the sums need fewer terms"), _("The number of terms is that of the layer's inputs, as before.")),
     ),
     Question(
