@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import nn
 
 import qlab
 from qlab.bench import check_output
+from qlab.files import write_tensors
 
 TOOLS = Path(__file__).parents[1] / "tools"
 
@@ -283,6 +285,36 @@ def test_a_trained_detector_is_adopted_with_its_figures(tool, monkeypatch, tmp_p
     assert (tmp_path / "adopted" / entry["file"]).read_bytes() == weights
     assert entry == json.loads((tmp_path / "adopted" / "manifest.json").read_text())[name]
     assert 0 < entry["test"] <= 100 and entry["command"].endswith("--qat" if qat else "detector.py")
+
+
+@pytest.mark.parametrize("preset, file", [("", "best.safetensors"), ("-w4a4", "prepared.safetensors")])
+def test_a_trained_network_is_adopted_with_its_figures(tool, monkeypatch, tmp_path, preset, file):
+    adopt_checkpoint, committed = tool("adopt_checkpoint"), qlab.models.FOLDER
+    name, few = f"resnet20-shapes10{preset}", qlab.data.shapes10("test").sample(40)
+    weights = (committed / f"{name}.safetensors").read_bytes()
+    monkeypatch.setattr(qlab.models, "FOLDER", tmp_path / "adopted")
+    monkeypatch.setattr(qlab.data, "shapes10", lambda split: few)
+    (tmp_path / "adopted").mkdir()
+    shutil.copy(committed / "manifest.json", tmp_path / "adopted")
+
+    def run(folder: str, command: str) -> dict:
+        (tmp_path / folder / name).mkdir(parents=True)
+        (tmp_path / folder / name / file).write_bytes(weights)
+        about = {"command": command, "source": "shapes10"}
+        history = [{"epoch": epoch, "validation": right} for epoch, right in ((1, 91.239), (2, 93.0), (3, 92.0))]
+        header = {"about": about, "plan": {"epochs": 3, "seed": 5}, "history": history}
+        write_tensors(tmp_path / folder / name / "last.safetensors", {"none": torch.zeros(1)}, header)
+        return adopt_checkpoint.adopt(tmp_path / folder / name)
+
+    entry = run("first", "qlab train resnet20 --threads 1 --rate 0.1 --out runs/x --device cpu")
+    assert (tmp_path / "adopted" / entry["file"]).read_bytes() == weights
+    assert entry == json.loads((tmp_path / "adopted" / "manifest.json").read_text())[name]
+    assert entry["command"] == "qlab train resnet20 --rate 0.1", "what changes no weight is left out"
+    assert (entry["epochs"], entry["seed"], entry["validation"]) == ("2 of 3", 5, 93.0)
+    assert 80 < entry["test"] <= 100 and "goes_on_from" not in entry
+    assert entry.get("qconfig") == (preset[1:] or None)
+    again = run("second", f"qlab train resnet20 --init {tmp_path / 'first' / name / file} --rate 0.01")
+    assert again["goes_on_from"] == entry and again["command"].split()[4] == entry["file"]
 
 
 PANEL_LESSON = """# %%

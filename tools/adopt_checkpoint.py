@@ -19,7 +19,11 @@ from qlab.files import read_tensors, sha256
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="the run's folder, named <network>-<data> or <network>-<data>-<WxAy>")
-    run = parser.parse_args().run
+    print(json.dumps(adopt(parser.parse_args().run), indent=2))
+
+
+def adopt(run: Path) -> dict:
+    """Copy the weights of the run in this folder, and write and return their entry in the manifest."""
     name, data_name, *preset = run.name.split("-")
     header = read_tensors(run / "last.safetensors")[1]
     models.FOLDER.mkdir(exist_ok=True)
@@ -56,7 +60,7 @@ def main() -> None:
     part = path.with_suffix(f".{os.getpid()}.part")
     part.write_text(json.dumps(dict(sorted(entries.items())), indent=2) + "\n")
     part.replace(path)
-    print(json.dumps(entry, indent=2))
+    return entry
 
 
 if __name__ == "__main__":
