@@ -391,6 +391,12 @@ def test_what_is_no_picture_is_refused_on_onnxruntime_too():
         qlab.OnnxNetwork(nn.Conv2d(3, 4, 3))
 
 
+def test_rows_run_on_onnxruntime_as_pictures_do():
+    rows = torch.randn(6, 5)
+    network = int8(nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)), x=rows)
+    assert qlab.analysis.sqnr(network(rows), qlab.OnnxNetwork(network)(rows)) > 20
+
+
 @pytest.mark.parametrize("arm, vnni, saturates", [
     (False, True, False), (False, False, True), (False, None, True), (True, False, False),
 ])  # fmt: skip

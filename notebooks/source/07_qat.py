@@ -66,6 +66,7 @@ explorables.one_weight()
 # acts as if rounding were not there. In PyTorch that is one line: `detach()` hides what stands in it from the
 # gradient.
 
+
 # %% tags=["nbval-check-output"]
 def round_through(x):
     """round(x), with the gradient of x."""
@@ -144,6 +145,7 @@ explorables.learned_scale(layer.weight)
 # %% [markdown]
 # **Explain.** Rounding errors drive the scale down, clipped values drive it up. The two are in balance close to
 # the scale with the least error, which lesson 2 had to search for:
+
 
 # %%
 def error_and_gradient(scale, top):
@@ -230,6 +232,7 @@ explorables.gathering(training, EVERY)
 # as the one weight did above: the loss wants something between two rungs. With the pull they settle on the
 # rungs, and the error does not suffer much.
 
+
 # %%
 def share(snapshot, places, within=0.1):
     """The share of the weights that are at most that far, in steps, from one of the places."""
@@ -239,7 +242,9 @@ def share(snapshot, places, within=0.1):
 
 for pull, (first, *_, last) in training.items():
     rungs, thresholds = share(last, (-1.0, 0.0, 1.0)), share(last, (-0.5, 0.5))
-    print(f"pull {pull}: output error {first.error:.1%} -> {last.error:.1%}, scale {first.scale:.2f} -> {last.scale:.2f}")
+    print(
+        f"pull {pull}: output error {first.error:.1%} -> {last.error:.1%}, scale {first.scale:.2f} -> {last.scale:.2f}"
+    )
     print(f"        {rungs:.0%} of the weights near a rung, {thresholds:.0%} near a threshold")
     assert last.error < first.error / 3 and last.scale < first.scale / 1.5
 off, on = training[0][-1], training[1][-1]

@@ -99,7 +99,9 @@ explorables.suppression(pictures.images[chosen], candidates[chosen], pictures.bo
 # %%
 count = {allowed: sum(len(found) for found in detect.read(output, 0.3, allowed)) for allowed in (0.95, 0.45, 0.05)}
 for allowed, boxes in count.items():
-    print(f"overlaps of up to {allowed:.0%} allowed: {boxes} boxes for {sum(map(len, map(pictures.boxes, range(8))))} shapes")
+    print(
+        f"overlaps of up to {allowed:.0%} allowed: {boxes} boxes for {sum(map(len, map(pictures.boxes, range(8))))} shapes"
+    )
 assert count[0.95] > count[0.45] >= count[0.05]
 
 # %% [markdown]
@@ -257,7 +259,10 @@ print(timings)
 nets = {"float": network, "int8": on_engines[fastest]}
 both = {name: detect.Detector(net) for name, net in nets.items()}
 with torch.inference_mode():
-    parts = {"normalizing": lambda: detect.normalize(image[None]), "decoding, NMS": lambda: detect.read(output[:1], 0.3)}
+    parts = {
+        "normalizing": lambda: detect.normalize(image[None]),
+        "decoding, NMS": lambda: detect.read(output[:1], 0.3),
+    }
     for name in nets:
         parts[f"network, {name}"] = lambda name=name: nets[name](one)
         parts[f"whole, {name}"] = lambda name=name: both[name](image)
@@ -289,7 +294,9 @@ def age_of_what_is_shown(seconds, latency, fps, drop):
 
 for latency in (0.025, 0.050):
     queued, dropped = (age_of_what_is_shown(10, latency, 30, drop) for drop in (False, True))
-    print(f"{1000 * latency:.0f} ms a frame: {queued:.2f} s old if frames queue up, {dropped:.2f} s if they are dropped")
+    print(
+        f"{1000 * latency:.0f} ms a frame: {queued:.2f} s old if frames queue up, {dropped:.2f} s if they are dropped"
+    )
     assert dropped <= latency + 1 / 30
 assert age_of_what_is_shown(20, 0.05, 30, False) > 1.9 * age_of_what_is_shown(10, 0.05, 30, False)
 

@@ -77,6 +77,7 @@ print(f"float: {judge.float_accuracy:.1f} % right")
 # Some networks that you know: plain PTQ with 8 and with 4 bits, and those that were trained with QAT and come
 # with the course. Weights of 8 bits get 7 where the kernels would saturate (lesson 5).
 
+
 # %% tags=["timing"]
 def plain_ptq(preset):
     saturates = engines.saturates_on(judge.pace.engine, network)

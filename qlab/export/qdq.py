@@ -61,18 +61,18 @@ def save_onnx(network: Int8Network, path: str | Path) -> Path:
     that has no ONNX form, ImportError with what to install where the package onnx is missing.
     """
     with whole(path) as part:
-        part.write_bytes(onnx_bytes(network))
+        part.write_bytes(onnx_model(network).SerializeToString())
     return Path(path)
 
 
-def onnx_bytes(network: Int8Network) -> bytes:
-    """What :func:`save_onnx` writes."""
+def onnx_model(network: Int8Network):
+    """What :func:`save_onnx` writes, an onnx.ModelProto; raises what it raises."""
     if not isinstance(network, Int8Network):
         raise TypeError(f"ONNX is made of what qlab.convert or qlab.ptq gave, not of a {type(network).__name__}")
     onnx = library()
     model = _Writer(network).model()
     onnx.checker.check_model(model, full_check=True)
-    return model.SerializeToString()
+    return model
 
 
 class _Writer:
