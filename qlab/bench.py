@@ -1,8 +1,8 @@
 """How fast and how large a network is, measured so that the figure can be trusted.
 
-The networks are timed in turns, A B A B, so that whatever slows the machine down meanwhile slows all of them;
-a time is the median of many rounds and comes with its spread; and no time counts before the output was
-checked. Source of these habits: Hoefler and Belli, "Scientific Benchmarking of Parallel Computing Systems"
+The networks are timed in turns, so that whatever slows the machine down meanwhile slows all of them, and in an
+order that is drawn anew in each round, so that none always follows the same other one; a time is the median of
+many rounds and comes with its spread; and no time counts before the output was checked. Source of these habits: Hoefler and Belli, "Scientific Benchmarking of Parallel Computing Systems"
 (SC 2015), rules 4 to 9.
 """
 
@@ -14,6 +14,7 @@ import gc
 import math
 import os
 import queue
+import random
 import re
 import statistics
 import tempfile
@@ -39,6 +40,7 @@ from qlab.ptq import ptq
 from qlab.qconfig import QConfig
 
 ROUNDS = 15
+LONG = 0.2  # seconds: to begin such a call with full caches or empty ones makes no difference
 SAMPLE = 0.01  # seconds: a quicker call is repeated until it takes this long, as it would be at work
 LEAST_SQNR = 15.0  # decibels: 8-bit networks have 20 to 40, and at 10 the answers already differ
 RESET_PEAK = Path("/proc/self/clear_refs")  # writing 5 into it starts VmHWM anew (proc_pid_clear_refs(5))
@@ -279,11 +281,12 @@ def interleave(
     warm_up: int = 3,
     progress: bool = True,
 ) -> dict[str, tuple[float, ...]]:
-    """Seconds a call, one number a round, for each of ``calls``, which take turns. A bar shows when it takes
-    over 2 s.
+    """Seconds a call, one number a round, for each of ``calls``, which take turns in an order drawn anew each time.
 
-    Before, each is called ``warm_up`` times, so that caches are full and compilers done. One that is quicker
-    than 10 ms is called several times in a row in each of its turns.
+    Before, each is called ``warm_up`` times, so that compilers are done. A turn begins with a call that does not
+    count (unless it takes over 0.2 s): caches and memory are as the one before left them, and int8 at batch 256
+    was seen to take a third longer behind a large float network. A call that is quicker than 10 ms is repeated
+    several times in each turn. A bar shows when it takes over 2 s.
 
     >>> times = interleave({"short": lambda: sum(range(1000)), "long": lambda: sum(range(100_000))}, rounds=3)
     >>> [len(seconds) for seconds in times.values()]
@@ -292,16 +295,23 @@ def interleave(
     if rounds < 1 or warm_up < 1:
         raise ValueError(f"rounds={rounds}, warm_up={warm_up}: expected 1 or more of each")
     repeats: dict[str, int] = {}
+    quick: set[str] = set()
+    order, draw = list(calls), random.Random(0)
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     turns = (1 + rounds) * len(calls)
     with tqdm(total=turns, desc="timing", leave=False, delay=2, disable=not progress) as bar:
         for name, call in calls.items():
             warm = [_sample(call, 1) for _ in range(warm_up)]
             repeats[name] = max(1, math.ceil(SAMPLE / max(warm[-1], 1e-6)))
+            if warm[-1] < LONG:
+                quick.add(name)
             bar.update()
         for _ in range(rounds):
-            for name, call in calls.items():
-                seconds[name].append(_sample(call, repeats[name]))
+            draw.shuffle(order)
+            for name in order:
+                if name in quick:
+                    calls[name]()
+                seconds[name].append(_sample(calls[name], repeats[name]))
                 bar.update()
     return {name: tuple(times) for name, times in seconds.items()}
 
