@@ -198,6 +198,12 @@ def test_a_peer_computes_the_same_network(tool, task, name):
             assert check_output(name, output, task.network(x)) > (15 if "int8" in name else 30)
 
 
+def test_qlabs_integers_are_timed_on_onnxruntime_too(tool, task):
+    bind = tool("bench_int8").on_onnxruntime(task)
+    for x in (batches()[0], batches()[0][:1]):
+        assert check_output("onnxruntime", bind(x)(), task.network(x)) > 15
+
+
 def test_the_minmax_form_of_torch_ao_uses_no_histogram(tool, task):
     peers = tool("peers")
     backend = peers.fx_backends()[0]
@@ -214,7 +220,7 @@ def test_the_first_is_the_float_network_in_channels_last(tool):
     assert list(bench_int8.chosen(["onednn_plain"])) == ["fp32 eager channels_last", "int8 qlab onednn_plain"]
     names = list(bench_int8.chosen(None))
     assert names[0] == "fp32 eager channels_last"
-    assert {f"int8 qlab {name}" for name in qlab.int8.engines.NAMES} < set(names)
+    assert {f"int8 qlab {name}" for name in (*qlab.int8.engines.NAMES, "onnxruntime")} < set(names)
 
 
 # --- deployment

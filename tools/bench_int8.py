@@ -99,7 +99,8 @@ def captured(task: Task, engine: str) -> Bind:
 
 def on_onnxruntime(task: Task) -> Bind:
     """The same integers on onnxruntime's kernels."""
-    network = qlab.OnnxNetwork(qlab.ptq(task.network, task.calibration, engine="reference"))
+    qconfig = qlab.QConfig.w8a8(reduce_range=task.reduce_range)
+    network = qlab.OnnxNetwork(qlab.ptq(task.network, task.calibration, qconfig, engine="reference"))
     return lambda x: partial(network, x)
 
 
