@@ -154,7 +154,6 @@ explorables.rounding_errors(weights)
 # $\int_{-1/2}^{1/2} e^2\,de = 1/12$ of a squared step (Bennett, 1948). With 2 bits there are three
 # rungs only, nearly all weights are rounded to 0, and the rule no longer holds:
 
-
 # %%
 def error_in_steps(bits):
     """The mean squared error of the weights on a grid of that many bits, divided by step**2 / 12."""

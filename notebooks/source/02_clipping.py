@@ -65,7 +65,6 @@ explorables.clipping(activations)
 # **Explain.** The rounding error goes with the square of the step, and the step goes with the limit. Each bit
 # less doubles the step, so with few bits it is worth more to have it fine, and the best limit moves down:
 
-
 # %%
 def squared_error(limit, bits):
     """The mean squared error of the activations on the grid from 0 to limit."""
@@ -127,7 +126,6 @@ explorables.chosen_limits(activations)
 # %% [markdown]
 # **Explain.** Min-max and percentile look at the values only. MSE and entropy weigh clipping against the
 # step, which depends on the bits.
-
 
 # %%
 def limit_of(name, values, bits):

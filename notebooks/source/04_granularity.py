@@ -97,7 +97,6 @@ explorables.channel_ranges(folded(depthwise).weight)
 # **Explain.** The largest weight of the tensor sets the one scale. A channel that lies below half a step
 # vanishes. With a scale of its own each channel uses all the codes:
 
-
 # %%
 def worst_channel(granularity, bits):
     """The SQNR in dB of the channel that has the lowest."""
@@ -229,9 +228,7 @@ with torch.inference_mode():
     second.weight *= s[:, None, None, None]
     after = second(first(x).relu())
 print(f"largest output {before.abs().max():.2f}, largest difference {(after - before).abs().max():.1e}")
-print(
-    f"largest channel / median channel in the depthwise layer: {spread_before:.1f} before, {spread(second):.1f} after"
-)
+print(f"largest channel / median channel in the depthwise layer: {spread_before:.1f} before, {spread(second):.1f} after")
 assert (after - before).abs().max() < 1e-3 * before.abs().max()
 assert spread(second) < spread_before
 

@@ -186,7 +186,6 @@ explorables.choice(candidates)
 # **Explain.** Training moves the whole front down and to the left: at each size it loses less. Where PTQ
 # loses nothing, training gains nothing.
 
-
 # %%
 def smallest(tolerance, can_train):
     """The smallest candidate that is good enough."""
@@ -228,7 +227,6 @@ assert on_test[0] - on_test[1] < 8
 # %% [markdown]
 # On all the test pictures the trained networks of this course were measured when they were made; their list
 # is kept with the weights:
-
 
 # %%
 def epochs(entry):

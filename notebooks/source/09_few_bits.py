@@ -53,7 +53,6 @@ explorables.codebook(weights)
 # falls until nothing changes. The even start is worse than the best equal steps, because it reaches to the
 # largest weight; the end is better.
 
-
 # %%
 def share_of_error(rounded):
     """The squared error of the weights, as a share of their squares."""
@@ -114,7 +113,6 @@ print(f"float32: {weights.numel() * 4:,} bytes")
 # keep 8 bits, as is usual (Zhou et al., 2016). The **ternary** and **binary** grids come next in this lesson.
 #
 # **Predict.** Which of these still work with 3 bits, and which with 2?
-
 
 # %%
 def bytes_of(prepared):
@@ -230,7 +228,6 @@ check("9.5", binary_dot)
 #
 # **Predict.** Which of the three has the least error on these weights? And if one weight becomes 100 times as
 # large as the largest?
-
 
 # %%
 def sqnr(values, grid):

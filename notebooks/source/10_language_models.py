@@ -117,9 +117,7 @@ explorables.bits_of_weights(found, llm.perplexity(model, test[:8]), texts, "grou
 
 # %%
 for bits in (8, 4, 2):
-    row, group = (
-        100 * (found[kind, bits] / found["groups of 64", 8] - 1) for kind in ("one scale a row", "groups of 64")
-    )
+    row, group = (100 * (found[kind, bits] / found["groups of 64", 8] - 1) for kind in ("one scale a row", "groups of 64"))
     print(f"{bits} bits: perplexity {row:+7.2f} % with one scale a row, {group:+6.2f} % in groups, against 8 bits")
 assert found["groups of 64", 2] < found["one scale a row", 2]
 
@@ -138,7 +136,6 @@ explorables.weight_groups(weight, (16, 32, 64, 128, 256, 512))
 # %% [markdown]
 # **Explain.** A grid takes 32 bits here: 16 for the scale and 16 for the zero point, as torch's kernel wants them. In
 # groups of 16 that is 2 bits for each weight. Small groups lower the error a little, one bit more halves it:
-
 
 # %%
 def error(bits, size):
@@ -188,9 +185,7 @@ for name, each in (("8 bits", eight), ("4 bits, rounded", nearest), ("4 bits, GP
     share = 100 * llm.weight_bytes(each) / llm.weight_bytes(model)
     print(f"{name:16} perplexity {lost[name]:+.2f} %, memory {share:.1f} % of float32")
 assert abs(lost["8 bits"]) < 0.5 and lost["4 bits, GPTQ"] < 3
-assert llm.weight_bytes(eight) < 0.27 * llm.weight_bytes(model) and llm.weight_bytes(solved) < 0.16 * llm.weight_bytes(
-    model
-)
+assert llm.weight_bytes(eight) < 0.27 * llm.weight_bytes(model) and llm.weight_bytes(solved) < 0.16 * llm.weight_bytes(model)
 
 # %% [markdown]
 # GPTQ does not make the *weights* more exact, but the *outputs*. Here is one layer with few bits, where the
@@ -231,10 +226,8 @@ assert abs(change) < 1
 
 # %%
 inputs = llm.largest_inputs(model, test)
-ratios = {
-    name.removeprefix("model.layers."): float(inputs[layer].max() / inputs[layer].median())
-    for name, layer in llm.linears(model)
-}
+ratios = {name.removeprefix("model.layers."): float(inputs[layer].max() / inputs[layer].median())
+          for name, layer in llm.linears(model)}
 for name in ("0.self_attn.q_proj", "1.mlp.gate_proj", "1.mlp.down_proj"):
     print(f"{name:20} the largest channel is {ratios[name]:.1f} times the median one")
 

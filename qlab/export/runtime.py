@@ -35,7 +35,8 @@ class OnnxNetwork(nn.Module):
         model = onnx_model(network)
         self._last = len(network.program.input_shape) == 3  # pictures: channels come last, as they lie in memory
         self._graph = (_with_channels_last(model) if self._last else model).SerializeToString()
-        self.network, self._check = network, network.check_input
+        self.network = network
+        self._shape: torch.Size | None = None  # what was checked
         self._sessions: dict[int, object] = {}  # by the number of threads
         self.eval()
 
@@ -46,7 +47,9 @@ class OnnxNetwork(nn.Module):
         return [] if cpu.is_arm or cpu.vnni else self.network.can_saturate(lambda groups: True)
 
     def forward(self, x: Tensor) -> Tensor:
-        self._check(x)
+        if x.shape != self._shape or x.dtype is not torch.float32:
+            self.network.check_input(x)
+            self._shape = x.shape
         session = self._sessions.get(torch.get_num_threads()) or self._start()
         array = (x.detach() if x.requires_grad else x).numpy()
         if self._last:  # by numpy, whose views cost less than torch's
