@@ -203,7 +203,7 @@ def test_saturation_is_announced_where_it_can_happen(monkeypatch):
     monkeypatch.setattr(engines, "available", lambda: saturating)
     monkeypatch.setattr(engines, "availability", saturating.get)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1))
-    expected = r"engine 'reference' on this processor adds pairs.*'0' and 1 more layers.*reduce_range=True"
+    expected = r"engine 'reference' on this processor adds pairs.*'0' and 1 more layers.*reduce_range=True.*gives weights 7 bits"
     with pytest.warns(UserWarning, match=expected) as seen:
         both(model)
     assert seen[0].filename == __file__

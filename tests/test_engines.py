@@ -466,7 +466,9 @@ def test_auto_prefers_the_fusing_engine_on_x86_and_warns_where_it_saturates(monk
     assert "one kernel" in why
     assert "reduce_range" not in why
     pretend(monkeypatch, engines.NAMES, saturates=True)
-    assert re.search("no VNNI.*saturate at 16 bits.*reduce_range=True", engines.choose.__wrapped__()[1])
+    assert re.search(
+        "no VNNI.*saturate at 16 bits.*reduce_range=True \\(7-bit weights\\)", engines.choose.__wrapped__()[1]
+    )
 
 
 @pytest.mark.parametrize(
