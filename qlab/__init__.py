@@ -27,8 +27,8 @@ __version__ = "0.1.0"
 _LATER = ("analysis", "bench", "course", "data", "datafree", "detect", "llm", "models", "qat")
 
 __all__ = [
-    "OnnxNetwork", "PerChannel", "PerGroup", "PerTensor", "QConfig", "QParams", "QuantSpec", "adaround", "calibrate", "choose_qparams",
-    "convert", "correct_bias", "dequantize", "evaluate", "fake_quantize", "load", "observers", "prepare", "ptq",
+    "OnnxNetwork", "PerChannel", "PerGroup", "PerTensor", "QConfig", "QParams", "QuantSpec", "adaround", "calibrate",
+    "choose_qparams", "convert", "correct_bias", "dequantize", "evaluate", "fake_quantize", "load", "observers", "prepare", "ptq",
     "quantize", "save", "save_onnx", *_LATER,
 ]  # fmt: skip
 

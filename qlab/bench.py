@@ -2,8 +2,8 @@
 
 The networks are timed in turns, so that whatever slows the machine down meanwhile slows all of them, and in an
 order that is drawn anew in each round, so that none always follows the same other one; a time is the median of
-many rounds and comes with its spread; and no time counts before the output was checked. Source of these habits: Hoefler and Belli, "Scientific Benchmarking of Parallel Computing Systems"
-(SC 2015), rules 4 to 9.
+many rounds and comes with its spread; and no time counts before the output was checked. Source of these habits:
+Hoefler and Belli, "Scientific Benchmarking of Parallel Computing Systems" (SC 2015), rules 4 to 9.
 """
 
 from __future__ import annotations
@@ -284,9 +284,8 @@ def interleave(
     """Seconds a call, one number a round, for each of ``calls``, which take turns in an order drawn anew each time.
 
     Before, each is called ``warm_up`` times, so that compilers are done. A turn begins with a call that does not
-    count (unless it takes over 0.2 s): caches and memory are as the one before left them, and int8 at batch 256
-    was seen to take a third longer behind a large float network. A call that is quicker than 10 ms is repeated
-    several times in each turn. A bar shows when it takes over 2 s.
+    count (unless it takes over 0.2 s), since caches and memory are as the one before left them. A call that is
+    quicker than 10 ms is repeated several times in each turn. A bar shows when it takes over 2 s.
 
     >>> times = interleave({"short": lambda: sum(range(1000)), "long": lambda: sum(range(100_000))}, rounds=3)
     >>> [len(seconds) for seconds in times.values()]
