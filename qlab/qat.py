@@ -371,9 +371,10 @@ class LearnedStep(torch.autograd.Function):
         dy/ds = 0 inside, y / s where x is clipped                   PACT
         dy/dz = 0 inside, -s where x is clipped                      LSQ+, equation 5
 
-    So with g the gradient of y and gx that of x, the gradient of s is (sum gx * (y - x) + sum (g - gx) * y) / s: two
-    dot products, neither of them a difference of large numbers, which few bits of bfloat16 would not survive. That of
-    z (None: it is 0) is made the gradient of the offset -z * s, measured in steps, so that it moves as the scale does.
+    So with g the gradient of y and gx that of x, the gradient of s is (sum g * y - sum gx * x) / s: two dot products.
+    That is a difference of large numbers, which the few bits of bfloat16 would not survive; they take the longer way,
+    sum (g - gx) * y + sum gx * (y - x). That of z (None: it is 0) is made the gradient of the offset -z * s, measured
+    in steps, so that it moves as the scale does.
     """
 
     @staticmethod
@@ -398,14 +399,16 @@ class LearnedStep(torch.autograd.Function):
         if zero_point is not None:
             position.add_(zero_point)
         passed = torch.ops.aten.hardtanh_backward(gradient, position, qmin, qmax)
-        clipped = gradient - passed
-        moved = _dot(clipped, y, scale)
-        if not pact:
-            moved = moved + _dot(passed, y - x, scale)
+        if x.dtype == torch.bfloat16:
+            moved = _dot(gradient - passed, y, scale)
+            if not pact:
+                moved = moved + _dot(passed, y - x, scale)
+        else:
+            moved = _dot(gradient, y, scale) - _dot(passed, y if pact else x, scale)
         moved = moved.to(scale.dtype) / scale * share
         shifted = None
         if ctx.needs_input_grad[2]:
-            shifted = -_dot(clipped, None, scale).to(scale.dtype) / scale * share
+            shifted = -_dot(gradient - passed, None, scale).to(scale.dtype) / scale * share
         return passed, moved, shifted, None, None, None, None
 
 

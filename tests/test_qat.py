@@ -114,6 +114,22 @@ def test_a_scale_has_the_same_gradient_in_bfloat16(pact):
     assert of_scale(torch.bfloat16) == pytest.approx(of_scale(torch.float32), rel=0.006)
 
 
+@pytest.mark.parametrize("pact", [False, True])
+def test_a_scale_of_eight_bits_has_the_same_gradient_in_float32_and_float64(pact):
+    """It is a small difference of two large sums, which float32 has to survive."""
+    torch.manual_seed(0)
+    x = torch.randn(200_000).relu()
+    gradient = 1e-3 * torch.randn(len(x)) + 1e-2  # and most of it of one sign
+
+    def of_scale(dtype: torch.dtype) -> float:
+        scale = torch.tensor(3 / 255, dtype=dtype, requires_grad=True)
+        output = qat.LearnedStep.apply(x.to(dtype), scale, None, 0, 255, 1.0, pact)
+        output.backward(gradient.to(dtype))
+        return scale.grad.item()
+
+    assert of_scale(torch.float32) == pytest.approx(of_scale(torch.float64), rel=1e-3)
+
+
 def test_bfloat16_keeps_the_gradient_of_binary_weights_and_not_that_of_two_bit_activations():
     """Its rounding moves values over a threshold to the next code. What Plan says about `precision` stands on this."""
 
