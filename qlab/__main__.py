@@ -109,7 +109,9 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="resnet20, mobilenet_v2 or vgg")
     parser.add_argument("--data", default="cifar10", help="cifar10 (default) or shapes10")
     parser.add_argument("--qat", metavar="WxAy", help="train the float network on with its rounding, as in w4a4")
-    parser.add_argument("--init", type=Path, help="weights to start from (with --qat: a prepared.safetensors)")
+    parser.add_argument(
+        "--init", type=Path, help="weights to start from (--qat: prepared.safetensors, weights of as many bits)"
+    )
     parser.add_argument("--out", type=Path, help="where the run is kept (default: runs/<name>-<data>[-<WxAy>])")
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--threads", type=int, help="processor threads (default: torch's choice)")

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from qlab import models, parallel
 from qlab import train as loop
 from qlab.affine import SMALLEST_SCALE, QParams, grid_limits
+from qlab.codebook import GridQuantizer
 from qlab.files import read_tensors, write_tensors
 from qlab.granularity import PerChannel
 from qlab.graph.prepare import FakeQuantizer, Prepared, QuantConv2d, prepare
@@ -48,7 +49,8 @@ def qconfig(preset: str) -> QConfig:
 
     Activations of 8 bits get 7, so that the trained network runs on every engine: with 8 the sums of a processor
     without VNNI saturate (here training makes up for the bit; after training, ``reduce_range`` takes it from the
-    weights). Weights of fewer bits get the lowest code too, which is one of four where there are 2 bits.
+    weights). Weights of fewer bits get the lowest code too, which is one of four where there are 2 bits. Beside
+    activations of 1 bit the ``shortcuts`` keep 8.
 
     >>> qconfig("w8a8").activation.bits, qconfig("w4a4").activation.bits
     (7, 4)
@@ -57,6 +59,8 @@ def qconfig(preset: str) -> QConfig:
     carrier = replace(config.carrier, bits=7)
     if config.activation is not None:
         config = replace(config, activation=replace(carrier, bits=min(config.activation.bits, 7)))
+        if config.activation.bits == 1:
+            config = replace(config, shortcuts=8)
     config = replace(config, carrier=carrier)
     if isinstance(config.weight, QuantSpec):  # binary weights have no range to choose
         narrow = config.weight.bits >= 8
@@ -149,17 +153,42 @@ def train(
 ) -> tuple[Prepared, list[dict]]:
     """Prepare, calibrate and train a float network, which also is the teacher: what `qlab train --qat` does.
 
-    ``initial``, the prepared.safetensors of an earlier run with the same bits, is gone on from instead. Returns the
-    trained network, which is also saved as prepared.safetensors in ``folder``, and its history.
+    ``initial``, the prepared.safetensors of an earlier run, is gone on from instead; grids that it does not have, as
+    those of the activations after "w1a32", are chosen anew. Returns the trained network, which is also saved as
+    prepared.safetensors in ``folder``, and its history.
     """
     prepared = prepare(network, qconfig(preset))
-    calibrate(prepared, train.sample(1024).batches(128))
-    if initial is not None:
-        prepared.load_state_dict(initial)
+    sample = train.sample(1024).batches(128)
+    if initial is None:
+        calibrate(prepared, sample)
+    else:
+        _go_on(prepared, initial, sample)
     history = fit(prepared, train, validation, plan, teacher=network, folder=folder, **options)
     if parallel.place()[0] == 0:
         write_tensors(folder / "prepared.safetensors", prepared.state_dict())
     return prepared, history
+
+
+def _go_on(prepared: Prepared, initial: dict[str, Tensor], batches: Iterable) -> None:
+    """Take over what an earlier run has learned; where it had no grid, choose one for the values that come there now.
+
+    Those values are what the rounded weights give: a binary network is another one than its weights before rounding.
+    """
+    with torch.no_grad():
+        prepared.load_state_dict(prepared.state_dict() | {n: v for n, v in initial.items() if "quantizer" not in n})
+        latent = [(layer.weight, layer.weight.clone()) for _, layer in prepared.weighted()]
+        for _, layer in prepared.weighted():
+            if isinstance(layer.weight_quantizer, GridQuantizer):
+                layer.weight.copy_(layer.weight_quantizer(layer.weight))
+        calibrate(prepared, batches)
+        for weight, before in latent:
+            weight.copy_(before)
+    own = prepared.state_dict()
+    if unknown := sorted(initial.keys() - own.keys()):
+        raise ValueError(
+            f"cannot go on from a run with {unknown[0]}: expected this network, with weights of as many bits"
+        )
+    prepared.load_state_dict(own | initial)
 
 
 def start(prepared: Prepared, batches: Iterable[Tensor], method: str = "lsq") -> Prepared:

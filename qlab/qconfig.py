@@ -60,6 +60,9 @@ class QConfig:
       and the same.
     - ``first_last``: the bits of the first and the last layer when the others have fewer (usual since DoReFa,
       Zhou et al. 2016); None treats them like the others.
+    - ``shortcuts``: the bits of the 1x1 convolutions that lead a shortcut past other layers, to an addition. All
+      that the network remembers from block to block goes through them, so binary networks keep them wide (Liu et
+      al., "Bi-Real Net", 2018); None treats them like the others.
     - ``overrides``: {layer name or module type: another QConfig, or None to leave the layer in float}. A name
       beats a type; the name of a block ("layer1") holds for all that is inside it.
 
@@ -73,6 +76,7 @@ class QConfig:
     activation: QuantSpec | Grid | None = QuantSpec(8)
     carrier: QuantSpec | Grid = QuantSpec(8)
     first_last: int | None = 8
+    shortcuts: int | None = None
     overrides: Mapping[str | type, QConfig | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -150,11 +154,11 @@ class QConfig:
         """2-bit weights and activations."""
         return cls.preset("w2a2", **changes)
 
-    def layer(self, name: str, module: nn.Module, *, edge: bool = False) -> QConfig | None:
+    def layer(self, name: str, module: nn.Module, *, edge: bool = False, shortcut: bool = False) -> QConfig | None:
         """The configuration of one layer: the override that fits it best, else this one; None means float.
 
-        ``edge`` says that the layer is the network's first or last: it gets at least ``first_last`` bits,
-        unless an override names it.
+        ``edge`` says that the layer is the network's first or last, ``shortcut`` that it leads past others: it gets
+        at least ``first_last`` or ``shortcuts`` bits, unless an override names it.
         """
         path = name.split(".")
         keys: list[str | type] = [".".join(path[:end]) for end in range(len(path), 0, -1)]
@@ -162,7 +166,8 @@ class QConfig:
         for key in keys:
             if key in self.overrides:
                 return self.overrides[key]
-        return self.at_least(self.first_last) if edge and self.first_last else self
+        bits = max((edge and self.first_last) or 0, (shortcut and self.shortcuts) or 0)
+        return self.at_least(bits) if bits else self
 
     def at_least(self, bits: int) -> QConfig:
         """The same configuration with no spec below ``bits``, nor activations above what the carrier has.

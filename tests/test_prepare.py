@@ -90,6 +90,16 @@ def test_first_and_last_layer_follow_the_others_when_told_to():
     assert rows["conv1"].weight == "4 bits, per channel" and rows["fc"].input == "4 bits, per tensor"
 
 
+@pytest.mark.parametrize("name, expected", [
+    ("resnet20", ["layer2.0.shortcut.0", "layer3.0.shortcut.0"]),
+    ("mobilenet_v2", []),  # its additions take what it carries as it is; the 1x1 convolutions before them are no way past
+    ("vgg", []),
+])  # fmt: skip
+def test_a_convolution_that_leads_past_others_can_have_bits_of_its_own(name, expected):
+    prepared = prepare(models.ARCHITECTURES[name](), QConfig.w4a4(first_last=None, shortcuts=6))
+    assert [row.layer for row in prepared.report() if row.weight.startswith("6 bits")] == expected
+
+
 def test_max_pool_works_on_the_grid_that_its_reader_wants():
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3))
     prepared = prepare(network, QConfig.w4a4(), PICTURES)

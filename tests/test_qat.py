@@ -595,6 +595,14 @@ def test_eight_bits_become_seven_so_that_the_network_runs_on_every_engine():
     assert qat.qconfig("w2a2").weight.bits == 2
 
 
+def test_beside_activations_of_one_bit_the_shortcuts_keep_eight():
+    rows = {row.layer: row for row in qlab.prepare(qlab.models.resnet20(), qat.qconfig("w1a1")).report()}
+    shortcut, beside = rows["layer2.0.shortcut.0"], rows["layer2.0.conv1"]
+    assert (shortcut.weight, shortcut.input) == ("8 bits, per channel", "7 bits, per tensor")
+    assert (beside.weight, beside.input) == ("1 bit (binary), per channel", "1 bit, per tensor")
+    assert qat.qconfig("w1a2").shortcuts is None
+
+
 @pytest.mark.parametrize("key", [k for k, e in qlab.models.manifest().items() if "qconfig" in e])
 def test_every_committed_network_loads_and_converts(key):
     name, data, preset = key.split("-")
@@ -618,3 +626,39 @@ def test_train_prepares_calibrates_trains_and_saves(network, tmp_path, preset):
     x = next(data.batches(8))[0]
     with torch.inference_mode():
         assert torch.equal(again(x), prepared(x))
+
+
+def test_a_run_goes_on_with_what_it_learned_and_chooses_the_grids_it_lacks(network):
+    """Activations of few bits after binary weights: their ranges are those of the values that rounded weights give."""
+    binary = calibrated(network, qat.qconfig("w1a32"))
+    layer = dict(binary.weighted())["conv2"]
+    with torch.no_grad():  # signs as before, sizes not: before rounding it is another network
+        layer.weight.mul_(torch.linspace(0.1, 3, layer.weight[0].numel()).reshape(layer.weight[0].shape))
+    seen, pictures = [], list(stripes(64).batches(32))
+    binary.network.get_submodule("pool").register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    for x, _ in pictures:
+        binary(x)
+    prepared = qlab.prepare(network, qat.qconfig("w1a2"))
+    qat._go_on(prepared, binary.state_dict(), pictures)
+    assert torch.equal(dict(prepared.weighted())["conv2"].weight, layer.weight)
+    observer = qlab.observers.MSE(QuantSpec(7))
+    observer(torch.cat(seen).detach())
+    scale = dict(prepared.quantizers())["quantizers.add"].qparams.scale
+    torch.testing.assert_close(scale, observer.qparams().scale, rtol=0.05, atol=0)
+
+
+def test_a_run_of_the_same_bits_goes_on_with_the_grids_it_had(network):
+    before = calibrated(network, qat.qconfig("w4a4"))
+    for _, quantizer in before.quantizers():
+        quantizer.qparams = replace(quantizer.qparams, scale=quantizer.qparams.scale * 1.5)
+    prepared = qlab.prepare(network, qat.qconfig("w4a4"))
+    qat._go_on(prepared, before.state_dict(), stripes(64).batches(32))
+    assert all(torch.equal(prepared.state_dict()[name], value) for name, value in before.state_dict().items())
+
+
+def test_a_run_with_weights_of_other_bits_is_refused(network, tmp_path):
+    initial = calibrated(network, qat.qconfig("w4a4")).state_dict()
+    with pytest.raises(
+        ValueError, match="go on from a run with .*weight_quantizer.scale: expected this network, with weights of"
+    ):
+        qat.train(network, "w1a4", stripes(1024), stripes(32), PLAN, folder=tmp_path, initial=initial, progress=False)

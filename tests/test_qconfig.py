@@ -96,6 +96,16 @@ def test_first_and_last_layers_get_their_bits_unless_an_override_names_them():
     assert QConfig.preset("w4a32").layer("conv", conv, edge=True).activation is None
 
 
+def test_shortcuts_get_their_bits_unless_an_override_names_them():
+    conv = nn.Conv2d(1, 1, 1)
+    qconfig = QConfig.preset("w1a1", shortcuts=4, overrides={"named": QConfig.w3a3()})
+    widened = qconfig.layer("conv", conv, shortcut=True)
+    assert (widened.weight.bits, widened.activation.bits) == (4, 4)
+    assert qconfig.layer("conv", conv, edge=True, shortcut=True).weight.bits == 8, "the larger of the two"
+    assert qconfig.layer("named", conv, shortcut=True).weight.bits == 3
+    assert QConfig.preset("w1a1").layer("conv", conv, shortcut=True).weight.bits == 1
+
+
 @pytest.mark.parametrize("granularity, shape", [(PerTensor(), ()), (PerChannel(1), (6,)), (PerGroup(3), (2, 4))])
 def test_a_spec_makes_the_grid_of_its_form(granularity, shape):
     spec = QuantSpec(5, signed=True, symmetric=True, granularity=granularity, narrow_range=True)

@@ -272,7 +272,7 @@ def _decide(network: fx.GraphModule, qconfig: QConfig) -> dict[str, Decision]:
         if kind in ("input", "output") or node.op == "get_attr" or shape_of(node) is None:
             continue
         module = network.get_submodule(node.target) if node.op == "call_module" else nn.Identity()
-        config = qconfig.layer(name_of(node), module, edge=node in edges)
+        config = qconfig.layer(name_of(node), module, edge=node in edges, shortcut=_is_shortcut(node, module))
         if config is None:
             because = "left in float by overrides"
         elif kind in WEIGHTED:
@@ -286,6 +286,14 @@ def _decide(network: fx.GraphModule, qconfig: QConfig) -> dict[str, Decision]:
             config = None
         decisions[node.name] = Decision(kind if kind != "other" else _what(node, module), config, because)
     return decisions
+
+
+def _is_shortcut(node: fx.Node, module: nn.Module) -> bool:
+    """Is this a 1x1 convolution that begins where another layer does, and ends in an addition?"""
+    if kind_of(node) != "conv" or set(module.kernel_size) != {1}:
+        return False
+    others = [user for user in node.all_input_nodes[0].users if user is not node and kind_of(user) in WEIGHTED]
+    return bool(others) and any(kind_of(user) == "add" for user in node.users)
 
 
 def _no_kernel(layer: nn.Module) -> str:
