@@ -145,7 +145,8 @@ assert size["4 bits, codebook"] < size["4 bits, equal steps"] and size["binary"]
 # of the equal steps, one for each channel. With 2 bits and fewer no grid saves a network that was trained in float. It
 # has to be trained on its grid, as in lesson 7. The course has networks that were, by QAT: **W2A2**, with 2 bits for
 # weights and activations; on CIFAR-10 also **W1A32**, with binary weights, and **W1A1**, where activations have one
-# bit too.
+# bit too. In W1A1 the shortcuts keep 8 bits, as the first and the last layer do: all that the network remembers from
+# block to block passes through them (Liu et al., 2018).
 #
 # **Predict.** How much of what rounding destroyed does training bring back with 2 bits? And with one?
 
@@ -286,5 +287,7 @@ quiz(9)
 # - F. Li, B. Liu, *Ternary weight networks*, 2016, [arXiv:1605.04711](https://arxiv.org/abs/1605.04711).
 # - S. Zhou et al., *DoReFa-Net*, 2016, [arXiv:1606.06160](https://arxiv.org/abs/1606.06160): few bits
 #   everywhere, first and last layer apart.
+# - Z. Liu et al., *Bi-Real Net*, ECCV 2018, [arXiv:1808.00278](https://arxiv.org/abs/1808.00278): shortcuts that
+#   are not binary.
 # - M. van Baalen et al., *FP8 versus INT8 for efficient deep learning inference*, 2023,
 #   [arXiv:2303.17951](https://arxiv.org/abs/2303.17951).
