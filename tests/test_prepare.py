@@ -92,7 +92,7 @@ def test_first_and_last_layer_follow_the_others_when_told_to():
 
 @pytest.mark.parametrize("name, expected", [
     ("resnet20", ["layer2.0.shortcut.0", "layer3.0.shortcut.0"]),
-    ("mobilenet_v2", []),  # its additions take what it carries as it is; the 1x1 convolutions before them are no way past
+    ("mobilenet_v2", []),  # its 1x1 convolutions end in additions too, but lead past nothing
     ("vgg", []),
 ])  # fmt: skip
 def test_a_convolution_that_leads_past_others_can_have_bits_of_its_own(name, expected):
