@@ -110,7 +110,7 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", default="cifar10", help="cifar10 (default) or shapes10")
     parser.add_argument("--qat", metavar="WxAy", help="train the float network on with its rounding, as in w4a4")
     parser.add_argument(
-        "--init", type=Path, help="weights to start from (--qat: prepared.safetensors, weights of as many bits)"
+        "--init", type=Path, help="weights to start from (--qat: prepared.safetensors of the same bits, or WxA32)"
     )
     parser.add_argument("--out", type=Path, help="where the run is kept (default: runs/<name>-<data>[-<WxAy>])")
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")

@@ -153,9 +153,9 @@ def train(
 ) -> tuple[Prepared, list[dict]]:
     """Prepare, calibrate and train a float network, which also is the teacher: what `qlab train --qat` does.
 
-    ``initial``, the prepared.safetensors of an earlier run, is gone on from instead; grids that it does not have, as
-    those of the activations after "w1a32", are chosen anew. Returns the trained network, which is also saved as
-    prepared.safetensors in ``folder``, and its history.
+    ``initial``, the prepared.safetensors of an earlier run, is gone on from instead. That run had the same bits, or
+    float activations ("w1a32" before "w1a1"): grids that it lacks are chosen anew, those that it has are kept. Returns
+    the trained network, which is also saved as prepared.safetensors in ``folder``, and its history.
     """
     prepared = prepare(network, qconfig(preset))
     sample = train.sample(1024).batches(128)

@@ -40,8 +40,8 @@ class Plan:
     ``precision`` is that of the layers' arithmetic, "float32" or "bfloat16"; weights and their updates are always
     float32 (Micikevicius et al. 2018). With bfloat16 instructions (AMX) a step of ResNet-20 takes 0.6 of the time.
     Where activations have few bits its rounding moves values over a threshold to the next code: the gradient of a step
-    with W2A2 points elsewhere than in float32, that with W1A32 does not. To learning that is noise, and the committed
-    W1A1 was trained with it.
+    with W2A2 points elsewhere than in float32, that with W1A32 does not. That is noise, with which the committed W1A1
+    learned all the same.
     """
 
     epochs: int = 40
