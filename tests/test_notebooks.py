@@ -6,7 +6,9 @@ That they run, and that marked outputs come out the same, is nbval's part of `ma
 from __future__ import annotations
 
 import ast
+import builtins
 import importlib.util
+import symtable
 from pathlib import Path
 
 import nbformat
@@ -106,6 +108,32 @@ def test_an_exercise_is_open_in_the_lesson_and_right_in_the_solutions(path):
     expected = "right: " if path.parent.name == "solutions" else "not attempted: "
     cells = [cell for cell in code_cells(saved(path)) if "exercise" in cell.metadata.get("tags", [])]
     assert [c.source for c in cells if not c.outputs[0].data["text/plain"].startswith(expected)] == []
+
+
+def names(table: symtable.SymbolTable) -> set[str]:
+    """The names that a cell looks up in the notebook, in its functions too, without Python's own."""
+    module = table.get_type() == "module"
+    found = {s.get_name() for s in table.get_symbols() if s.is_referenced() and (module or s.is_global())}
+    return found.union(*(names(child) for child in table.get_children())) - {*dir(builtins)}
+
+
+def gives(table: symtable.SymbolTable) -> set[str]:
+    return {s.get_name() for s in table.get_symbols() if s.is_assigned() or s.is_imported()}
+
+
+@EACH
+def test_an_exercise_needs_the_first_cell_alone_and_nothing_needs_an_exercise(path):
+    """So a lesson runs to its end with open exercises, and of the solved copy only these have to run (conftest.py)."""
+    cells = code_cells(saved(path))
+    tables = [symtable.symtable(cell.source, path.name, "exec") for cell in cells]
+    solved = set()
+    for cell, table in zip(cells, tables, strict=True):
+        if "exercise" in cell.metadata.get("tags", []):
+            assert names(table) <= gives(tables[0]) | gives(table)
+            solved |= gives(table)
+        else:
+            assert names(table) & solved == set()
+    assert solved
 
 
 COURSE = sorted((ROOT / "qlab" / "course").rglob("*.py"))

@@ -134,7 +134,7 @@ def test_bfloat16_keeps_the_gradient_of_binary_weights_and_not_that_of_two_bit_a
     """Its rounding moves values over a threshold to the next code. What Plan says about `precision` stands on this."""
 
     def gradient(preset: str, dtype: torch.dtype) -> torch.Tensor:
-        x, y = next(qlab.data.shapes10("train").sample(32).batches(32))
+        x, y = next(qlab.data.shapes10("validation").sample(32).batches(32))
         prepared = qat.start(qat.load("resnet20", preset), [x]).train()
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16, cache_enabled=False):
             loss = F.cross_entropy(prepared(x).float(), y)
