@@ -133,9 +133,8 @@ def train(args: argparse.Namespace) -> int:
     plan = replace(qat.PLAN if args.qat else Plan(), **given)
     torch.manual_seed(plan.seed)
     network = models.load(args.name, args.data) if args.qat else models.ARCHITECTURES[args.name]()
-    initial = read_tensors(args.init)[0] if args.init else None
-    if initial and not args.qat:
-        network.load_state_dict(initial)
+    if args.init and not args.qat:
+        network.load_state_dict(read_tensors(args.init)[0])
     with parallel.processes(args.device or ("cuda" if torch.cuda.is_available() else "cpu")) as device:
         say = print if parallel.place()[0] == 0 else lambda *words, **options: None
         pictures = {split: getattr(data, args.data)(split) for split in ("train", "validation", "test")}
@@ -145,7 +144,7 @@ def train(args: argparse.Namespace) -> int:
         options = {"folder": folder, "device": device, "about": about}
         if args.qat:
             parts = pictures["train"], pictures["validation"], plan
-            network, history = qat.train(network, args.qat, *parts, initial=initial, **options)
+            network, history = qat.train(network, args.qat, *parts, initial=args.init, **options)
         else:
             history = fit(network, pictures["train"], pictures["validation"], plan, **options)
             network.load_state_dict(read_tensors(folder / "best.safetensors", device)[0])

@@ -148,25 +148,34 @@ def train(
     plan: loop.Plan = PLAN,
     *,
     folder: Path,
-    initial: dict[str, Tensor] | None = None,
+    initial: Path | None = None,
     **options,
 ) -> tuple[Prepared, list[dict]]:
     """Prepare, calibrate and train a float network, which also is the teacher: what `qlab train --qat` does.
 
     ``initial``, the prepared.safetensors of an earlier run, is gone on from instead. That run had the same bits, or
-    float activations ("w1a32" before "w1a1"): grids that it lacks are chosen anew, those that it has are kept. Returns
-    the trained network, which is also saved as prepared.safetensors in ``folder``, and its history.
+    float activations ("w1a32" before "w1a1"): grids that it lacks are chosen anew, those that it has are kept; another
+    raises ValueError. Returns the trained network, also saved as prepared.safetensors in ``folder``, and its history.
     """
     prepared = prepare(network, qconfig(preset))
     sample = train.sample(1024).batches(128)
     if initial is None:
         calibrate(prepared, sample)
     else:
-        _go_on(prepared, initial, sample)
+        _go_on(prepared, _earlier(initial, preset), sample)
     history = fit(prepared, train, validation, plan, teacher=network, folder=folder, **options)
     if parallel.place()[0] == 0:
-        write_tensors(folder / "prepared.safetensors", prepared.state_dict())
+        write_tensors(folder / "prepared.safetensors", prepared.state_dict(), {"qconfig": preset})
     return prepared, history
+
+
+def _earlier(path: Path, preset: str) -> dict[str, Tensor]:
+    """What the run that left this file has learned, if ``preset`` can go on from it. The first files do not say."""
+    initial, header = read_tensors(path)
+    fit = dict.fromkeys((preset, f"{preset.partition('a')[0]}a32"))
+    if header.get("qconfig", preset) not in fit:
+        raise ValueError(f"{path} is of a run with {header['qconfig']}: expected one with {' or '.join(fit)}")
+    return initial
 
 
 def _go_on(prepared: Prepared, initial: dict[str, Tensor], batches: Iterable) -> None:

@@ -656,9 +656,23 @@ def test_a_run_of_the_same_bits_goes_on_with_the_grids_it_had(network):
     assert all(torch.equal(prepared.state_dict()[name], value) for name, value in before.state_dict().items())
 
 
-def test_a_run_with_weights_of_other_bits_is_refused(network, tmp_path):
-    initial = calibrated(network, qat.qconfig("w4a4")).state_dict()
-    with pytest.raises(
-        ValueError, match="go on from a run with .*weight_quantizer.scale: expected this network, with weights of"
-    ):
+@pytest.mark.parametrize("earlier, header, words", [
+    ("w4a4", {"qconfig": "w4a4"}, "earlier.safetensors is of a run with w4a4: expected one with w1a4 or w1a32"),
+    ("w1a2", {"qconfig": "w1a2"}, "is of a run with w1a2: expected one with w1a4 or w1a32"),
+    ("w4a4", {}, "go on from a run with .*weight_quantizer.scale: expected this network, with weights of as many"),
+])  # fmt: skip
+def test_a_run_of_other_bits_is_refused(network, tmp_path, earlier, header, words):
+    """By its header; a file that has none, by the grids in it, which tells other weights at least."""
+    state = calibrated(network, qat.qconfig(earlier)).state_dict()
+    initial = qlab.files.write_tensors(tmp_path / "earlier.safetensors", state, header)
+    with pytest.raises(ValueError, match=words):
         qat.train(network, "w1a4", stripes(1024), stripes(32), PLAN, folder=tmp_path, initial=initial, progress=False)
+
+
+def test_a_run_with_float_activations_is_gone_on_from(network, tmp_path):
+    plan = replace(PLAN, epochs=1)
+    parts = stripes(1024), stripes(32, "validation"), plan
+    qat.train(network, "w1a32", *parts, folder=tmp_path / "first", progress=False)
+    earlier = tmp_path / "first" / "prepared.safetensors"
+    prepared, _ = qat.train(network, "w1a2", *parts, folder=tmp_path / "second", initial=earlier, progress=False)
+    assert qlab.evaluate(prepared, stripes(64, "test")) > 90
