@@ -6,7 +6,7 @@ PORT ?= 8888
 ARGS ?=
 
 VENV := .venv/bin
-NOTEBOOKS := $(wildcard notebooks/*.ipynb notebooks/solutions/*.ipynb)
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 LESSON := $(firstword $(wildcard notebooks/00_*.ipynb))
 
 .PHONY: help lab test notebooks bench constraints clean
@@ -28,6 +28,7 @@ lab: .venv/ready-llm-onnx  ## JupyterLab on lesson 0; PORT=8888, ARGS="--no-brow
 
 # Two workers with one thread each: two threads a worker would fight over two cores. Every test file, and every notebook,
 # stays on one worker (loadscope), because a notebook's cells need each other; tests/conftest.py puts the longest first.
+# What a solved copy has beside its lesson, the exercises, runs in tests/test_notebooks.py.
 test: .venv/ready-test  ## every test, every docstring's example, every notebook; ARGS="-k affine" and the like
 	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder --cov=qlab --cov-fail-under=95 \
 		--nbval-lax --nbval-current-env --nbval-cell-timeout=120 qlab tests $(NOTEBOOKS) $(ARGS)

@@ -25,20 +25,8 @@ hypothesis.settings.register_profile("qlab", deadline=None, derandomize="CI" in 
 hypothesis.settings.load_profile("qlab")
 
 
-def is_repeated(item: pytest.Item) -> bool:
-    """Whether this cell of a solved lesson runs in the lesson as well: all but the exercises and what they import.
-
-    tests/test_notebooks.py keeps it true that an exercise needs the first cell only, and that no other needs exercises.
-    """
-    if item.path.suffix != ".ipynb" or item.path.parent.name != "solutions":
-        return False
-    return item.cell_num > 0 and "exercise" not in item.cell.metadata.get("tags", [])
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What takes longest comes first, so that no worker waits for another's last lesson; no cell runs twice."""
-    config.hook.pytest_deselected(items=[item for item in items if is_repeated(item)])
-    items[:] = [item for item in items if not is_repeated(item)]
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first, so that no worker waits for another's last lesson at the end."""
 
     def place(item: pytest.Item) -> int:
         return 0 if item.get_closest_marker("browser") else 1 if item.path.suffix == ".ipynb" else 2

@@ -1,6 +1,7 @@
 """The committed notebooks are what their sources say, executed, clean and small; the builder keeps them so.
 
-That they run, and that marked outputs come out the same, is nbval's part of `make test`.
+That the lessons run, and that marked outputs come out the same, is nbval's part of `make test`. A solved copy differs from
+its lesson in the exercises alone, and these run here.
 """
 
 from __future__ import annotations
@@ -117,23 +118,41 @@ def names(table: symtable.SymbolTable) -> set[str]:
     return found.union(*(names(child) for child in table.get_children())) - {*dir(builtins)}
 
 
-def gives(table: symtable.SymbolTable) -> set[str]:
-    return {s.get_name() for s in table.get_symbols() if s.is_assigned() or s.is_imported()}
+def split(notebook: nbformat.NotebookNode) -> tuple[str, list[nbformat.NotebookNode], list[nbformat.NotebookNode]]:
+    """What the first cell imports, the exercises, and all other cells with code."""
+    cells = code_cells(notebook)
+    exercises = [cell for cell in cells if "exercise" in cell.metadata.get("tags", [])]
+    body = ast.parse(cells[0].source).body
+    imports = [ast.unparse(line) for line in body if isinstance(line, ast.Import | ast.ImportFrom)]
+    return "\n".join(imports), exercises, [cell for cell in cells if cell not in exercises]
 
 
 @EACH
-def test_an_exercise_needs_the_first_cell_alone_and_nothing_needs_an_exercise(path):
-    """So a lesson runs to its end with open exercises, and of the solved copy only these have to run (conftest.py)."""
-    cells = code_cells(saved(path))
-    tables = [symtable.symtable(cell.source, path.name, "exec") for cell in cells]
-    solved = set()
-    for cell, table in zip(cells, tables, strict=True):
-        if "exercise" in cell.metadata.get("tags", []):
-            assert names(table) <= gives(tables[0]) | gives(table)
-            solved |= gives(table)
-        else:
-            assert names(table) & solved == set()
-    assert solved
+def test_an_exercise_needs_the_first_imports_alone_and_nothing_needs_an_exercise(path):
+    """So a lesson runs to its end with open exercises, and of a solved copy only these have to run."""
+
+    def table(source: str) -> symtable.SymbolTable:
+        return symtable.symtable(source, path.name, "exec")
+
+    def gives(source: str) -> set[str]:
+        return {s.get_name() for s in table(source).get_symbols() if s.is_assigned() or s.is_imported()}
+
+    imports, exercises, others = split(saved(path))
+    for cell in exercises:
+        assert names(table(cell.source)) <= gives(imports) | gives(cell.source)
+    solved = set().union(*(gives(cell.source) for cell in exercises))
+    assert solved and [cell.source for cell in others if names(table(cell.source)) & solved] == []
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("solutions/*.ipynb")), ids=lambda path: path.stem)
+def test_a_solved_exercise_comes_out_as_it_was_saved(path):
+    imports, exercises, _ = split(saved(path))
+    space: dict = {}
+    exec(imports, space)
+    for cell in exercises:
+        *lines, last = ast.parse(cell.source).body
+        exec(compile(ast.Module(lines, []), cell.id, "exec"), space)
+        assert repr(eval(ast.unparse(last), space)) == cell.outputs[0].data["text/plain"]
 
 
 COURSE = sorted((ROOT / "qlab" / "course").rglob("*.py"))
