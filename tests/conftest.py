@@ -24,6 +24,9 @@ import torch  # noqa: E402
 hypothesis.settings.register_profile("qlab", deadline=None, derandomize="CI" in os.environ, print_blob=True)
 hypothesis.settings.load_profile("qlab")
 
+# Beside laws, what runs the same lines a hundred times over: a figure drawn for every value of its controls.
+REPEATS = "test_every_value_of_every_control", "test_a_frame_depends_on"
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest comes first, so that no worker waits for another's last lesson at the end."""
@@ -32,8 +35,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return 0 if item.get_closest_marker("browser") else 1 if item.path.suffix == ".ipynb" else 2
 
     items.sort(key=place)
-    for item in items:  # a law runs the same lines a hundred times over; to be traced makes that half as slow again
-        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+    for item in items:  # to be traced for coverage makes it half as slow again
+        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False) or item.name.startswith(REPEATS):
             item.add_marker("no_cover")
 
 
