@@ -105,18 +105,14 @@ def fit(
     after ``freeze_batchnorm``: late, since with few bits and a learning rate that is not tiny yet, a network that is no
     longer normalized diverges. A ``teacher``, the float network, gets the share ``distillation`` of the loss, and
     ``penalty`` weighs the weights' relative quantization error in it. ``loss(x, output, y)`` takes the place of the
-    labels' cross-entropy, for networks that do not classify; such a network has no teacher here. Afterwards ``prepared`` is an ordinary prepared
-    network, ready for qlab.convert; with a ``folder`` (as in qlab.train.fit) it is that of the best epoch.
-    Raises RuntimeError before calibration, ValueError for an unknown method, a share outside 0 to 1, or a loss beside a
-    teacher.
+    labels' cross-entropy, for networks that do not classify; such a network has no teacher here. Afterwards
+    ``prepared`` is an ordinary prepared network, ready for qlab.convert; with a ``folder`` (as in qlab.train.fit) it is
+    that of the best epoch. Raises RuntimeError before calibration, ValueError for an unknown method, a share outside 0
+    to 1, or a loss beside a teacher.
     """
     if loss is not None and teacher is not None:
         raise ValueError("a teacher teaches classes, and a loss of your own takes their place: give one of the two")
-    shares = {
-        "distillation": distillation,
-        "freeze_ranges": freeze_ranges,
-        "freeze_batchnorm": freeze_batchnorm,
-    }
+    shares = dict(distillation=distillation, freeze_ranges=freeze_ranges, freeze_batchnorm=freeze_batchnorm)
     for name, share in shares.items():
         if not 0 <= share <= 1:
             raise ValueError(f"{name}={share}: expected a share from 0 to 1")
