@@ -168,9 +168,9 @@ def train(
 def _earlier(path: Path, preset: str) -> dict[str, Tensor]:
     """What the run that left this file has learned, if ``preset`` can go on from it. The first files do not say."""
     initial, header = read_tensors(path)
-    fit = dict.fromkeys((preset, f"{preset.partition('a')[0]}a32"))
-    if header.get("qconfig", preset) not in fit:
-        raise ValueError(f"{path} is of a run with {header['qconfig']}: expected one with {' or '.join(fit)}")
+    expected = dict.fromkeys((preset, f"{preset.partition('a')[0]}a32"))
+    if header.get("qconfig", preset) not in expected:
+        raise ValueError(f"{path} is of a run with {header['qconfig']}: expected one with {' or '.join(expected)}")
     return initial
 
 

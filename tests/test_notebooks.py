@@ -1,7 +1,7 @@
 """The committed notebooks are what their sources say, executed, clean and small; the builder keeps them so.
 
-That the lessons run, and that marked outputs come out the same, is nbval's part of `make test`. A solved copy differs from
-its lesson in the exercises alone, and these run here.
+That the lessons run, and that marked outputs come out the same, is nbval's part of `make test`. A solved copy differs
+from its lesson in the exercises alone, and these run here.
 """
 
 from __future__ import annotations

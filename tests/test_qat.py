@@ -674,5 +674,6 @@ def test_a_run_with_float_activations_is_gone_on_from(network, tmp_path):
     parts = stripes(1024), stripes(32, "validation"), plan
     qat.train(network, "w1a32", *parts, folder=tmp_path / "first", progress=False)
     earlier = tmp_path / "first" / "prepared.safetensors"
+    assert qlab.files.read_tensors(earlier)[1] == {"qconfig": "w1a32"}
     prepared, _ = qat.train(network, "w1a2", *parts, folder=tmp_path / "second", initial=earlier, progress=False)
     assert qlab.evaluate(prepared, stripes(64, "test")) > 90
