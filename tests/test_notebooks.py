@@ -7,13 +7,12 @@ from its lesson in the exercises alone, and these run here.
 from __future__ import annotations
 
 import ast
-import builtins
 import importlib.util
-import symtable
 from pathlib import Path
 
 import nbformat
 import pytest
+from cells import code_cells, gives, split, uses, with_what_they_need
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -32,10 +31,6 @@ EACH = pytest.mark.parametrize("path", BUILT, ids=lambda path: str(path.relative
 
 def saved(path: Path) -> nbformat.NotebookNode:
     return nbformat.read(path, as_version=4)
-
-
-def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
 # --- the notebooks
@@ -111,37 +106,15 @@ def test_an_exercise_is_open_in_the_lesson_and_right_in_the_solutions(path):
     assert [c.source for c in cells if not c.outputs[0].data["text/plain"].startswith(expected)] == []
 
 
-def names(table: symtable.SymbolTable) -> set[str]:
-    """The names that a cell looks up in the notebook, in its functions too, without Python's own."""
-    module = table.get_type() == "module"
-    found = {s.get_name() for s in table.get_symbols() if s.is_referenced() and (module or s.is_global())}
-    return found.union(*(names(child) for child in table.get_children())) - {*dir(builtins)}
-
-
-def split(notebook: nbformat.NotebookNode) -> tuple[str, list[nbformat.NotebookNode], list[nbformat.NotebookNode]]:
-    """What the first cell imports, the exercises, and all other cells with code."""
-    cells = code_cells(notebook)
-    exercises = [cell for cell in cells if "exercise" in cell.metadata.get("tags", [])]
-    body = ast.parse(cells[0].source).body
-    imports = [ast.unparse(line) for line in body if isinstance(line, ast.Import | ast.ImportFrom)]
-    return "\n".join(imports), exercises, [cell for cell in cells if cell not in exercises]
-
-
 @EACH
 def test_an_exercise_needs_the_first_imports_alone_and_nothing_needs_an_exercise(path):
     """So a lesson runs to its end with open exercises, and of a solved copy only these have to run."""
 
-    def table(source: str) -> symtable.SymbolTable:
-        return symtable.symtable(source, path.name, "exec")
-
-    def gives(source: str) -> set[str]:
-        return {s.get_name() for s in table(source).get_symbols() if s.is_assigned() or s.is_imported()}
-
     imports, exercises, others = split(saved(path))
     for cell in exercises:
-        assert names(table(cell.source)) <= gives(imports) | gives(cell.source)
+        assert uses(cell.source) <= gives(imports) | gives(cell.source)
     solved = set().union(*(gives(cell.source) for cell in exercises))
-    assert solved and [cell.source for cell in others if names(table(cell.source)) & solved] == []
+    assert solved and [cell.source for cell in others if uses(cell.source) & solved] == []
 
 
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("solutions/*.ipynb")), ids=lambda path: path.stem)
@@ -153,6 +126,14 @@ def test_a_solved_exercise_comes_out_as_it_was_saved(path):
         *lines, last = ast.parse(cell.source).body
         exec(compile(ast.Module(lines, []), cell.id, "exec"), space)
         assert repr(eval(ast.unparse(last), space)) == cell.outputs[0].data["text/plain"]
+
+
+def test_what_a_cell_needs_is_found_through_functions_and_other_cells():
+    define = "def f():\n    return math.pi * x[0]"
+    sources = "import math", "x = [1]", define, "y = len([2])", "x[0] = 3", "f()", "x = [4]"
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    assert with_what_they_need([cells[5]], cells) == [*cells[:3], *cells[4:6]]
+    assert with_what_they_need([cells[3]], cells) == [cells[3]]
 
 
 COURSE = sorted((ROOT / "qlab" / "course").rglob("*.py"))

@@ -1,11 +1,14 @@
-"""Every lesson in JupyterLab in a real browser: all cells run, nothing complains, each control moves its figure."""
+"""Every lesson in JupyterLab in a real browser: its panels and questions appear, and each control moves its figure.
+
+A lesson is opened with the cells that show a panel or its questions, and with what these need. The rest of its code is
+nbval's part of `make test`.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -14,7 +17,9 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
 import pytest
+from cells import code_cells, shows, with_what_they_need
 
 ROOT = Path(__file__).resolve().parents[2]
 ARTIFACTS = ROOT / "artifacts"
@@ -53,7 +58,7 @@ def lab(tmp_path_factory, chromium) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("lab")
     (folder / "lessons").mkdir()
     for lesson in LESSONS:
-        shutil.copy(ROOT / "notebooks" / lesson, folder / "lessons")
+        nbformat.write(with_panels(ROOT / "notebooks" / lesson), folder / "lessons" / lesson)
     for name, chosen in SETTINGS.items():
         settings = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         settings.parent.mkdir(parents=True)
@@ -78,6 +83,15 @@ def lab(tmp_path_factory, chromium) -> Iterator[str]:
         finally:
             server.terminate()
             server.wait(30)
+
+
+def with_panels(path: Path) -> nbformat.NotebookNode:
+    """The lesson at ``path`` without the code that neither a panel nor the questions, its last cell, need."""
+    lesson = nbformat.read(path, as_version=4)
+    *cells, questions = code_cells(lesson)
+    kept = with_what_they_need([*filter(shows, cells), questions], [*cells, questions])
+    lesson.cells = [cell for cell in lesson.cells if cell.cell_type == "markdown" or cell in kept]
+    return lesson
 
 
 def wait_for(address: str, server: subprocess.Popen, log: Path, seconds: float = 240) -> None:
@@ -121,7 +135,7 @@ def app(lab, browser):
 
 @pytest.fixture(scope="module", params=LESSONS, ids=lambda name: name[:2])
 def page(app, request):
-    """A lesson, opened and run from the first cell to the last."""
+    """A lesson, opened and run."""
     app.complaints.clear()
     app.evaluate(OPEN, request.param)
     app.wait_for_selector(".jp-NotebookPanel .jp-Cell")
