@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from qlab.data import shapes10
 
 drawing = sys.modules["qlab.data.shapes10"]  # the module; the name qlab.data.shapes10 is the function
-Dice, FIELDS = drawing.Dice, drawing.FIELDS
+Dice, FIELDS, shapes10_kept = drawing.Dice, drawing.FIELDS, drawing.shapes10_kept
 
 coordinates = st.floats(-2, 2, width=32)
 
@@ -56,6 +57,49 @@ def test_the_splits_and_seeds_have_other_pictures(validation, monkeypatch):
     pictures = {image.numpy().tobytes() for kind in kinds for image in kind.images}
     assert len(pictures) == 500
     assert [kind.source for kind in kinds] == ["shapes10"] * 3 + ["shapes10, seed 1"] * 2
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty data folder, and few pictures to draw."""
+    monkeypatch.setenv("QLAB_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(drawing, "SIZES", dict.fromkeys(drawing.SIZES, 20))
+    return tmp_path / "data"
+
+
+def test_the_lessons_pictures_are_drawn_once_and_kept_until_other_code_draws_them(folder, monkeypatch):
+    folder.mkdir()
+    for name in ("shapes10-test-00000000.safetensors", "shapes10-train-00000000.safetensors"):
+        (folder / name).write_bytes(b"drawn by other code")
+    first = shapes10_kept("test")
+    assert len(list(folder.glob("shapes10-test-*"))) == len(list(folder.glob("shapes10-train-*"))) == 1
+    assert not (folder / "shapes10-test-00000000.safetensors").exists()
+    monkeypatch.setattr(drawing, "shapes10", lambda split: pytest.fail("drawn again"))
+    again = shapes10_kept("test")
+    for field in fields(first):
+        one, other = getattr(first, field.name), getattr(again, field.name)
+        assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+    assert torch.equal(again.images, shapes10("test").images)
+
+
+def test_a_damaged_file_is_drawn_anew(folder):
+    first = shapes10_kept("test")
+    (file,) = folder.iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1])
+    assert torch.equal(shapes10_kept("test").images, first.images)
+    assert file.read_bytes() == whole
+
+
+def test_where_nothing_can_be_kept_the_pictures_are_drawn_all_the_same(folder):
+    folder.write_text("a file, no folder")
+    assert torch.equal(shapes10_kept("test").images, shapes10("test").images)
+
+
+def test_a_split_that_is_not_there_is_named(folder):
+    with pytest.raises(ValueError, match="split 'tests': expected one of 'train', 'validation', 'test'"):
+        shapes10_kept("tests")
+    assert not folder.exists()
 
 
 def test_mean_and_deviation_are_the_ones_it_says(validation):

@@ -512,11 +512,12 @@ def test_an_installed_package_keeps_them_in_the_users_cache(tmp_path, monkeypatc
 
 def test_without_a_copy_the_lessons_run_on_shapes10_and_nothing_is_fetched(data, monkeypatch):
     monkeypatch.setattr(home, "fetch", lambda: pytest.fail("went to the net"))
-    assert at_hand("validation").source == "shapes10"
     found = available()
     assert found.name == "shapes10" and f"no copy of CIFAR-10 in {data}" in found.found
     assert "QLAB_CIFAR10" in found.remedy
     assert not data.exists()
+    assert at_hand("validation").source == "shapes10"
+    assert [name.partition("-")[0] for name in kept(data)] == ["shapes10"]
 
 
 def test_with_a_copy_they_run_on_it(tmp_path, named):

@@ -16,7 +16,7 @@ from torch import Tensor
 from qlab.data.copies import CLASSES
 from qlab.data.dataset import Dataset
 from qlab.data.download import Remote, download
-from qlab.data.shapes10 import shapes10
+from qlab.data.shapes10 import shapes10_kept
 from qlab.data.store import NoRoom, data_folder, decode_into, lock, open_stored, stored
 
 WHOLE = 60_000  # pictures
@@ -85,7 +85,7 @@ def at_hand(split: str = "train") -> Dataset:
     >>> len(at_hand("test").classes)
     10
     """
-    return cifar10(split) if find_copy() else shapes10(split)
+    return cifar10(split) if find_copy() else shapes10_kept(split)
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,15 @@ import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from qlab.data.dataset import Dataset
+from qlab.data.store import data_folder
+from qlab.files import read_tensors, sha256, write_tensors
 
 CLASSES = tuple("circle crescent cross heart hexagon ring semicircle square star triangle".split())
 SIZES = {"train": 20_000, "validation": 2_000, "test": 5_000}
@@ -78,10 +82,31 @@ def shapes10(split: str = "train", seed: int = 0) -> Dataset:
     dice = [Dice(seed, list(SIZES).index(split), label) for label in range(len(CLASSES))]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         images = list(pool.map(draw, range(len(CLASSES)), [count] * len(CLASSES), dice))
-    labels = torch.arange(len(CLASSES)).repeat(count)  # one of each class in turn
     together = torch.from_numpy(np.stack(images, 1).reshape(-1, 3, SIDE, SIDE))
-    source = "shapes10" if seed == 0 else f"shapes10, seed {seed}"
-    return Dataset(together, labels, CLASSES, source, split, MEAN, STD)
+    return _dataset(together, split, "shapes10" if seed == 0 else f"shapes10, seed {seed}")
+
+
+def shapes10_kept(split: str) -> Dataset:
+    """The same pictures as :func:`shapes10`, drawn once and kept in the data folder: each lesson starts with them.
+
+    The file's name tells which code drew it. Where it cannot be read or written, the pictures are drawn once more.
+    """
+    file = data_folder() / f"shapes10-{split}-{sha256(__file__)[:8]}.safetensors"
+    with suppress(OSError, ValueError):  # not there yet, or damaged
+        return _dataset(read_tensors(file)[0]["images"], split, "shapes10")
+    data = shapes10(split)
+    with suppress(OSError, SafetensorError):  # the latter is how safetensors tells of a full disk
+        write_tensors(file, {"images": data.images})
+        for outdated in file.parent.glob(f"shapes10-{split}-*.safetensors"):
+            if outdated != file:
+                outdated.unlink()
+    return data
+
+
+def _dataset(images: torch.Tensor, split: str, source: str) -> Dataset:
+    """One picture of each class in turn."""
+    labels = torch.arange(len(CLASSES)).repeat(len(images) // len(CLASSES))
+    return Dataset(images, labels, CLASSES, source, split, MEAN, STD)
 
 
 def draw(label: int, count: int, dice: Dice) -> np.ndarray:
