@@ -18,7 +18,6 @@ os.environ.setdefault("QLAB_PROGRESS", os.path.join(_scratch.name, "progress.jso
 
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
-import torch  # noqa: E402
 
 # A busy machine is no failure. In CI the same examples every time: red has to mean that the change did it.
 hypothesis.settings.register_profile("qlab", deadline=None, derandomize="CI" in os.environ, print_blob=True)
@@ -48,6 +47,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.fixture(autouse=True)
 def _same_seed_for_every_test() -> None:
+    import torch  # not above: the process that only hands out the tests needs none of it
+
     torch.manual_seed(0)
 
 
