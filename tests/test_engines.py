@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -512,6 +512,16 @@ def test_what_cannot_be_found_out_is_none(other_machine, tmp_path):
         other_machine.delattr(torch.cpu, f"_is_{ask}_supported", raising=False)
     cpu = engines.cpu.__wrapped__()
     assert (cpu.avx2, cpu.vnni, cpu.amx, cpu.dot_product, cpu.is_arm) == (None, None, None, True, True)
+
+
+@given(st.lists(st.tuples(*[st.integers(-128, 127)] * 3), min_size=1, max_size=5), st.sampled_from([127, 63]))
+@example([(-128, -63, 18)], 127)
+def test_room_for_a_bias_is_made_without_changing_a_weight(rows, most):
+    weight, x_qp = torch.tensor(rows, dtype=torch.int8), QParams(0.5, 7)
+    codes, scale = engines.room_for_bias(weight, torch.tensor(0.03), torch.full((len(rows),), 0.1), x_qp, most)
+    assert torch.allclose(codes * scale[:, None], weight * torch.tensor(0.03).double(), rtol=1e-12, atol=0)
+    grown = (codes != weight).any(1)
+    assert (codes[grown].int().abs() <= most).all() and (codes[grown].int().abs().amax(1) > most // 2).all()
 
 
 # --- channels without weights

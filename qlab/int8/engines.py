@@ -433,7 +433,7 @@ def room_for_bias(
     """
     by_channel = (-1, *[1] * (weight.ndim - 1))
     scale, bias = scale.double().expand(weight.shape[0]), bias.detach().double()
-    largest = weight.flatten(1).abs().amax(1).double()
+    largest = weight.flatten(1).double().abs().amax(1)  # of int8, abs(-128) would be -128
     factor = 2.0 ** torch.floor(torch.log2(most / largest.clamp(min=1))).clamp(min=0)
     fine = bias.abs().amax().clamp(min=2.0**-20) / (float(x_qp.scale) * 2**23)
     scale = torch.where(largest == 0, fine, scale / factor)
