@@ -51,6 +51,18 @@ def test_layers_in_float_and_joins_of_all_kinds_are_captured(engine):
         assert torch.equal(int8(-X), int8.on(engine)(-X))
 
 
+@pytest.mark.parametrize("engine", sorted({"onednn", "x86"} & {*CAPTURED}))
+def test_a_layer_whose_inputs_are_moved_to_another_grid_runs_and_is_not_captured(engine):
+    torch.manual_seed(0)
+    stem = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 34, 3, groups=2, padding=1), nn.Flatten()
+    model = nn.Sequential(*stem, nn.Linear(34 * 32 * 32, 10))
+    int8 = integer(model, QConfig.w8a8(reduce_range=engines.saturates_on(engine, model)), engine)
+    exact = int8.on("reference")(X)
+    assert (int8(X) - exact).abs().max() < 0.05 * exact.abs().max()
+    with pytest.raises(ValueError, match="takes this layer's codes for others, which cannot be recorded"):
+        int8.capture(X)
+
+
 def test_other_shapes_run_as_before():
     int8 = integer(models.vgg(), QConfig.w8a8(reduce_range=True), CAPTURED[0])
     expected = int8(X[:3])

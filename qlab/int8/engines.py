@@ -136,11 +136,12 @@ class Historical(Engine):
         self, weight, bias, weight_qp, x_qp, out_qp, *, stride=1, padding=0, dilation=1, groups=1, relu=False
     ):  # fmt: skip
         window = (*([*pair(value)] for value in (stride, padding, dilation)), groups)
+        bias, x_qp, window, eased = self._eased(weight, bias, weight_qp, x_qp, window)
         ops = torch.ops.quantized
         packed = self._packed(ops.conv2d_prepack, weight, bias, weight_qp, x_qp, out_qp, window)
         op = _direct((ops.conv2d_relu if relu else ops.conv2d).new)
         scale, zero_point = _grid(out_qp)
-        return self._clamped(lambda q: op(q, packed(q), scale, zero_point), out_qp)
+        return self._clamped(eased(lambda q: op(q, packed(q), scale, zero_point)), out_qp)
 
     def conv2d_add(
         self, weight, bias, weight_qp, x_qp, other_qp, out_qp, *, stride=1, padding=0, dilation=1, groups=1,
@@ -152,6 +153,7 @@ class Historical(Engine):
                 "and addition; use engine='onednn', or conv2d and then add"
             )
         window = (*([*pair(value)] for value in (stride, padding, dilation)), groups)
+        bias, x_qp, window, eased = self._eased(weight, bias, weight_qp, x_qp, window)
         ops = torch.ops.quantized
         packed = self._packed(ops.conv2d_prepack, weight, bias, weight_qp, x_qp, out_qp, window)
         op = _direct((ops.conv2d_add_relu if relu else ops.conv2d_add).default)
@@ -165,7 +167,7 @@ class Historical(Engine):
             with _selected("onednn"):
                 return op(q, other, packed(q), scale, zero_point)
 
-        return self._clamped(kernel, out_qp)
+        return self._clamped(eased(kernel), out_qp)
 
     def linear(self, weight, bias, weight_qp, x_qp, out_qp, *, relu=False):
         ops = torch.ops.quantized
@@ -238,11 +240,30 @@ class Historical(Engine):
         grid = _grid(out_qp)
         return lambda *inputs: _wrap(kernel(*map(_codes, inputs)), *grid)
 
+    def _eased(self, weight, bias, weight_qp, x_qp, window):
+        """Bias, grid of the inputs and window for the kernel, and what makes it one for the layer's own inputs."""
+        if self.name not in ("onednn", "x86"):
+            return bias, x_qp, window, lambda kernel: kernel
+        bias, kernel_qp, window, pads = spare_onednn(weight, bias, weight_qp, x_qp, window)
+        scale = float(x_qp.scale)
+
+        def eased(kernel: Kernel) -> Kernel:
+            kernel = two_wide(kernel, weight, window)
+            if pads is None:
+                return kernel
+
+            def moved(q: Tensor, *other: Tensor) -> Tensor:
+                if torch.jit.is_tracing():  # it would record the codes of one picture
+                    raise RuntimeError(f"{self.name} takes this layer's codes for others, which cannot be recorded")
+                return kernel(_wrap(_codes(F.pad(q, pads) if any(pads) else q), scale, 0), *other)
+
+            return moved
+
+        return bias, kernel_qp, window, eased
+
     def _packed(self, prepack, weight, bias, weight_qp, x_qp, out_qp, window) -> Callable[[Tensor], object]:
         """The function "input -> packed weights"; see :func:`_by_shape` for why it depends on the input."""
         check_weighted(weight, weight_qp, x_qp, out_qp)
-        if self.name in ("onednn", "x86"):
-            _check_padding(self.name, weight, window)
         scale = weight_qp.scale.to(torch.float64).expand(weight.shape[0])
         if self.name == "qnnpack" and bias is not None:
             weight, scale = room_for_bias(weight, scale, bias, x_qp)
@@ -283,16 +304,18 @@ class PlainOnednn(Engine):
         self, weight, bias, weight_qp, x_qp, out_qp, *, stride=1, padding=0, dilation=1, groups=1, relu=False
     ):  # fmt: skip
         window = (*([*pair(value)] for value in (stride, padding, dilation)), groups)
+        bias, x_qp, window, eased = self._eased(weight, bias, weight_qp, x_qp, window)
         packed, scales, bias = self._packed(weight, bias, weight_qp, x_qp, out_qp, window)
         op, x_grid = _direct(torch.ops.onednn.qconv2d_pointwise.default), _grid(x_qp)
         rest = (*scales, bias, *window, *_grid(out_qp), torch.uint8, "relu" if relu else "none", [], "")
-        return _clamped(lambda q: op(q, *x_grid, packed(q), *rest), out_qp)
+        return _clamped(eased(lambda q: op(q, *x_grid, packed(q), *rest)), out_qp)
 
     def conv2d_add(
         self, weight, bias, weight_qp, x_qp, other_qp, out_qp, *, stride=1, padding=0, dilation=1, groups=1,
         relu=False, overwrite_other=False,
     ):  # fmt: skip
         window = (*([*pair(value)] for value in (stride, padding, dilation)), groups)
+        bias, x_qp, window, eased = self._eased(weight, bias, weight_qp, x_qp, window)
         packed, scales, bias = self._packed(weight, bias, weight_qp, x_qp, out_qp, window)
         op, x_grid = _direct(torch.ops.onednn.qconv2d_pointwise.binary), _grid(x_qp)
         rest = (bias, *window, *_grid(out_qp), torch.uint8, *_grid(other_qp), "sum", 1.0)
@@ -303,7 +326,7 @@ class PlainOnednn(Engine):
                 other = other.clone(memory_format=torch.channels_last)
             return op(q, *x_grid, packed(q), *scales, other, *rest)
 
-        return _clamped(kernel, out_qp)
+        return _clamped(eased(kernel), out_qp)
 
     def linear(self, weight, bias, weight_qp, x_qp, out_qp, *, relu=False):
         packed, scales, bias = self._packed(weight, bias, weight_qp, x_qp, out_qp, None)
@@ -325,10 +348,22 @@ class PlainOnednn(Engine):
             return super().requantize(x_qp, out_qp, relu=relu)
         return _rescaled_in_float([x_qp], out_qp, relu)
 
+    def _eased(self, weight, bias, weight_qp, x_qp, window):
+        """Bias, grid of the inputs and window for the kernel, and what makes it one for the layer's own inputs."""
+        bias, kernel_qp, window, pads = spare_onednn(weight, bias, weight_qp, x_qp, window)
+        zero_point = int(x_qp.zero_point)
+
+        def eased(kernel: Kernel) -> Kernel:
+            kernel = two_wide(kernel, weight, window, int(kernel_qp.zero_point))
+            if pads is None or not any(pads):
+                return kernel
+            return lambda q, *other: kernel(F.pad(q, pads, value=zero_point), *other)
+
+        return bias, kernel_qp, window, eased
+
     def _packed(self, weight, bias, weight_qp, x_qp, out_qp, window):
         """The function "input -> packed weights" (linear if window is None), scales and zero points, bias."""
         check_weighted(weight, weight_qp, x_qp, out_qp)
-        _check_padding(self.name, weight, window)
         scale = weight_qp.scale.to(torch.float32).expand(weight.shape[0]).contiguous()
 
         def pack(shape: Sequence[int] | None = None) -> Tensor:
@@ -340,18 +375,49 @@ class PlainOnednn(Engine):
         return _by_shape(pack), (scale, zeros), None if bias is None else bias.detach().to(torch.float32)
 
 
-def _check_padding(name: str, weight: Tensor, window: Sequence | None) -> None:
-    """Raise ValueError for sums that see nothing but padding: with AMX and one channel a group oneDNN gets them wrong."""
-    if not window:
-        return
-    _, padding, dilation, _ = window
-    extents = [d * (size - 1) + 1 for d, size in zip(dilation, weight.shape[2:])]
-    if any(pad >= extent > 1 for pad, extent in zip(padding, extents)):
-        raise ValueError(
-            f"conv2d with padding {tuple(padding)} for a kernel of {tuple(extents)}: some of its outputs see nothing "
-            f"but padding, which {name!r} computes wrong on some processors. Use less padding, or "
-            "engine='fbgemm', 'qnnpack' or 'reference'"
-        )
+def spare_onednn(weight: Tensor, bias: Tensor | None, weight_qp: QParams, x_qp: QParams, window: tuple) -> tuple:
+    """A convolution without what oneDNN computes wrong: its bias, input grid and window; what to pad before, or None.
+
+    oneDNN 3.x adds up what an input's zero point z does to the sums, and takes it off. With AVX512 and AMX it takes off
+    what belongs to others: in groups (but not in depthwise layers), and under kernels one pixel wide. There the bias
+    takes it off, ``sum((q - z) w) = sum(q w) - z sum(w)``, on a grid that starts at 0. Outputs that see nothing but
+    padding are wrong as well. So in all these layers the inputs get their padding before. The usual ones come back as
+    they are: padding costs time.
+    """
+    check_weighted(weight, weight_qp, x_qp)
+    stride, padding, dilation, groups = window
+    kernel, zero_point = weight.shape[2:], int(x_qp.zero_point)
+    extents = [d * (size - 1) + 1 for d, size in zip(dilation, kernel)]
+    unseen = any(pad >= extent for pad, extent in zip(padding, extents))
+    depthwise = groups == weight.shape[0] and weight.shape[1] == 1
+    unusual = kernel.numel() > 1 and not depthwise and (groups > 1 or kernel[1] == 1)
+    if not unseen and not (unusual and zero_point):
+        return bias, x_qp, window, None
+    sums = weight.flatten(1).sum(1, dtype=torch.float64)
+    offset = (zero_point * x_qp.scale.double() * weight_qp.scale.double() * sums).float()
+    bias = -offset if bias is None else bias.detach() - offset
+    (height, width), from_zero = padding, QParams(x_qp.scale, 0, x_qp.bits)
+    return bias, from_zero, (stride, [0, 0], dilation, groups), [width, width, height, height]
+
+
+def two_wide(kernel: Kernel, weight: Tensor, window: tuple, zero: int = 0) -> Kernel:
+    """A convolution of oneDNN whose outputs are never one pixel wide: with AMX those of long strided windows are wrong.
+
+    Where they would be, the inputs get as many columns more as the window moves, and of two outputs the second goes.
+    """
+    stride, padding, dilation = (value[1] for value in window[:3])
+    extent = dilation * (weight.shape[3] - 1) + 1
+    if stride == 1 or extent < 5:
+        return kernel
+    least = extent + stride - 2 * padding  # columns that give two outputs
+
+    def wide(q: Tensor, *other: Tensor) -> Tensor:
+        if q.shape[3] >= least:
+            return kernel(q, *other)
+        more = kernel(F.pad(q, (0, stride), value=zero), *(F.pad(each, (0, 1)) for each in other))
+        return more[..., :1].contiguous(memory_format=torch.channels_last)
+
+    return wide
 
 
 def _grid(qp: QParams) -> tuple[float, int]:

@@ -30,7 +30,7 @@ export function see({ bits, shift }, texts) {
 function paint(context, width, seen, texts, colours) {
   const [left, room, end] = [66, width - 78, time.at(-1)];
   const above = new Axes(context, colours, { left, top: 8, width: room, height: 216 }, { x: [0, end], y: [-1.5, 1.5] });
-  above.levels(seen.grid, colours.clipped, { width: 0.5 });
+  above.levels(seen.grid, colours.clipped, { width: Math.min(0.5, 16 / seen.grid.length) }); // thinner where they touch
   above.frame({ ylabel: texts.value, grid: false });
   above.line(time, wave, colours.float);
   above.line(time, seen.values, colours.quantized);
