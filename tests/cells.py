@@ -51,7 +51,7 @@ def shows(cell: NotebookNode) -> bool:
 
 
 def with_what_they_need(wanted: list[NotebookNode], cells: list[NotebookNode]) -> list[NotebookNode]:
-    """The ``wanted`` ones of ``cells`` and those up to the last of them that give, or change, a name which they lack."""
+    """The ``wanted`` ones of ``cells``, and those up to the last of them that give or change a name which they lack."""
     cells = cells[: 1 + max(cells.index(cell) for cell in wanted)]
     kept: list[NotebookNode] = []
     grown = wanted

@@ -241,25 +241,16 @@ class Historical(Engine):
         return lambda *inputs: _wrap(kernel(*map(_codes, inputs)), *grid)
 
     def _eased(self, weight, bias, weight_qp, x_qp, window):
-        """Bias, grid of the inputs and window for the kernel, and what makes it one for the layer's own inputs."""
         if self.name not in ("onednn", "x86"):
             return bias, x_qp, window, lambda kernel: kernel
-        bias, kernel_qp, window, pads = spare_onednn(weight, bias, weight_qp, x_qp, window)
         scale = float(x_qp.scale)
 
-        def eased(kernel: Kernel) -> Kernel:
-            kernel = two_wide(kernel, weight, window)
-            if pads is None:
-                return kernel
+        def moved(q: Tensor, pads: list[int]) -> Tensor:
+            if torch.jit.is_tracing():  # it would record the codes of one picture
+                raise RuntimeError(f"{self.name} takes this layer's codes for others, which cannot be recorded")
+            return _wrap(_codes(F.pad(q, pads) if any(pads) else q), scale, 0)
 
-            def moved(q: Tensor, *other: Tensor) -> Tensor:
-                if torch.jit.is_tracing():  # it would record the codes of one picture
-                    raise RuntimeError(f"{self.name} takes this layer's codes for others, which cannot be recorded")
-                return kernel(_wrap(_codes(F.pad(q, pads) if any(pads) else q), scale, 0), *other)
-
-            return moved
-
-        return bias, kernel_qp, window, eased
+        return ease_onednn(weight, bias, weight_qp, x_qp, window, moved, zero=0)
 
     def _packed(self, prepack, weight, bias, weight_qp, x_qp, out_qp, window) -> Callable[[Tensor], object]:
         """The function "input -> packed weights"; see :func:`_by_shape` for why it depends on the input."""
@@ -349,17 +340,12 @@ class PlainOnednn(Engine):
         return _rescaled_in_float([x_qp], out_qp, relu)
 
     def _eased(self, weight, bias, weight_qp, x_qp, window):
-        """Bias, grid of the inputs and window for the kernel, and what makes it one for the layer's own inputs."""
-        bias, kernel_qp, window, pads = spare_onednn(weight, bias, weight_qp, x_qp, window)
-        zero_point = int(x_qp.zero_point)
+        zero = int(x_qp.zero_point)
 
-        def eased(kernel: Kernel) -> Kernel:
-            kernel = two_wide(kernel, weight, window, int(kernel_qp.zero_point))
-            if pads is None or not any(pads):
-                return kernel
-            return lambda q, *other: kernel(F.pad(q, pads, value=zero_point), *other)
+        def moved(q: Tensor, pads: list[int]) -> Tensor:
+            return F.pad(q, pads, value=zero) if any(pads) else q
 
-        return bias, kernel_qp, window, eased
+        return ease_onednn(weight, bias, weight_qp, x_qp, window, moved, zero)
 
     def _packed(self, weight, bias, weight_qp, x_qp, out_qp, window):
         """The function "input -> packed weights" (linear if window is None), scales and zero points, bias."""
@@ -373,6 +359,20 @@ class PlainOnednn(Engine):
 
         zeros = torch.zeros(weight.shape[0], dtype=torch.int32)
         return _by_shape(pack), (scale, zeros), None if bias is None else bias.detach().to(torch.float32)
+
+
+def ease_onednn(weight, bias, weight_qp, x_qp, window, moved: Callable[[Tensor, list[int]], Tensor], zero: int):
+    """Bias, input grid and window for oneDNN's kernel, and what makes of it a kernel for the layer's own inputs.
+
+    ``moved(q, pads)`` gives padded inputs on the grid that starts at 0; ``zero`` is what to pad others with.
+    """
+    bias, kernel_qp, window, pads = spare_onednn(weight, bias, weight_qp, x_qp, window)
+
+    def eased(kernel: Kernel) -> Kernel:
+        kernel = two_wide(kernel, weight, window, zero)
+        return kernel if pads is None else lambda q, *other: kernel(moved(q, pads), *other)
+
+    return bias, kernel_qp, window, eased
 
 
 def spare_onednn(weight: Tensor, bias: Tensor | None, weight_qp: QParams, x_qp: QParams, window: tuple) -> tuple:
@@ -400,7 +400,7 @@ def spare_onednn(weight: Tensor, bias: Tensor | None, weight_qp: QParams, x_qp: 
     return bias, from_zero, (stride, [0, 0], dilation, groups), [width, width, height, height]
 
 
-def two_wide(kernel: Kernel, weight: Tensor, window: tuple, zero: int = 0) -> Kernel:
+def two_wide(kernel: Kernel, weight: Tensor, window: tuple, zero: int) -> Kernel:
     """A convolution of oneDNN whose outputs are never one pixel wide: with AMX those of long strided windows are wrong.
 
     Where they would be, the inputs get as many columns more as the window moves, and of two outputs the second goes.
