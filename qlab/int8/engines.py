@@ -250,7 +250,7 @@ class Historical(Engine):
                 raise RuntimeError(f"{self.name} takes this layer's codes for others, which cannot be recorded")
             return _wrap(_codes(F.pad(q, pads) if any(pads) else q), scale, 0)
 
-        return ease_onednn(weight, bias, weight_qp, x_qp, window, moved, zero=0)
+        return _ease_onednn(weight, bias, weight_qp, x_qp, window, moved, zero=0)
 
     def _packed(self, prepack, weight, bias, weight_qp, x_qp, out_qp, window) -> Callable[[Tensor], object]:
         """The function "input -> packed weights"; see :func:`_by_shape` for why it depends on the input."""
@@ -345,7 +345,7 @@ class PlainOnednn(Engine):
         def moved(q: Tensor, pads: list[int]) -> Tensor:
             return F.pad(q, pads, value=zero) if any(pads) else q
 
-        return ease_onednn(weight, bias, weight_qp, x_qp, window, moved, zero)
+        return _ease_onednn(weight, bias, weight_qp, x_qp, window, moved, zero)
 
     def _packed(self, weight, bias, weight_qp, x_qp, out_qp, window):
         """The function "input -> packed weights" (linear if window is None), scales and zero points, bias."""
@@ -361,21 +361,21 @@ class PlainOnednn(Engine):
         return _by_shape(pack), (scale, zeros), None if bias is None else bias.detach().to(torch.float32)
 
 
-def ease_onednn(weight, bias, weight_qp, x_qp, window, moved: Callable[[Tensor, list[int]], Tensor], zero: int):
+def _ease_onednn(weight, bias, weight_qp, x_qp, window, moved: Callable[[Tensor, list[int]], Tensor], zero: int):
     """Bias, input grid and window for oneDNN's kernel, and what makes of it a kernel for the layer's own inputs.
 
     ``moved(q, pads)`` gives padded inputs on the grid that starts at 0; ``zero`` is what to pad others with.
     """
-    bias, kernel_qp, window, pads = spare_onednn(weight, bias, weight_qp, x_qp, window)
+    bias, kernel_qp, window, pads = _spare_onednn(weight, bias, weight_qp, x_qp, window)
 
     def eased(kernel: Kernel) -> Kernel:
-        kernel = two_wide(kernel, weight, window, zero)
+        kernel = _two_wide(kernel, weight, window, zero)
         return kernel if pads is None else lambda q, *other: kernel(moved(q, pads), *other)
 
     return bias, kernel_qp, window, eased
 
 
-def spare_onednn(weight: Tensor, bias: Tensor | None, weight_qp: QParams, x_qp: QParams, window: tuple) -> tuple:
+def _spare_onednn(weight: Tensor, bias: Tensor | None, weight_qp: QParams, x_qp: QParams, window: tuple) -> tuple:
     """A convolution without what oneDNN computes wrong: its bias, input grid and window; what to pad before, or None.
 
     oneDNN 3.x adds up what an input's zero point z does to the sums, and takes it off. With AVX512 and AMX it takes off
@@ -400,7 +400,7 @@ def spare_onednn(weight: Tensor, bias: Tensor | None, weight_qp: QParams, x_qp: 
     return bias, from_zero, (stride, [0, 0], dilation, groups), [width, width, height, height]
 
 
-def two_wide(kernel: Kernel, weight: Tensor, window: tuple, zero: int) -> Kernel:
+def _two_wide(kernel: Kernel, weight: Tensor, window: tuple, zero: int) -> Kernel:
     """A convolution of oneDNN whose outputs are never one pixel wide: with AMX those of long strided windows are wrong.
 
     Where they would be, the inputs get as many columns more as the window moves, and of two outputs the second goes.
