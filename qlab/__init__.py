@@ -10,14 +10,14 @@ from __future__ import annotations
 from importlib import import_module
 
 from qlab import observers
-from qlab.adaround import adaround
+from qlab.adaptive_rounding import adaround
 from qlab.affine import QParams, choose_qparams, dequantize, fake_quantize, quantize
 from qlab.bias_correction import correct_bias
+from qlab.calibration import calibrate, ptq
 from qlab.export import OnnxNetwork, load, save, save_onnx
 from qlab.granularity import PerChannel, PerGroup, PerTensor
 from qlab.graph.convert import convert
 from qlab.graph.prepare import prepare
-from qlab.ptq import calibrate, ptq
 from qlab.qconfig import QConfig, QuantSpec
 from qlab.train import evaluate
 

@@ -19,7 +19,7 @@ COMMANDS = {
     "train": "train one of the course's networks",
     "quantize": "turn a trained network into an int8 network, and say what it cost",
     "bench": "measure how fast and how large a network is, in float and in int8",
-    "detect": "find shapes in a video, live: a made scene, a file, a folder of pictures, or a webcam",
+    "detect": "find shapes in a video, live: a made scene, a file, a folder of images, or a webcam",
 }
 
 
@@ -73,25 +73,25 @@ def quantize_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--qconfig", default="w8a8", help="bits of weights and activations (default: w8a8)")
     parser.add_argument("--observer", default="minmax", help="who chooses the activations' ranges (default: minmax)")
     parser.add_argument("--engine", default="auto", help="whose arithmetic (default: auto; `qlab doctor` lists them)")
-    parser.add_argument("--images", type=int, default=1024, help="training pictures to calibrate on (default: 1024)")
+    parser.add_argument("--images", type=int, default=1024, help="training images to calibrate on (default: 1024)")
     parser.add_argument("--out", type=Path, help="where to save the int8 network (.safetensors)")
 
 
 def quantize(args: argparse.Namespace) -> int:
-    """`qlab quantize`: load, calibrate on training pictures, convert, measure on the test split, save."""
+    """`qlab quantize`: load, calibrate on training images, convert, measure on the test split, save."""
     import qlab
     from qlab.bench import file_bytes
     from qlab.int8 import engines
 
     network = qlab.models.load(args.name, data=args.data)
-    pictures = getattr(qlab.data, args.data)
+    dataset = getattr(qlab.data, args.data)
     engine = engines.get(args.engine)
     saturates = engines.saturates_on(engine.name, network)
     qconfig = qlab.QConfig.preset(args.qconfig, observer=args.observer, reduce_range=saturates)
-    int8 = qlab.ptq(network, pictures("train").sample(args.images).batches(128), qconfig, engine)
+    int8 = qlab.ptq(network, dataset("train").sample(args.images).batches(128), qconfig, engine)
 
-    test = pictures("test")
-    print(f"{args.name}, {args.qconfig}, engine {int8.engine}, {len(test)} test pictures of {test.source}")
+    test = dataset("test")
+    print(f"{args.name}, {args.qconfig}, engine {int8.engine}, {len(test)} test images of {test.source}")
     if saturates:
         print("  weights have at most 7 bits: with 8, pairs of products would saturate on this processor")
     for name, each in (("float", network), ("int8", int8)):
@@ -137,20 +137,20 @@ def train(args: argparse.Namespace) -> int:
         network.load_state_dict(read_tensors(args.init)[0])
     with parallel.processes(args.device or ("cuda" if torch.cuda.is_available() else "cpu")) as device:
         say = print if parallel.place()[0] == 0 else lambda *words, **options: None
-        pictures = {split: getattr(data, args.data)(split) for split in ("train", "validation", "test")}
-        source = pictures["train"].source
-        say(f"{args.name} on {source}: {len(pictures['train'])} pictures, {plan.epochs} epochs", flush=True)
+        datasets = {split: getattr(data, args.data)(split) for split in ("train", "validation", "test")}
+        source = datasets["train"].source
+        say(f"{args.name} on {source}: {len(datasets['train'])} images, {plan.epochs} epochs", flush=True)
         about = {"command": " ".join(["qlab", *sys.argv[1:]]), "source": source}
         options = {"folder": folder, "device": device, "about": about}
         if args.qat:
-            parts = pictures["train"], pictures["validation"], plan
+            parts = datasets["train"], datasets["validation"], plan
             network, history = qat.train(network, args.qat, *parts, initial=args.init, **options)
         else:
-            history = fit(network, pictures["train"], pictures["validation"], plan, **options)
+            history = fit(network, datasets["train"], datasets["validation"], plan, **options)
             network.load_state_dict(read_tensors(folder / "best.safetensors", device)[0])
         for row in history:
             say(json.dumps(row))
-        say(f"test accuracy {evaluate(network, pictures['test']):.2f} % ({pictures['test'].source})")
+        say(f"test accuracy {evaluate(network, datasets['test']):.2f} % ({datasets['test'].source})")
     return 0
 
 

@@ -1,6 +1,6 @@
 """Which layers suffer, and where bits are well spent.
 
-- Signal to quantization noise of each layer, float against fake-quantized on the same pictures.
+- Signal to quantization noise of each layer, float against fake-quantized on the same images.
 - Sensitivity: one layer quantized at a time, or all but one. Wu et al., "Integer quantization for deep
   learning inference" (2020), section 5; Nagel et al., "A white paper on neural network quantization" (2021),
   section 3.7.
@@ -88,7 +88,7 @@ class LayerSQNR:
 
 @torch.no_grad()
 def layer_sqnr(prepared: Prepared, batches: Iterable, *, progress: bool = True) -> Table:
-    """How much of each layer's signal is left: float against fake-quantized, on the same pictures.
+    """How much of each layer's signal is left: float against fake-quantized, on the same images.
 
     ``batches`` yield x or (x, y). Both networks run in lock-step, node by node, so no more than the live
     values of one batch are kept. The noise of a layer's input is what has come together in all layers before
@@ -206,7 +206,7 @@ def _own_quantizers(prepared: Prepared) -> dict[str, list[nn.Module]]:
                 source = source.args[0]
             behind = prepared.network.get_submodule(source.target) if source.op == "call_module" else None
             own = found.setdefault(str(node.target), [layer.weight_quantizer])
-            own += [behind] if hasattr(behind, "settle") else []
+            own += [behind] if hasattr(behind, "freeze") else []
     return found
 
 
@@ -296,7 +296,7 @@ def mixed_precision(
 ) -> MixedPrecision:  # fmt: skip
     """The bits of each layer that bring the least noise into the answers, within ``budget_bytes`` of weights.
 
-    ``batches`` is a Dataset or yields x or (x, y); labels are not looked at, 128 pictures do. ``qconfig``
+    ``batches`` is a Dataset or yields x or (x, y); labels are not looked at, 128 images do. ``qconfig``
     (None: w8a8) says the rest: observer and granularity of the weights, and the activations; its overrides
     stay, and what they leave in float is not counted. The size is that of the packed codes; scales and biases
     are the same for every choice. The choice is the best for the measured costs. That they add up is an
@@ -381,7 +381,7 @@ def _rounded(weight: Tensor, qconfig: QConfig) -> Tensor:
     quantizer = fake_quantizer(qconfig.weight)
     quantizer.observe()
     quantizer.observer(weight.detach())
-    quantizer.settle()
+    quantizer.freeze()
     return quantizer(weight).detach()
 
 

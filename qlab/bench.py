@@ -32,11 +32,11 @@ from torch import Tensor, multiprocessing, nn
 from tqdm.auto import tqdm
 
 from qlab.affine import QParams
+from qlab.calibration import ptq
 from qlab.export import OnnxNetwork, load, save
 from qlab.files import write_tensors
 from qlab.int8 import engines
 from qlab.int8.modules import Int8Network
-from qlab.ptq import ptq
 from qlab.qconfig import QConfig
 
 ROUNDS = 15
@@ -74,7 +74,7 @@ class Timing:
 
     @property
     def images_per_second(self) -> float:
-        """Pictures a second, at the median."""
+        """Images a second, at the median."""
         return 1000 * self.images / self.ms
 
 
@@ -222,7 +222,7 @@ def compare_calls(
     progress: bool = True,
 ) -> Comparison:
     """:func:`compare` for what takes its input in a form of its own: each call gives the outputs of
-    ``images`` pictures.
+    ``images`` images.
 
     >>> x, w = torch.ones(4, 8), torch.ones(8, 8)
     >>> list(compare_calls({"x @ w": lambda: x @ w, "w @ x.T": lambda: (w @ x.T).T}, 4, rounds=3))
@@ -245,7 +245,7 @@ def compare_calls(
 def check_output(name: str, output: Tensor, reference: Tensor, sqnr: float = LEAST_SQNR) -> float:
     """SQNR of ``output`` against ``reference``, both (N, ...), in dB: 10 log10(|reference|^2 / |error|^2).
 
-    Raises ValueError when it is below ``sqnr``, when a single picture's is more than 10 dB lower, or when the
+    Raises ValueError when it is below ``sqnr``, when a single image's is more than 10 dB lower, or when the
     output has another shape or device or is not finite: such a network computes something else, and its time
     says nothing.
 
@@ -268,7 +268,7 @@ def check_output(name: str, output: Tensor, reference: Tensor, sqnr: float = LEA
     if found < sqnr or worst < sqnr - 10:
         raise ValueError(
             f"{name!r} gives wrong outputs: its SQNR against the baseline is {found:.1f} dB, {worst:.1f} dB "
-            f"at the worst picture; expected at least {sqnr:g} and {sqnr - 10:g} dB. A wrong answer may well "
+            f"at the worst image; expected at least {sqnr:g} and {sqnr - 10:g} dB. A wrong answer may well "
             "be fast, so it is not timed. (Is it meant to be this coarse? Then lower sqnr=.)"
         )
     return found
@@ -349,7 +349,7 @@ def roof(engine: str = "auto", *, threads: int = 1, rounds: int = 7) -> Roof:
 
 
 def throughput(network: nn.Module, x: Tensor, *, workers: int = 1, seconds: float = 2.0) -> float:
-    """Pictures a second of ``workers`` processes, each with the network on one thread and a core of its own.
+    """Images a second of ``workers`` processes, each with the network on one thread and a core of its own.
 
     A server that answers many users is measured like this. Every process goes through the batch ``x`` again and
     again; they start together when all are warm. A script needs ``if __name__ == "__main__":`` around the call.
@@ -358,7 +358,7 @@ def throughput(network: nn.Module, x: Tensor, *, workers: int = 1, seconds: floa
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     if not 1 <= workers <= len(cores):
         raise ValueError(f"workers={workers}: expected 1 to {len(cores)}, the cores that this process may use")
-    return sum(_in_processes(_pictures_a_second, network, x, cores[:workers], seconds))
+    return sum(_in_processes(_images_a_second, network, x, cores[:workers], seconds))
 
 
 def peak_bytes(network: nn.Module, x: Tensor) -> int:
@@ -407,7 +407,7 @@ def _work(core: int, measure: Callable, given, x: Tensor, start, results, *optio
         results.put(measure(network, x, *options))
 
 
-def _pictures_a_second(network: nn.Module, x: Tensor, seconds: float) -> float:
+def _images_a_second(network: nn.Module, x: Tensor, seconds: float) -> float:
     began, done = time.perf_counter(), 0
     while (passed := time.perf_counter() - began) < seconds:
         network(x)
@@ -544,7 +544,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `qlab bench`."""
     parser.add_argument("name", help="resnet20, mobilenet_v2 or vgg")
     parser.add_argument("--data", default="cifar10", choices=["cifar10", "shapes10"], help="default: cifar10")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 64], help="pictures a call (1 64)")
+    parser.add_argument("--batch-size", type=int, nargs="+", default=[1, 64], help="images a call (1 64)")
     parser.add_argument("--threads", type=int, default=1, help="processor threads (default: 1)")
     parser.add_argument("--engine", nargs="+", default=["auto"], help="engines, or all (default: auto)")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of each (default: %(default)s)")
@@ -560,9 +560,9 @@ def run(args: argparse.Namespace) -> int:
     if chosen == ["all"]:
         chosen = [name for name, engine in engines.available().items() if engine.usable]
     chosen = [engines.get(name).name for name in chosen]
-    network, pictures = models.load(args.name, data=args.data), getattr(data, args.data)
+    network, images = models.load(args.name, data=args.data), getattr(data, args.data)
     saturates = any(engines.saturates_on(name, network) for name in chosen)
-    calibration = pictures("train").sample(1024).batches(128)
+    calibration = images("train").sample(1024).batches(128)
     int8 = ptq(network, calibration, QConfig.w8a8(reduce_range=saturates), engine=chosen[0])
     why = ", since products of larger ones would saturate on this processor"
     print(f"{args.name}, activations of 8 bits, weights of {'7 bits' + why if saturates else '8 bits'}")
@@ -570,8 +570,8 @@ def run(args: argparse.Namespace) -> int:
         file, memory = file_bytes(each) / 1024, memory_bytes(each) / 1024
         print(f"  {name:7}  file {file:6.0f} KiB, in memory {memory:6.0f} KiB")
     networks = {"float32": network, **{f"int8 {name}": int8.on(name) for name in chosen}}
-    test = pictures("test")
-    for batch in args.batch:
+    test = images("test")
+    for batch in args.batch_size:
         x, _ = next(test.batches(batch))
         print(f"\n{compare(networks, x, threads=args.threads, rounds=args.rounds)}")
     if args.memory:

@@ -1,6 +1,6 @@
 """Bias correction: rounding shifts the mean of a layer's output, and the bias can take the shift back.
 
-The rounding errors of a channel's few weights do not cancel: with inputs of a mean other than 0, as behind a
+The rounding errors of a channel's few weights do not cancel: with inputs of a meanother than 0, as behind a
 relu, their sum moves the whole channel. Source: Nagel, van Baalen, Blankevoort, Welling, "Data-Free
 Quantization Through Weight Equalization and Bias Correction" (ICCV 2019), section 4.2 and appendices B to D.
 """
@@ -26,7 +26,7 @@ Moments = tuple[Tensor, Tensor] | None  # mean and variance a channel, None when
 def correct_bias(prepared: Prepared, batches: Iterable | None = None, *, progress: bool = True) -> Prepared:
     """Give every channel of every layer the mean back that it has in the float network, by its bias.
 
-    With ``batches`` (x, or pairs whose label is not looked at; 512 pictures do): layer by layer, each one
+    With ``batches`` (x, or pairs whose label is not looked at; 512 images do): layer by layer, each one
     behind those that are corrected already, the mean of the float output less that of the quantized one.
     Without any: from what BatchNorm knew of each layer's input, only the weights' error; a layer whose input
     is unknown is left as it is. After :func:`qlab.calibrate`; a second call starts from the float biases
@@ -48,7 +48,7 @@ def correct_bias(prepared: Prepared, batches: Iterable | None = None, *, progres
 
 
 def mean_of_channels(batches: Iterable[Tensor]) -> Tensor:
-    """The mean a channel, over batches, pictures and places: (N, channels, H, W) or (N, ..., channels)."""
+    """The mean a channel, over batches, images and places: (N, channels, H, W) or (N, ..., channels)."""
     total, count = 0, 0
     for y in batches:
         rows = y.movedim(1, -1) if y.ndim == 4 else y
@@ -96,7 +96,7 @@ def _correct_from_statistics(prepared: Prepared) -> Prepared:
     if not corrected:
         raise ValueError(
             "no BatchNorm was folded into this network, so nothing is known of its layers' inputs: "
-            "give pictures, correct_bias(prepared, data.sample(512).batches(64))"
+            "give images, correct_bias(prepared, data.sample(512).batches(64))"
         )
     return prepared
 

@@ -237,8 +237,8 @@ class Binary(Grid):
     bits: ClassVar[int] = 1
     name: ClassVar[str] = "binary"
 
-    def quantizer(self, *, inner: bool = False) -> GridQuantizer:
-        return BinaryQuantizer(self, inner=inner)
+    def quantizer(self, *, fusible: bool = False) -> GridQuantizer:
+        return BinaryQuantizer(self, fusible=fusible)
 
 
 @dataclass(frozen=True)
@@ -254,8 +254,8 @@ class Ternary(Grid):
     bits: ClassVar[int] = 2
     name: ClassVar[str] = "ternary"
 
-    def quantizer(self, *, inner: bool = False) -> GridQuantizer:
-        return TernaryQuantizer(self, inner=inner)
+    def quantizer(self, *, fusible: bool = False) -> GridQuantizer:
+        return TernaryQuantizer(self, fusible=fusible)
 
 
 @dataclass(frozen=True)
@@ -274,8 +274,8 @@ class KMeans(Grid):
     def __post_init__(self) -> None:
         _check_bits(self.bits)
 
-    def quantizer(self, *, inner: bool = False) -> GridQuantizer:
-        return KMeansQuantizer(self, inner=inner)
+    def quantizer(self, *, fusible: bool = False) -> GridQuantizer:
+        return KMeansQuantizer(self, fusible=fusible)
 
 
 @dataclass(frozen=True)
@@ -309,8 +309,8 @@ class FloatGrid(Grid):
         """How the scale is chosen; empty when there is none."""
         return "largest magnitude" if self.bits == 8 else ""
 
-    def quantizer(self, *, inner: bool = False) -> GridQuantizer:
-        return FloatQuantizer(self, inner=inner)
+    def quantizer(self, *, fusible: bool = False) -> GridQuantizer:
+        return FloatQuantizer(self, fusible=fusible)
 
 
 # ---- the fake-quantizers ----
@@ -325,10 +325,10 @@ class GridQuantizer(nn.Module):
 
     needs_data = False
 
-    def __init__(self, spec: Grid, *, inner: bool = False) -> None:
+    def __init__(self, spec: Grid, *, fusible: bool = False) -> None:
         super().__init__()
         self.spec = spec
-        self.inner = self.fused = inner
+        self.fusible = self.fused = fusible
         self.mode = "quantize"
 
     @property
@@ -343,7 +343,7 @@ class GridQuantizer(nn.Module):
     def observer(self, x: Tensor) -> None:
         """Look at values."""
 
-    def settle(self) -> None:
+    def freeze(self) -> None:
         """End observing."""
         self.mode = "quantize"
 
@@ -397,8 +397,8 @@ class KMeansQuantizer(GridQuantizer):
 
     needs_data = True
 
-    def __init__(self, spec: KMeans, *, inner: bool = False) -> None:
-        super().__init__(spec, inner=inner)
+    def __init__(self, spec: KMeans, *, fusible: bool = False) -> None:
+        super().__init__(spec, fusible=fusible)
         self.register_parameter("centroids", None)
         self.register_buffer("codes", None)
 
@@ -427,8 +427,8 @@ class KMeansQuantizer(GridQuantizer):
 class FloatQuantizer(GridQuantizer):
     """Rounds to a smaller float, with a scale if it has 8 bits; straight through, 0 where x was clipped."""
 
-    def __init__(self, spec: FloatGrid, *, inner: bool = False) -> None:
-        super().__init__(spec, inner=inner)
+    def __init__(self, spec: FloatGrid, *, fusible: bool = False) -> None:
+        super().__init__(spec, fusible=fusible)
         self.needs_data = spec.bits == 8
         self.register_buffer("scale", None)
         self._largest: Tensor | None = None
@@ -450,12 +450,12 @@ class FloatQuantizer(GridQuantizer):
         if not bool(largest.isfinite().all()):
             raise ValueError(
                 f"{self.spec}: the data hold NaN or infinite values; expected finite numbers. Find the "
-                "layer or the picture they come from"
+                "layer or the image they come from"
             )
         self._largest = largest if self._largest is None else torch.maximum(self._largest, largest)
 
-    def settle(self) -> None:
-        super().settle()
+    def freeze(self) -> None:
+        super().freeze()
         if self.needs_data:
             if self._largest is None:
                 raise ValueError(f"{self.spec} has seen no data: calibrate with qlab.calibrate(prepared, batches)")

@@ -1,9 +1,9 @@
-"""Pictures distilled from a network's own BatchNorms, to calibrate with when there are no data at all.
+"""Images distilled from a network's own BatchNorms, to calibrate with when there are no data at all.
 
 A BatchNorm remembers mean and variance of what its layer gave in training. Noise is changed by gradient
 descent until it makes the network give the same means and variances: it need not look like anything, it has
 to fill the same ranges. Sources: Cai, Yao, Dong, Gholami, Mahoney, Keutzer, "ZeroQ: A Novel Zero Shot
-Quantization Framework" (CVPR 2020); the smooth start as in natural pictures, whose amplitudes fall with the
+Quantization Framework" (CVPR 2020); the smooth start as in natural images, whose amplitudes fall with the
 frequency: Field, "Relations between the statistics of natural images and the response properties of cortical
 cells" (1987).
 """
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-RATE = 0.1
+LR = 0.1
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
@@ -27,10 +27,10 @@ def images(
     seed: int = 0,
     *,
     shape: tuple[int, int, int] = (3, 32, 32),
-    batch: int = 64,
+    batch_size: int = 64,
     progress: bool = True,
 ) -> list[Tensor]:
-    """Batches for `calibrate`: pictures that give ``model``'s BatchNorms the statistics they remember.
+    """Batches for `calibrate`: images that give ``model``'s BatchNorms the statistics they remember.
 
     ``model`` is the trained float network, with its BatchNorms, and is not changed. Each batch is float32
     (batch, *shape) on the scale of the network's inputs (normalized), channels_last, and is distilled on its
@@ -38,20 +38,20 @@ def images(
     for a count or steps below 1.
 
     >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
-    >>> [x.shape for x in images(model, count=10, steps=2, shape=(3, 8, 8), batch=8)]
+    >>> [x.shape for x in images(model, count=10, steps=2, shape=(3, 8, 8), batch_size=8)]
     [torch.Size([8, 3, 8, 8]), torch.Size([2, 3, 8, 8])]
     """
-    if count < 1 or steps < 1 or batch < 1:
-        raise ValueError(f"count={count}, steps={steps}, batch={batch}: expected 1 or more of each")
+    if count < 1 or steps < 1 or batch_size < 1:
+        raise ValueError(f"count={count}, steps={steps}, batch_size={batch_size}: expected 1 or more of each")
     model = copy.deepcopy(model).eval().requires_grad_(False)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     generator = torch.Generator().manual_seed(seed)
-    sizes = [min(batch, count - start) for start in range(0, count, batch)]
+    sizes = [min(batch_size, count - start) for start in range(0, count, batch_size)]
     found = []
     with Statistics(model) as statistics:
         bar = tqdm(
             total=steps * len(sizes),
-            desc="distilling pictures",
+            desc="distilling images",
             unit="step",
             leave=False,
             disable=not progress,
@@ -60,9 +60,9 @@ def images(
             for size in sizes:
                 x = natural_noise((size, *shape), generator).to(device, memory_format=torch.channels_last)
                 x.requires_grad_()
-                optimizer = torch.optim.Adam([x], RATE, betas=(0.5, 0.9))
+                optimizer = torch.optim.Adam([x], LR, betas=(0.5, 0.9))
                 for step in range(steps):
-                    optimizer.param_groups[0]["lr"] = RATE * (1 - step / steps)
+                    optimizer.param_groups[0]["lr"] = LR * (1 - step / steps)
                     optimizer.zero_grad()
                     statistics.distance(x).backward()
                     optimizer.step()
@@ -72,7 +72,7 @@ def images(
 
 
 class Statistics:
-    """How far the inputs of a model's BatchNorms are from the remembered ones, for a batch of pictures.
+    """How far the inputs of a model's BatchNorms are from the remembered ones, for a batch of images.
 
     ``distance(x)`` says it. A context manager: its hooks are gone behind the ``with``.
     """
@@ -82,7 +82,7 @@ class Statistics:
         self.norms = [m for m in model.modules() if isinstance(m, BatchNorm) and m.running_mean is not None]
         if not self.norms:
             raise ValueError(
-                f"{type(model).__name__} has no BatchNorm that keeps running statistics, from which pictures "
+                f"{type(model).__name__} has no BatchNorm that keeps running statistics, from which images "
                 "could be distilled: calibrate with real ones, or give the network as it was before its "
                 "BatchNorms were folded"
             )
@@ -98,7 +98,7 @@ class Statistics:
 
     def distance(self, x: Tensor) -> Tensor:
         """The mean, over all BatchNorms, of the squared differences of means and standard deviations, in
-        remembered standard deviations; the picture itself is to have mean 0 and deviation 1 a channel, as
+        remembered standard deviations; the image itself is to have mean 0 and deviation 1 a channel, as
         normalized data have.
         """
         self.terms = []

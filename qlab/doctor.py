@@ -152,14 +152,14 @@ def kernels() -> Iterator[Finding]:
         yield Finding("fine" if engine.usable and exact else "hint", f"engine {name}", found)
 
 
-def pictures() -> Iterator[Finding]:
+def images() -> Iterator[Finding]:
     """Whether the lessons run on CIFAR-10, or on the drawn shapes that stand in for it."""
     try:
         data = available()
     except (ValueError, OSError) as error:
-        yield Finding("gap", "pictures", str(error))
+        yield Finding("gap", "images", str(error))
     else:
-        yield Finding("hint" if data.remedy else "fine", "pictures", data.found, data.remedy)
+        yield Finding("hint" if data.remedy else "fine", "images", data.found, data.remedy)
 
 
 def networks() -> Iterator[Finding]:
@@ -176,7 +176,7 @@ def networks() -> Iterator[Finding]:
         yield Finding("fine", "networks", f"there and undamaged: {', '.join(found)}")
 
 
-CHECKS = (software, extras, torchvision, machine, kernels, pictures, networks)
+CHECKS = (software, extras, torchvision, machine, kernels, images, networks)
 
 
 def report(findings: list[Finding], columns: int = 100, encoding: str = "utf-8") -> str:

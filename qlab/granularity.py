@@ -28,7 +28,7 @@ class Granularity:
     def blocks(self, x: torch.Tensor) -> torch.Tensor:
         """x with one row for each scale, made of the values that share it: shape (scales, values a scale).
 
-        The order within a row is memory's where that saves a copy (a channels_last picture need not be
+        The order within a row is memory's where that saves a copy (a channels_last image need not be
         rearranged).
         """
         return x.permute(_memory_order(x)).reshape(1, -1)
@@ -38,7 +38,7 @@ class Granularity:
 class PerTensor(Granularity):
     """One scale for the whole tensor.
 
-    A picture of shape (8, 3, 32, 32) has a scale of shape ():
+    An image of shape (8, 3, 32, 32) has a scale of shape ():
 
     >>> PerTensor().scale_shape((8, 3, 32, 32))
     ()

@@ -73,7 +73,7 @@ class Observer:
             raise ValueError(
                 f"{self._name}: the data hold {int(rows.isnan().sum())} NaN and "
                 f"{int(rows.isinf().sum())} infinite values of {x.numel()}; expected finite "
-                "float32 numbers. Find the layer or the picture they come from: no range covers "
+                "float32 numbers. Find the layer or the image they come from: no range covers "
                 "them"
             )
         self.collect(rows, lo, hi)

@@ -26,20 +26,20 @@ from torch.nn import functional as F
 from qlab import models, parallel
 from qlab import train as loop
 from qlab.affine import SMALLEST_SCALE, QParams, grid_limits
+from qlab.calibration import calibrate
 from qlab.codebook import GridQuantizer
 from qlab.files import read_tensors, write_tensors
 from qlab.granularity import PerChannel
 from qlab.graph.prepare import FakeQuantizer, Prepared, QuantConv2d, prepare
 from qlab.graph.trace import kind_of
 from qlab.observers import MinMax, MovingAverageMinMax
-from qlab.ptq import calibrate
 from qlab.qconfig import QConfig, QuantSpec
 
 if TYPE_CHECKING:
     from qlab.data import Dataset
 
 METHODS = ("lsq", "pact", "straight_through")
-PLAN = loop.Plan(epochs=15, rate=0.04, weight_decay=1e-4, shrink=0.0)
+PLAN = loop.Plan(epochs=15, lr=0.04, weight_decay=1e-4, shrink=0.0)
 LIMIT = 0.02  # the share by which a learned scale may change in one step
 TEMPERATURE = 2.0  # softens both networks' answers, so that the unlikely classes teach too (Hinton et al. 2015)
 
@@ -56,12 +56,12 @@ def qconfig(preset: str) -> QConfig:
     (7, 4)
     """
     config = QConfig.preset(preset, observer="mse")
-    carrier = replace(config.carrier, bits=7)
+    elementwise = replace(config.elementwise, bits=7)
     if config.activation is not None:
-        config = replace(config, activation=replace(carrier, bits=min(config.activation.bits, 7)))
+        config = replace(config, activation=replace(elementwise, bits=min(config.activation.bits, 7)))
         if config.activation.bits == 1:
             config = replace(config, shortcuts=8)
-    config = replace(config, carrier=carrier)
+    config = replace(config, elementwise=elementwise)
     if isinstance(config.weight, QuantSpec):  # binary weights have no range to choose
         narrow = config.weight.bits >= 8
         config = replace(config, weight=replace(config.weight, observer="mse", narrow_range=narrow))
@@ -117,9 +117,9 @@ def fit(
         if not 0 <= share <= 1:
             raise ValueError(f"{name}={share}: expected a share from 0 to 1")
     data = train if hasattr(train, "batches") else _Batches(train)
-    plan = plan if data is train else replace(plan, batch=data.size)
+    plan = plan if data is train else replace(plan, batch_size=data.size)
     prepared.to(device, memory_format=torch.channels_last)
-    start(prepared, (x for x, _ in data.batches(plan.batch, shuffle=True, seed=plan.seed)), method)
+    start(prepared, (x for x, _ in data.batches(plan.batch_size, shuffle=True, seed=plan.seed)), method)
     try:
         history = loop.fit(
             prepared, data, validation, plan, folder=folder, device=device, progress=progress, about=about,
@@ -387,7 +387,7 @@ def gradient_share(values: int, qmax: int) -> float:
     """LSQ's gradient scale 1 / sqrt(N * Qp): it makes a scale learn about as fast as the weights do.
 
     N counts the values that share one scale: the weights of a channel where scales are per channel, the values of
-    one picture for activations (Esser et al. 2020, section 2.2).
+    one image for activations (Esser et al. 2020, section 2.2).
 
     >>> gradient_share(144, 7)
     0.031497...

@@ -55,7 +55,7 @@ class QConfig:
 
     - ``weight``: the spec of every weight, or another grid (:mod:`qlab.codebook`). ``activation``: the spec
       of every input of a convolution or linear layer; None leaves activations in float (weight-only, W4A32).
-    - ``carrier``: the spec of the tensors that are only carried (added, pooled, concatenated, given out).
+    - ``elementwise``: the spec of the tensors that are only carried (added, pooled, concatenated, given out).
       Sums of few bits lose more than they save, so it stays at 8 bits; with 8-bit activations the two are one
       and the same.
     - ``first_last``: the bits of the first and the last layer when the others have fewer (usual since DoReFa,
@@ -74,13 +74,13 @@ class QConfig:
 
     weight: QuantSpec | Grid = QuantSpec(8, signed=True, symmetric=True, granularity=PerChannel(0), narrow_range=True)
     activation: QuantSpec | Grid | None = QuantSpec(8)
-    carrier: QuantSpec | Grid = QuantSpec(8)
+    elementwise: QuantSpec | Grid = QuantSpec(8)
     first_last: int | None = 8
     shortcuts: int | None = None
     overrides: Mapping[str | type, QConfig | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for role in ("activation", "carrier"):
+        for role in ("activation", "elementwise"):
             spec = getattr(self, role)
             if isinstance(spec, Grid) and not spec.for_activations:
                 raise ValueError(
@@ -115,9 +115,9 @@ class QConfig:
         if match is None:
             raise ValueError(f"preset {name!r}: expected w<bits>a<bits>, such as 'w8a8' or 'w4a32'")
         weight_bits, activation_bits = int(match[1]), int(match[2])
-        carrier = QuantSpec(observer=observer)
-        activation = None if activation_bits == 32 else replace(carrier, bits=activation_bits)
-        fields = {"weight": Binary(), "activation": activation, "carrier": carrier}
+        elementwise = QuantSpec(observer=observer)
+        activation = None if activation_bits == 32 else replace(elementwise, bits=activation_bits)
+        fields = {"weight": Binary(), "activation": activation, "elementwise": elementwise}
         if weight_bits > 1:
             fields["weight"] = replace(cls.weight, bits=min(weight_bits, 7) if reduce_range else weight_bits)
         if reduce_range:
@@ -170,7 +170,7 @@ class QConfig:
         return self.at_least(bits) if bits else self
 
     def at_least(self, bits: int) -> QConfig:
-        """The same configuration with no spec below ``bits``, nor activations above what the carrier has.
+        """The same configuration with no spec below ``bits``, nor activations above what the elementwise has.
 
         A grid of :mod:`qlab.codebook` with fewer bits gives way to the default one of equal steps.
 
@@ -183,4 +183,4 @@ class QConfig:
                 return spec
             return replace(QConfig.weight if isinstance(spec, Grid) else spec, bits=min(bits, most))
 
-        return replace(self, weight=widen(self.weight, bits), activation=widen(self.activation, self.carrier.bits))
+        return replace(self, weight=widen(self.weight, bits), activation=widen(self.activation, self.elementwise.bits))

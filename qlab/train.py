@@ -1,7 +1,7 @@
 """One training loop, for float networks and for quantization-aware training alike; and the accuracy of a network.
 
 Stochastic gradient descent with Nesterov momentum and one cycle of the learning rate (Smith 2018), label smoothing
-(Szegedy et al. 2016), shifted and mirrored pictures. The first part of the epochs sees the pictures shrunk to 24x24,
+(Szegedy et al. 2016), shifted and mirrored images. The first part of the epochs sees the images shrunk to 24x24,
 which halves the arithmetic and costs next to no accuracy (progressive resizing; Tan and Le 2021, section 4).
 """
 
@@ -35,7 +35,7 @@ LOOKS = 50  # steps from one look at the loss to the next
 
 @dataclass(frozen=True)
 class Plan:
-    """How to train. ``shrink`` is the share of the epochs on shrunken pictures; ``rate`` the peak learning rate.
+    """How to train. ``shrink`` is the share of the epochs on shrunken images; ``lr`` the peak learning rate.
 
     ``precision`` is that of the layers' arithmetic, "float32" or "bfloat16"; weights and their updates are always
     float32 (Micikevicius et al. 2018). With bfloat16 instructions (AMX) a step of ResNet-20 takes 0.6 of the time.
@@ -45,8 +45,8 @@ class Plan:
     """
 
     epochs: int = 40
-    batch: int = 128
-    rate: float = 0.3
+    batch_size: int = 128
+    lr: float = 0.3
     momentum: float = 0.9
     weight_decay: float = 2e-4
     label_smoothing: float = 0.05
@@ -58,16 +58,16 @@ class Plan:
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision {self.precision!r}: expected one of {', '.join(PRECISIONS)}")
 
-    def rate_at(self, progress: float) -> float:
+    def lr_at(self, progress: float) -> float:
         """The learning rate when ``progress`` (0 to 1) of the training is done: up for a quarter, then down to 0."""
         warm = 0.25
         if progress < warm:
-            return self.rate * (0.04 + 0.96 * progress / warm)
-        return self.rate * 0.5 * (1 + math.cos(math.pi * (progress - warm) / (1 - warm)))
+            return self.lr * (0.04 + 0.96 * progress / warm)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * (progress - warm) / (1 - warm)))
 
 
-def evaluate(network: nn.Module, data: Dataset, *, batch: int = 64, progress: bool = True) -> float:
-    """Top-1 accuracy in percent of ``network`` on every picture of ``data``; float, prepared or int8.
+def evaluate(network: nn.Module, data: Dataset, *, batch_size: int = 64, progress: bool = True) -> float:
+    """Top-1 accuracy in percent of ``network`` on every image of ``data``; float, prepared or int8.
 
     Raises ValueError when an output is NaN: an arg max would hide it. A bar shows when it takes over 2 seconds. Of
     several processes (:mod:`qlab.parallel`) each one takes its share of the batches.
@@ -79,7 +79,7 @@ def evaluate(network: nn.Module, data: Dataset, *, batch: int = 64, progress: bo
     correct = 0
     bar = tqdm(total=len(data), desc=f"{data.split} images", unit="img", leave=False, delay=2, disable=not progress)
     with torch.inference_mode(), bar:
-        for x, y in islice(data.batches(batch), number, None, processes):
+        for x, y in islice(data.batches(batch_size), number, None, processes):
             logits = network(x.to(device))
             if logits.isnan().any():
                 raise ValueError("the network gave NaN: look for a layer whose weights or ranges are not finite")
@@ -108,7 +108,7 @@ def fit(
     validation accuracy (without ``validation``: the last ones) are kept as best.safetensors. ``loss(x, logits, y)``
     replaces the smoothed cross-entropy; ``on_step(share done)`` is called before each step, and what it returns names
     the part of the training that the step belongs to, if steps differ; ``about`` is kept with the checkpoint (command,
-    data copy). In several processes (:mod:`qlab.parallel`) each takes its share of a batch. On a GPU the pictures are
+    data copy). In several processes (:mod:`qlab.parallel`) each takes its share of a batch. On a GPU the images are
     kept there too, and steps are recorded (:class:`Step`).
     """
     network.to(device, memory_format=torch.channels_last)
@@ -118,7 +118,7 @@ def fit(
     first = parallel.place()[0] == 0
     optimizer = torch.optim.SGD(
         [p for p in network.parameters() if p.requires_grad],
-        torch.tensor(plan.rate, device=device),  # a tensor: what is replayed reads the rate anew
+        torch.tensor(plan.lr, device=device),  # a tensor: what is replayed reads the rate anew
         plan.momentum, weight_decay=plan.weight_decay, nesterov=plan.momentum > 0, fused=on_gpu,
     )  # fmt: skip
     torch.manual_seed(plan.seed)
@@ -131,7 +131,7 @@ def fit(
         mean_loss = _epoch(network, train, plan, epoch, optimizer, device, progress and first, step, on_step)
         row = {"epoch": epoch + 1, "loss": round(mean_loss, 4)}
         if validation is not None:
-            row["validation"] = evaluate(network, validation, batch=1024 if on_gpu else 64, progress=False)
+            row["validation"] = evaluate(network, validation, batch_size=1024 if on_gpu else 64, progress=False)
         row["seconds"] = round(time.perf_counter() - start, 1)
         history.append(row)
         if folder is not None and first:
@@ -199,26 +199,26 @@ class Step:
 
 
 def _epoch(network, train, plan, epoch, optimizer, device, progress, step, on_step) -> float:
-    """One pass over the training pictures; the mean loss."""
+    """One pass over the training images; the mean loss."""
     network.train()
-    steps = math.ceil(len(train) / plan.batch)
+    steps = math.ceil(len(train) / plan.batch_size)
     shrunk = epoch < plan.shrink * plan.epochs
     total = torch.zeros((), device=device)
-    batches = train.batches(plan.batch, shuffle=True, seed=plan.seed * 100_003 + epoch, augment=True)
+    batches = train.batches(plan.batch_size, shuffle=True, seed=plan.seed * 100_003 + epoch, augment=True)
     bar = tqdm(batches, f"epoch {epoch + 1}/{plan.epochs}", steps, False, unit="step", delay=2, disable=not progress)
     for number, (x, y) in enumerate(bar, start=1):
         done = (epoch + (number - 1) / steps) / plan.epochs
         for group in optimizer.param_groups:
-            group["lr"].fill_(plan.rate_at(done))
+            group["lr"].fill_(plan.lr_at(done))
         part = on_step(done) if on_step else None
-        pictures, processes = len(y), parallel.place()[1]
-        if pictures < processes:
+        images, processes = len(y), parallel.place()[1]
+        if images < processes:
             continue  # the last few: not every process would get one
         x, y = (tensor.to(device) for tensor in parallel.share(x, y))
         if shrunk:
             x = F.interpolate(x, size=(SHRUNK, SHRUNK), mode="bilinear", antialias=True)
         # an average over processes, each by its share of the batch
-        total += step(x, y, len(y) * processes / pictures, part)
+        total += step(x, y, len(y) * processes / images, part)
         if number % LOOKS == 0:
             _check_finite(float(total), epoch, number)
     _check_finite(float(total), epoch, steps)

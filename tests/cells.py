@@ -46,7 +46,7 @@ def split(notebook: NotebookNode) -> tuple[str, list[NotebookNode], list[Noteboo
 
 
 def shows(cell: NotebookNode) -> bool:
-    """Whether a cell showed a picture when it was saved."""
+    """Whether a cell showed an image when it was saved."""
     return any("image/jpeg" in output.get("data", {}) for output in cell.outputs)
 
 

@@ -19,10 +19,10 @@ from PIL import Image
 
 from qlab.data.copies import CLASSES
 
-COUNT = {"train": 6, "test": 2}  # pictures of each class
+COUNT = {"train": 6, "test": 2}  # images of each class
 
 
-def pictures(split: str, label: int) -> np.ndarray:
+def class_images(split: str, label: int) -> np.ndarray:
     """Smooth colours, of which JPEG keeps most: uint8 (COUNT, 32, 32, 3)."""
     random = np.random.default_rng([label, split == "test"])
     corners = random.integers(0, 256, (COUNT[split], 2, 2, 3)).astype(np.uint8)
@@ -36,20 +36,20 @@ def encoded(pixels: np.ndarray, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def picture_files(kinds: tuple[str, ...] = ("PNG",), top: str = "") -> dict[str, bytes]:
+def image_files(kinds: tuple[str, ...] = ("PNG",), top: str = "") -> dict[str, bytes]:
     """File name -> content; ``kinds`` take turns in each class."""
     return {
         f"{top}{split}/{name}/{index:04}.{kinds[index % len(kinds)].lower().replace('jpeg', 'jpg')}": encoded(
-            picture, kinds[index % len(kinds)]
+            image, kinds[index % len(kinds)]
         )
         for split in COUNT
         for label, name in enumerate(CLASSES)
-        for index, picture in enumerate(pictures(split, label))
+        for index, image in enumerate(class_images(split, label))
     }
 
 
 def official_files(dump=lambda batch: pickle.dumps(batch, protocol=2), top: str = "") -> dict[str, bytes]:
-    """cifar-10-batches-py with the same pictures in the same order; the classes take turns."""
+    """cifar-10-batches-py with the same images in the same order; the classes take turns."""
     files = {
         f"{top}cifar-10-batches-py/readme.html": b"<html>",
         f"{top}cifar-10-batches-py/batches.meta": b"not read",
@@ -58,7 +58,7 @@ def official_files(dump=lambda batch: pickle.dumps(batch, protocol=2), top: str 
         *((f"data_batch_{n}", "train", [n - 1] if n < 5 else [4, 5]) for n in range(1, 6)),
         ("test_batch", "test", range(COUNT["test"])),
     ]:
-        images = [pictures(split, label)[index] for index in wanted for label in range(10)]
+        images = [class_images(split, label)[index] for index in wanted for label in range(10)]
         data = np.stack(images).transpose(0, 3, 1, 2).reshape(len(images), 3072)
         batch = {b"batch_label": name.encode(), b"labels": list(range(10)) * len(wanted), b"data": data}
         files[f"{top}cifar-10-batches-py/{name}"] = dump(batch)

@@ -13,7 +13,7 @@ from qlab import QConfig, correct_bias
 from qlab.bias_correction import mean_of_channels, rectified_moments
 from qlab.graph.walk import as_float, walk
 
-PICTURES = torch.rand(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.rand(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 LOW = QConfig.preset("w3a8", first_last=None)
 
 
@@ -37,7 +37,7 @@ class Block(nn.Module):
 
 @pytest.fixture(scope="module")
 def model() -> nn.Module:
-    """A network whose BatchNorms know the pictures."""
+    """A network whose BatchNorms know the images."""
     torch.manual_seed(0)
     network = Block()
     for norm in (network.an, network.bn):
@@ -45,19 +45,19 @@ def model() -> nn.Module:
         nn.init.normal_(norm.bias, 0.5)
     with torch.no_grad():
         for _ in range(40):
-            network.train()(PICTURES)
+            network.train()(IMAGES)
     return network.eval()
 
 
 def calibrated(model: nn.Module, qconfig: QConfig = LOW):
-    return qlab.calibrate(qlab.prepare(model, qconfig, PICTURES), PICTURES.split(16), progress=False)
+    return qlab.calibrate(qlab.prepare(model, qconfig, IMAGES), IMAGES.split(16), progress=False)
 
 
 def shifts(prepared) -> dict[str, float]:
     """How far each layer's mean output is off, the root of the mean square over channels."""
     found = {}
     with torch.no_grad():
-        for stop in walk(prepared, PICTURES.split(16)):
+        for stop in walk(prepared, IMAGES.split(16)):
             off = mean_of_channels(map(stop.layer, stop.inputs)) - mean_of_channels(stop.targets)
             found[stop.name] = float(off.square().mean().sqrt())
     return found
@@ -66,7 +66,7 @@ def shifts(prepared) -> dict[str, float]:
 def test_each_mean_is_restored(model):
     prepared = calibrated(model)
     before = shifts(prepared)
-    assert correct_bias(prepared, PICTURES.split(16)) is prepared
+    assert correct_bias(prepared, IMAGES.split(16)) is prepared
     after = shifts(prepared)
     assert set(before) == {"a", "b", "c", "fc"} and min(before.values()) > 1e-3
     assert max(after.values()) < 1e-5
@@ -81,7 +81,7 @@ def test_statistics_of_batchnorm_restore_most_of_it_without_data(model):
     assert after["c"] < 0.7 * before["c"], "behind an addition and a relu6"
 
 
-def test_the_first_layer_is_left_alone_since_nothing_is_known_of_the_pictures(model):
+def test_the_first_layer_is_left_alone_since_nothing_is_known_of_the_images(model):
     prepared = calibrated(model)
     first, second = (dict(prepared.weighted())[name] for name in "ab")
     biases = first.bias.detach().clone(), second.bias.detach().clone()
@@ -92,7 +92,7 @@ def test_the_first_layer_is_left_alone_since_nothing_is_known_of_the_pictures(mo
 def test_a_second_correction_starts_from_the_float_biases_again(model):
     prepared = calibrated(model)
     biases = []
-    for batches in (PICTURES.split(16), None, PICTURES.split(16)):
+    for batches in (IMAGES.split(16), None, IMAGES.split(16)):
         correct_bias(prepared, batches)
         biases.append({name: layer.bias.detach().clone() for name, layer in prepared.weighted()})
     assert all(torch.equal(biases[0][name], biases[2][name]) for name in biases[0])
@@ -100,19 +100,19 @@ def test_a_second_correction_starts_from_the_float_biases_again(model):
 
 def test_the_float_side_of_the_walk_is_the_float_network(model):
     prepared = calibrated(model)
-    correct_bias(prepared, [PICTURES])
-    torch.testing.assert_close(as_float(prepared)(PICTURES), model(PICTURES), atol=1e-5, rtol=1e-4)
-    for stop in walk(prepared, [PICTURES]):
+    correct_bias(prepared, [IMAGES])
+    torch.testing.assert_close(as_float(prepared)(IMAGES), model(IMAGES), atol=1e-5, rtol=1e-4)
+    for stop in walk(prepared, [IMAGES]):
         last = stop.targets[0].clone()
-    torch.testing.assert_close(last, model(PICTURES), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(last, model(IMAGES), atol=1e-5, rtol=1e-4)
 
 
 def test_corrected_biases_go_into_the_integer_network(model):
     prepared = calibrated(model)
-    before = qlab.convert(prepared, "reference")(PICTURES)
-    correct_bias(prepared, [(PICTURES, torch.zeros(64))])
-    after = qlab.convert(prepared, "reference")(PICTURES)
-    expected = model(PICTURES).mean(0)
+    before = qlab.convert(prepared, "reference")(IMAGES)
+    correct_bias(prepared, [(IMAGES, torch.zeros(64))])
+    after = qlab.convert(prepared, "reference")(IMAGES)
+    expected = model(IMAGES).mean(0)
     assert (after.mean(0) - expected).norm() < 0.2 * (before.mean(0) - expected).norm()
 
 
@@ -129,16 +129,16 @@ def test_no_batch_is_an_error_and_the_mode_is_restored(model):
     prepared = calibrated(model).train()
     with pytest.raises(ValueError, match=r"got no batch.*data.sample\(512\).batches\(64\)"):
         correct_bias(prepared, [])
-    correct_bias(prepared, [PICTURES])
+    correct_bias(prepared, [IMAGES])
     assert prepared.training
 
 
 def test_without_batchnorm_and_without_data_nothing_is_known():
     plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3)).eval()
-    with pytest.raises(ValueError, match="no BatchNorm was folded.*give pictures"):
+    with pytest.raises(ValueError, match="no BatchNorm was folded.*give images"):
         correct_bias(calibrated(plain))
 
 
 def test_an_uncalibrated_network_says_so(model):
     with pytest.raises(RuntimeError, match="has not been calibrated"):
-        correct_bias(qlab.prepare(model, LOW, PICTURES), [PICTURES])
+        correct_bias(qlab.prepare(model, LOW, IMAGES), [IMAGES])

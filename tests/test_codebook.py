@@ -14,7 +14,7 @@ from qlab.codebook import Binary, FloatGrid, KMeans, Ternary
 from qlab.graph.prepare import fake_quantizer
 from qlab.int8 import engines
 
-PICTURES = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 GRIDS = [Binary(), Ternary(), KMeans(3), KMeans(2, PerChannel(0)), FloatGrid("e4m3"), FloatGrid("float16")]
 weights = st.tuples(st.integers(0, 10**6), st.sampled_from([1e-3, 1.0, 50.0]), st.booleans()).map(
     lambda drawn: made_weights(*drawn)
@@ -32,7 +32,7 @@ def settled(spec, w: Tensor):
     quantizer = fake_quantizer(spec)
     quantizer.observe()
     quantizer(w)
-    quantizer.settle()
+    quantizer.freeze()
     return quantizer
 
 
@@ -255,7 +255,7 @@ def test_the_scale_follows_the_data_of_all_batches_and_clips_what_is_larger_late
     quantizer.observe()
     for x in (torch.tensor([1.0]), torch.tensor([-448.0]), torch.tensor([3.0])):
         assert torch.equal(quantizer(x), x)
-    quantizer.settle()
+    quantizer.freeze()
     x = torch.tensor([1000.0, -100.0, 1.03], requires_grad=True)
     y = quantizer(x)
     assert y.tolist() == [448.0, -96.0, 1.0]
@@ -263,7 +263,7 @@ def test_the_scale_follows_the_data_of_all_batches_and_clips_what_is_larger_late
     assert x.grad.tolist() == [0.0, 1.0, 1.0]
     quantizer.observe()
     quantizer(torch.tensor([2.0]))
-    quantizer.settle()
+    quantizer.freeze()
     assert float(quantizer.scale * 448) == pytest.approx(2.0), "a second calibration starts afresh"
 
 
@@ -287,7 +287,7 @@ def network() -> nn.Sequential:
 
 def prepared(weight, **changes):
     qconfig = QConfig(weight, **{"first_last": None, **changes})
-    return qlab.calibrate(qlab.prepare(network(), qconfig, PICTURES[:1]), [PICTURES], progress=False)
+    return qlab.calibrate(qlab.prepare(network(), qconfig, IMAGES[:1]), [IMAGES], progress=False)
 
 
 @pytest.mark.parametrize("spec", GRIDS, ids=repr)
@@ -295,20 +295,20 @@ def test_every_grid_stands_where_a_quantspec_stands(spec):
     one = prepared(spec)
     row = one.report()[1]
     assert f"({spec.name})" in row.weight and row.weight.startswith(f"{spec.bits} bit")
-    y = one(PICTURES)
-    assert y.isfinite().all() and not torch.equal(y, network()(PICTURES))
+    y = one(IMAGES)
+    assert y.isfinite().all() and not torch.equal(y, network()(IMAGES))
     for _, quantizer in one.quantizers():
         quantizer.mode = "off"
-    assert torch.allclose(one(PICTURES), network()(PICTURES), atol=1e-5)
+    assert torch.allclose(one(IMAGES), network()(IMAGES), atol=1e-5)
 
 
 @pytest.mark.parametrize("spec", GRIDS, ids=repr)
 def test_a_grid_travels_with_the_state_dict(spec):
     one = prepared(spec)
-    other = qlab.prepare(network(), QConfig(spec, first_last=None), PICTURES[:1])
+    other = qlab.prepare(network(), QConfig(spec, first_last=None), IMAGES[:1])
     other.load_state_dict(one.state_dict())
     other.load_state_dict(one.state_dict())
-    assert torch.equal(other(PICTURES), one(PICTURES))
+    assert torch.equal(other(IMAGES), one(IMAGES))
 
 
 @pytest.mark.parametrize("spec", GRIDS, ids=repr)
@@ -318,7 +318,7 @@ def test_a_network_on_another_grid_learns(spec):
     labels = torch.arange(8) % 5
     losses = []
     for _ in range(12):
-        loss = nn.functional.cross_entropy(one(PICTURES), labels)
+        loss = nn.functional.cross_entropy(one(IMAGES), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -329,10 +329,10 @@ def test_a_network_on_another_grid_learns(spec):
 @pytest.mark.parametrize("engine", [name for name, one in engines.available().items() if one.usable])
 @pytest.mark.parametrize("spec", [Binary(), Binary(PerTensor()), Ternary(), Ternary(PerTensor())], ids=repr)
 def test_binary_and_ternary_weights_run_on_the_integer_kernels(spec, engine):
-    one = prepared(spec, activation=QuantSpec(7), carrier=QuantSpec(7)).eval()
+    one = prepared(spec, activation=QuantSpec(7), elementwise=QuantSpec(7)).eval()
     int8 = qlab.convert(one, engine)
     with torch.no_grad():
-        apart = (int8(PICTURES) - one(PICTURES)).abs().max() / int8.program.grids[-2].scale
+        apart = (int8(IMAGES) - one(IMAGES)).abs().max() / int8.program.grids[-2].scale
     assert float(apart) < 2.01, "in codes of the output"
     values = {int(v) for layer in int8.layers if hasattr(layer, "weight") for v in layer.weight.unique()}
     assert values == ({-1, 1} if isinstance(spec, Binary) else {-1, 0, 1})
@@ -342,9 +342,9 @@ def test_binary_weights_alone_are_kept_as_integers(tmp_path):
     one = prepared(Binary(), activation=None).eval()
     int8 = qlab.convert(one, "reference")
     with torch.no_grad():
-        assert torch.allclose(int8(PICTURES), one(PICTURES), atol=1e-5)
+        assert torch.allclose(int8(IMAGES), one(IMAGES), atol=1e-5)
         qlab.save(int8, tmp_path / "binary.safetensors")
-        assert torch.equal(qlab.load(tmp_path / "binary.safetensors", "reference")(PICTURES), int8(PICTURES))
+        assert torch.equal(qlab.load(tmp_path / "binary.safetensors", "reference")(IMAGES), int8(IMAGES))
 
 
 @pytest.mark.parametrize("name, weight, inputs", [
@@ -361,26 +361,26 @@ def test_the_shorthand_of_one_bit_means_binary_and_keeps_8_bits_at_the_ends(name
 
 
 def test_a_network_of_one_bit_converts_and_agrees():
-    qconfig = QConfig.preset("w1a1", carrier=QuantSpec(7))
-    one = qlab.calibrate(qlab.prepare(models.resnet20().eval(), qconfig), [PICTURES], progress=False).eval()
+    qconfig = QConfig.preset("w1a1", elementwise=QuantSpec(7))
+    one = qlab.calibrate(qlab.prepare(models.resnet20().eval(), qconfig), [IMAGES], progress=False).eval()
     int8 = qlab.convert(one, "reference")
     with torch.no_grad():
-        a, b = one(PICTURES), int8(PICTURES)
+        a, b = one(IMAGES), int8(IMAGES)
     assert (a - b).norm() < 0.05 * a.norm()
 
 
 def test_activations_on_a_float_grid():
     grid = FloatGrid("e4m3")
-    one = prepared(FloatGrid("e4m3", PerChannel(0)), activation=grid, carrier=grid)
+    one = prepared(FloatGrid("e4m3", PerChannel(0)), activation=grid, elementwise=grid)
     row = one.report()[1]
     assert (row.weight, row.input, row.observer) == (
         "8 bits (e4m3), per channel", "8 bits (e4m3), per tensor", "largest magnitude"
     )  # fmt: skip
     with torch.no_grad():
-        a, b = one(PICTURES), network()(PICTURES)
+        a, b = one(IMAGES), network()(IMAGES)
     assert 0 < (a - b).norm() < 0.2 * b.norm()
     half = FloatGrid("bfloat16")
-    rows = qlab.prepare(network(), QConfig(half, half, half), PICTURES[:1]).report()
+    rows = qlab.prepare(network(), QConfig(half, half, half), IMAGES[:1]).report()
     assert rows[0].weight == rows[0].input == "16 bits (bfloat16)" and rows[0].observer == ""
 
 
@@ -391,30 +391,30 @@ def test_what_has_no_integer_kernel_is_refused_with_the_way_out():
     expected = r"layer1.0.conv1: weights on the grid KMeans\(bits=4.*no integer kernel.*codebook.Binary\(\)"
     one = qlab.prepare(models.resnet20(), QConfig(KMeans(4)))
     with pytest.raises(ValueError, match=expected + r".*overrides=\{'layer1.0.conv1': None\}.*prepared network"):
-        qlab.convert(qlab.calibrate(one, [PICTURES], progress=False))
+        qlab.convert(qlab.calibrate(one, [IMAGES], progress=False))
     with pytest.raises(ValueError, match=r"0: weights on the grid FloatGrid\(format='e4m3'"):
         qlab.convert(prepared(FloatGrid("e4m3")))
     grid = FloatGrid("e5m2")
     with pytest.raises(ValueError, match=r"quantizers.input: .*e5m2 are not equally.*QuantSpec\(8\)"):
-        qlab.convert(prepared(Binary(), activation=grid, carrier=grid))
+        qlab.convert(prepared(Binary(), activation=grid, elementwise=grid))
     with pytest.raises(ValueError, match=r"0: weights of 2 bits, signed=True, PerGroup\(size=9\) have no"):
         qlab.convert(prepared(Binary(PerGroup(9)), overrides={"7": None}))
 
 
 def test_grids_made_from_weights_are_not_for_activations():
-    for role in ("activation", "carrier"):
+    for role in ("activation", "elementwise"):
         with pytest.raises(ValueError, match=rf"{role}=Binary.*from weights.*QuantSpec\(bits=1\), or a"):
             QConfig(**{role: Binary()})
 
 
 def test_a_grid_that_needs_calibration_says_so():
     for spec in (KMeans(3), FloatGrid("e4m3")):
-        one = qlab.prepare(network(), QConfig(spec, None, first_last=None), PICTURES[:1])
+        one = qlab.prepare(network(), QConfig(spec, None, first_last=None), IMAGES[:1])
         with pytest.raises(RuntimeError, match=r"has not been calibrated.*qlab.calibrate"):
-            one(PICTURES)
+            one(IMAGES)
     quantizer = fake_quantizer(FloatGrid("e4m3"))
     with pytest.raises(ValueError, match=r"FloatGrid\(format='e4m3'.*has seen no data: calibrate with"):
-        quantizer.settle()
+        quantizer.freeze()
 
 
 def test_nothing_that_is_not_finite_becomes_a_grid():
@@ -442,36 +442,36 @@ def test_other_mistakes_are_explained():
 
 
 def dynamic(**changes):
-    return qlab.prepare(network(), QConfig.w8a8(observer="dynamic", **changes), PICTURES[:1])
+    return qlab.prepare(network(), QConfig.w8a8(observer="dynamic", **changes), IMAGES[:1])
 
 
 def test_a_dynamic_range_is_that_of_the_batch():
     one = qlab.calibrate(dynamic(), []).eval()
     assert one.report()[0].observer == "dynamic"
-    fixed = qlab.calibrate(qlab.prepare(network(), None, PICTURES[:1]), [PICTURES], progress=False).eval()
+    fixed = qlab.calibrate(qlab.prepare(network(), None, IMAGES[:1]), [IMAGES], progress=False).eval()
     with torch.no_grad():
-        rounded = [form.network.quantizers.input(PICTURES) for form in (one, fixed)]
+        rounded = [form.network.quantizers.input(IMAGES) for form in (one, fixed)]
         assert torch.equal(*rounded), "on the batch that the other was calibrated on"
-        wide = 100 * PICTURES
+        wide = 100 * IMAGES
         error = [(form(wide) - network()(wide)).norm() / network()(wide).norm() for form in (one, fixed)]
     assert error[0] < 0.05 < 0.5 < error[1], "a range that is not known beforehand cannot be wrong"
 
 
-def test_each_picture_can_have_a_range_of_its_own():
+def test_each_image_can_have_a_range_of_its_own():
     spec = QuantSpec(8, observer="dynamic", granularity=PerChannel(0))
-    one = qlab.calibrate(qlab.prepare(network(), QConfig(activation=spec, carrier=spec), PICTURES[:1]), []).eval()
+    one = qlab.calibrate(qlab.prepare(network(), QConfig(activation=spec, elementwise=spec), IMAGES[:1]), []).eval()
     with torch.no_grad():
-        alone = torch.cat([one(picture[None]) for picture in PICTURES])
-        assert torch.allclose(one(PICTURES), alone, atol=1e-6), "so the batch that a picture is in does not matter"
+        alone = torch.cat([one(image[None]) for image in IMAGES])
+        assert torch.allclose(one(IMAGES), alone, atol=1e-6), "so the batch that an image is in does not matter"
 
 
 def test_a_dynamic_network_trains_and_lets_values_pass_when_told_to():
-    one = qlab.calibrate(dynamic(), [PICTURES], progress=False).train()
-    one(PICTURES).sum().backward()
+    one = qlab.calibrate(dynamic(), [IMAGES], progress=False).train()
+    one(IMAGES).sum().backward()
     assert one.network.get_submodule("3").weight.grad.abs().sum() > 0
     for _, quantizer in one.quantizers():
         quantizer.mode = "off"
-    assert torch.allclose(one.eval()(PICTURES), network()(PICTURES), atol=1e-5)
+    assert torch.allclose(one.eval()(IMAGES), network()(IMAGES), atol=1e-5)
 
 
 def test_a_dynamic_range_has_no_integer_kernel():
@@ -480,22 +480,22 @@ def test_a_dynamic_range_has_no_integer_kernel():
 
 
 def test_weights_alone_need_no_data_but_activations_do():
-    one = qlab.calibrate(qlab.prepare(network(), QConfig.preset("w4a32"), PICTURES[:1]), [])
-    assert one(PICTURES).isfinite().all()
+    one = qlab.calibrate(qlab.prepare(network(), QConfig.preset("w4a32"), IMAGES[:1]), [])
+    assert one(IMAGES).isfinite().all()
     half = FloatGrid("float16")
-    qlab.calibrate(qlab.prepare(network(), QConfig(half, half, half, None), PICTURES[:1]), [])(PICTURES)
+    qlab.calibrate(qlab.prepare(network(), QConfig(half, half, half, None), IMAGES[:1]), [])(IMAGES)
     eight = FloatGrid("e4m3")
     for qconfig in (QConfig.w8a8(), QConfig(eight, eight, eight)):
         with pytest.raises(ValueError, match="calibrate got no batch"):
-            qlab.calibrate(qlab.prepare(network(), qconfig, PICTURES[:1]), [])
+            qlab.calibrate(qlab.prepare(network(), qconfig, IMAGES[:1]), [])
 
 
 def test_weight_only_networks_of_few_bits_are_integers_in_memory_and_float_in_arithmetic():
     for name, values in (("w8a32", 255), ("w4a32", 15), ("w2a32", 3)):
-        one = qlab.calibrate(qlab.prepare(network(), QConfig.preset(name, first_last=None), PICTURES[:1]), []).eval()
+        one = qlab.calibrate(qlab.prepare(network(), QConfig.preset(name, first_last=None), IMAGES[:1]), []).eval()
         int8 = qlab.convert(one, "reference")
         with torch.no_grad():
-            assert torch.allclose(int8(PICTURES), one(PICTURES), atol=1e-5)
+            assert torch.allclose(int8(IMAGES), one(IMAGES), atol=1e-5)
         for layer in int8.layers:
             if hasattr(layer, "weight"):
                 assert layer.weight.dtype is torch.int8 and int(layer.weight.max()) == values // 2

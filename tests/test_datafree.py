@@ -1,4 +1,4 @@
-"""Pictures out of a network's BatchNorms, with which it can be calibrated."""
+"""Images out of a network's BatchNorms, with which it can be calibrated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHAPE = (3, 12, 12)
 
 @pytest.fixture(scope="module")
 def model() -> nn.Module:
-    """A network that was trained on pictures of its own kind, as its BatchNorms see them."""
+    """A network that was trained on images of its own kind, as its BatchNorms see them."""
     torch.manual_seed(0)
     network = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU(),
@@ -38,7 +38,7 @@ def distance(model: nn.Module, x: torch.Tensor) -> float:
         return float(statistics.distance(x))
 
 
-def test_distilled_pictures_match_the_statistics_far_better_than_noise(model):
+def test_distilled_images_match_the_statistics_far_better_than_noise(model):
     batch = datafree.images(model, count=32, steps=60, shape=SHAPE, progress=False)[0]
     noise = natural_noise(batch.shape, torch.Generator().manual_seed(0))
     for other in (noise, torch.randn_like(batch)):
@@ -59,14 +59,14 @@ def test_their_activations_have_the_ranges_of_real_ones(model):
 
 
 def test_batches_have_the_asked_number_and_form(model):
-    batches = datafree.images(model, count=5, steps=1, shape=SHAPE, batch=2, progress=False)
+    batches = datafree.images(model, count=5, steps=1, shape=SHAPE, batch_size=2, progress=False)
     assert [tuple(x.shape) for x in batches] == [(2, *SHAPE), (2, *SHAPE), (1, *SHAPE)]
     for x in batches:
         assert x.dtype == torch.float32 and not x.requires_grad
         assert x.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_the_same_seed_gives_the_same_pictures_and_the_model_stays_as_it_was(model):
+def test_the_same_seed_gives_the_same_images_and_the_model_stays_as_it_was(model):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     a, b, c = (datafree.images(model, 2, 2, seed, shape=SHAPE, progress=False)[0] for seed in (0, 0, 1))
     assert torch.equal(a, b) and not torch.equal(a, c)
@@ -80,7 +80,7 @@ def test_without_statistics_there_is_nothing_to_distil(norm):
         datafree.images(nn.Sequential(nn.Conv2d(3, 4, 1), norm))
 
 
-@pytest.mark.parametrize("options", [{"count": 0}, {"steps": 0}, {"batch": 0}])
+@pytest.mark.parametrize("options", [{"count": 0}, {"steps": 0}, {"batch_size": 0}])
 def test_numbers_below_one_are_refused(model, options):
     with pytest.raises(ValueError, match=f"{next(iter(options))}=0.*expected 1 or more"):
         datafree.images(model, **options)

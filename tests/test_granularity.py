@@ -55,7 +55,7 @@ def test_groups_are_consecutive_values_of_a_row():
     assert PerGroup(3).blocks(x).tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
 
 
-def test_a_channels_last_picture_is_observed_without_a_copy():
+def test_a_channels_last_image_is_observed_without_a_copy():
     x = torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
     assert PerTensor().blocks(x).data_ptr() == x.data_ptr()
     assert PerChannel(0).blocks(x).data_ptr() == x.data_ptr()

@@ -77,11 +77,11 @@ def test_no_saved_output_is_a_warning_an_error_or_a_widget_without_its_kernel(pa
 
 
 @EACH
-def test_every_picture_has_alt_text(path):
+def test_every_image_has_alt_text(path):
     data = [output for cell in code_cells(saved(path)) for output in cell.outputs if "data" in output]
-    pictures = [(kind, output) for output in data for kind in output.data if kind.startswith("image/")]
-    assert pictures
-    for kind, output in pictures:
+    images = [(kind, output) for output in data for kind in output.data if kind.startswith("image/")]
+    assert images
+    for kind, output in images:
         assert len(output.metadata[kind]["alt"]) > 40
         assert output.data["text/plain"] == output.metadata[kind]["alt"]
 
@@ -168,8 +168,8 @@ from IPython.display import display
 model = {"version_major": 2, "version_minor": 0, "model_id": "this kernel's"}
 view = {"application/vnd.jupyter.widget-view+json": model}
 display(view | {"text/plain": "calibrating: 13 %"}, raw=True)
-panel = view | {"image/jpeg": "/9j/", "text/plain": "A still picture"}
-display(panel, raw=True, metadata={"image/jpeg": {"alt": "A still picture"}})
+panel = view | {"image/jpeg": "/9j/", "text/plain": "A still image"}
+display(panel, raw=True, metadata={"image/jpeg": {"alt": "A still image"}})
 """
 
 
@@ -202,7 +202,7 @@ def test_a_notebook_is_built_executed_and_clean(built):
     assert marked.execution_count == 1 and marked.metadata == {"tags": ["nbval-check-output"]}
     (output,) = panel.outputs  # neither the progress bar nor the widget
     assert set(output.data) == {"image/jpeg", "text/plain"}
-    assert output.metadata["image/jpeg"]["alt"] == "A still picture"
+    assert output.metadata["image/jpeg"]["alt"] == "A still image"
     assert notebook.metadata == builder.METADATA
 
 

@@ -18,7 +18,7 @@ from qlab import parallel, train
 from qlab.files import read_tensors
 
 HERE = Path(__file__).resolve()
-PLAN = train.Plan(epochs=2, batch=16, rate=0.05, shrink=0.0)
+PLAN = train.Plan(epochs=2, batch_size=16, lr=0.05, shrink=0.0)
 
 
 def network(norm: bool) -> nn.Module:
@@ -30,7 +30,7 @@ def network(norm: bool) -> nn.Module:
 
 
 def learn(folder: Path) -> None:
-    """Train in float and with the rounding, and write what came out; 165 pictures do not divide by the batch."""
+    """Train in float and with the rounding, and write what came out; 165 images do not divide by the batch."""
     with parallel.processes("cpu") as device:
         float_history = train.fit(
             network(norm=False), stripes(165), stripes(33, "validation"), PLAN, folder=folder / "float",

@@ -14,7 +14,7 @@ from qlab.affine import grid_limits
 @given(st.integers(2, 16), st.integers(1, 16))
 def test_a_preset_says_the_bits_of_weights_and_activations(weight, activation):
     qconfig = QConfig.preset(f"w{weight}a{activation}")
-    assert (qconfig.weight.bits, qconfig.activation.bits, qconfig.carrier.bits) == (weight, activation, 8)
+    assert (qconfig.weight.bits, qconfig.activation.bits, qconfig.elementwise.bits) == (weight, activation, 8)
     assert qconfig.weight.signed and qconfig.weight.symmetric and qconfig.weight.granularity == PerChannel(0)
     assert not qconfig.activation.signed and qconfig.activation.granularity == PerTensor()
 
@@ -30,12 +30,16 @@ def test_a32_leaves_activations_in_float():
 
 def test_the_observer_of_the_activations_can_be_chosen():
     qconfig = QConfig.w8a8(observer="mse")
-    assert (qconfig.weight.observer, qconfig.activation.observer, qconfig.carrier.observer) == ("minmax", "mse", "mse")
+    assert (qconfig.weight.observer, qconfig.activation.observer, qconfig.elementwise.observer) == (
+        "minmax",
+        "mse",
+        "mse",
+    )
 
 
 def test_reduce_range_takes_one_bit_from_the_weights_only():
     qconfig = QConfig.w8a8(reduce_range=True)
-    assert (qconfig.weight.bits, qconfig.activation.bits, qconfig.carrier.bits) == (7, 8, 8)
+    assert (qconfig.weight.bits, qconfig.activation.bits, qconfig.elementwise.bits) == (7, 8, 8)
     assert QConfig.w4a4(reduce_range=True).weight.bits == 4
     for low in (qconfig, QConfig.w4a4(reduce_range=True), QConfig.preset("w1a4", reduce_range=True)):
         assert low.layer("conv1", nn.Conv2d(1, 1, 1), edge=True).weight.bits == 7, "the first layer's too"

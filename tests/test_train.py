@@ -24,7 +24,7 @@ def tiny() -> nn.Module:
 
 
 class Watches(nn.Module):
-    """``tiny`` that remembers its calls: was it in training, the width of the pictures, the type of the answers."""
+    """``tiny`` that remembers its calls: was it in training, the width of the images, the type of the answers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Watches(nn.Module):
         return logits
 
 
-PLAN = train.Plan(epochs=4, batch=16, rate=0.05)
+PLAN = train.Plan(epochs=4, batch_size=16, lr=0.05)
 
 
 def test_training_learns_what_can_be_learnt():
@@ -121,28 +121,28 @@ def test_a_loss_of_ones_own_is_used():
         seen.append(x.shape)
         return F.cross_entropy(logits, 1 - y)
 
-    plan = train.Plan(epochs=2, batch=16, rate=0.01, shrink=0.0)
+    plan = train.Plan(epochs=2, batch_size=16, lr=0.01, shrink=0.0)
     train.fit(network, stripes(64), stripes(32), plan, progress=False, loss=loss)
     assert len(seen) == 8 and train.evaluate(network, stripes(64, "test")) < 10, "it was taught the wrong answers"
 
 
-def test_the_first_epochs_see_small_pictures():
+def test_the_first_epochs_see_small_images():
     network = Watches()
-    train.fit(network, stripes(16), stripes(16), train.Plan(epochs=4, batch=16, shrink=0.5), progress=False)
+    train.fit(network, stripes(16), stripes(16), train.Plan(epochs=4, batch_size=16, shrink=0.5), progress=False)
     assert [size for training, size, _ in network.seen if training] == [24, 24, 32, 32]
     assert {size for training, size, _ in network.seen if not training} == {32}
 
 
 def test_the_learning_rate_rises_for_a_quarter_and_falls_to_nothing():
-    plan = train.Plan(rate=0.8)
-    rates = [plan.rate_at(step / 100) for step in range(101)]
+    plan = train.Plan(lr=0.8)
+    rates = [plan.lr_at(step / 100) for step in range(101)]
     assert rates.index(max(rates)) == 25 and math.isclose(max(rates), 0.8)
     assert rates[:26] == sorted(rates[:26]) and rates[25:] == sorted(rates[25:], reverse=True)
     assert rates[100] < 1e-9
 
 
 def test_a_diverging_loss_stops_the_training():
-    plan = train.Plan(epochs=1, batch=16, rate=1e30)
+    plan = train.Plan(epochs=1, batch_size=16, lr=1e30)
     with pytest.raises(ValueError, match="the loss became .* in epoch 1, by step 6: lower the learning rate"):
         train.fit(tiny(), stripes(96), stripes(16), plan, progress=False)
 
@@ -195,8 +195,8 @@ def test_a_gpu_trains_as_a_processor_does():
     histories = []
     for device in ("cpu", "cuda"):
         network = tiny()
-        pictures = stripes(160), stripes(32, "validation")
-        histories.append(train.fit(network, *pictures, PLAN, device=device, progress=False))
+        images = stripes(160), stripes(32, "validation")
+        histories.append(train.fit(network, *images, PLAN, device=device, progress=False))
     losses = torch.tensor([[row["loss"] for row in history] for history in histories])
     torch.testing.assert_close(losses[1], losses[0], atol=0.02, rtol=0.02)
 
@@ -215,7 +215,7 @@ class Says(nn.Module):
 def test_accuracy_is_the_percentage_of_right_answers():
     data = stripes(10).subset(torch.tensor([0, 1, 2, 4, 6]))
     assert train.evaluate(Says([1.0, 0.0]), data) == 80.0
-    assert train.evaluate(Says([0.0, 1.0]), data, batch=2) == 20.0
+    assert train.evaluate(Says([0.0, 1.0]), data, batch_size=2) == 20.0
 
 
 def test_accuracy_leaves_the_network_in_the_mode_it_was_in():

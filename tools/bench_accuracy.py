@@ -4,7 +4,7 @@
 
 A row is a network, the data it is tested on, a method and a number of bits. It is written to a file of JSON
 lines as soon as it is known, with the seed, the seconds and the float network's accuracy on the same
-pictures; a row that is there already is not measured again. To add a method, write a function `Task ->
+images; a row that is there already is not measured again. To add a method, write a function `Task ->
 network` and name it in METHODS.
 """
 
@@ -30,7 +30,7 @@ from qlab.graph.prepare import Prepared
 
 @dataclass(frozen=True)
 class Task:
-    """What a method is given. ``calibration`` has 1,024 pictures of the training split, in batches of 128."""
+    """What a method is given. ``calibration`` has 1,024 images of the training split, in batches of 128."""
 
     network: nn.Module
     bits: str
@@ -41,7 +41,7 @@ class Task:
 
     @cached_property
     def calibration(self) -> list[tuple[Tensor, Tensor]]:
-        """Pictures to calibrate with."""
+        """Images to calibrate with."""
         return list(self.train.sample(min(1024, len(self.train)), self.seed).batches(128))
 
     def qconfig(self, weight: str = "mse", activation: str = "mse", *, per_tensor: bool = False) -> QConfig:
@@ -83,7 +83,7 @@ def adaround(task: Task) -> nn.Module:
 
 
 def data_free(task: Task) -> nn.Module:
-    """mse, calibrated with pictures distilled from BatchNorm."""
+    """mse, calibrated with images distilled from BatchNorm."""
     shape = task.calibration[0][0].shape[1:]
     return task.prepared(batches=qlab.datafree.images(task.network, seed=task.seed, shape=shape))
 
@@ -132,8 +132,8 @@ def main(words: Sequence[str] | None = None) -> int:
     args = parse(words)
     try:
         network = qlab.models.load(args.network, data=args.data)
-        pictures = getattr(qlab.data, args.data)
-        train, test = pictures("train"), pictures(args.split)
+        dataset = getattr(qlab.data, args.data)
+        train, test = dataset("train"), dataset(args.split)
     except (ValueError, OSError, ImportError) as error:
         print(f"bench_accuracy: nothing to measure: {error}", file=sys.stderr)
         return 1
@@ -175,8 +175,8 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--split", default="test", choices=["test", "validation"], help="validation: for trials")
     parser.add_argument("--bits", nargs="+", default=BITS, help=f"default: {' '.join(BITS)}")
     parser.add_argument("--only", nargs="+", metavar="METHOD", help=f"of: {'; '.join(METHODS)}")
-    parser.add_argument("--images", type=int, help="so many of the split's pictures (default: all)")
-    parser.add_argument("--seed", type=int, default=0, help="of calibration pictures and of rounding (default: 0)")
+    parser.add_argument("--images", type=int, help="so many of the split's images (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="of calibration images and of rounding (default: 0)")
     parser.add_argument("--rows", type=Path, default=Path("runs/accuracy.jsonl"), help="default: %(default)s")
     args = parser.parse_args(words)
     unknown = [word for word in args.only or () if word not in METHODS and word not in args.bits]
@@ -197,7 +197,7 @@ def measure(task: Task, method: str, test: qlab.data.Dataset, float_top1: float)
     start, cpu = time.perf_counter(), time.process_time()
     network = METHODS[method](task)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-    top1 = qlab.evaluate(network, test, batch=250, progress=False)
+    top1 = qlab.evaluate(network, test, batch_size=250, progress=False)
     row = {"method": method, "bits": task.bits, "top1": round(top1, 2), "fp32": round(float_top1, 2)}
     return {
         **row,
@@ -208,9 +208,9 @@ def measure(task: Task, method: str, test: qlab.data.Dataset, float_top1: float)
 
 
 def float_accuracy(rows: list[dict], about: dict, network: nn.Module, test: qlab.data.Dataset) -> float:
-    """The float network's accuracy on the same pictures, from an earlier row if there is one."""
+    """The float network's accuracy on the same images, from an earlier row if there is one."""
     row = find(rows, about)
-    return qlab.evaluate(network, test, batch=250, progress=False) if row is None else row["fp32"]
+    return qlab.evaluate(network, test, batch_size=250, progress=False) if row is None else row["fp32"]
 
 
 def weights_of(network: nn.Module) -> str:

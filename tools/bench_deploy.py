@@ -123,7 +123,7 @@ def load(kind: str, path: Path, threads: int) -> tuple[float, float, float]:
 
 
 def first_linear(rounds: int, inputs: int = 25_088, outputs: int = 4_096) -> str:
-    """VGG-16's largest layer alone on one picture: times and bytes a second, in float32 and in int8."""
+    """VGG-16's largest layer alone on one image: times and bytes a second, in float32 and in int8."""
     codes = torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8)
     grids = QParams(torch.full((outputs,), 1e-4), torch.zeros(outputs, dtype=torch.int32), signed=True, axis=0)
     x_grid, y_grid = qlab.choose_qparams(0.0, 1.0, 7), qlab.choose_qparams(-4.0, 4.0, 8)
@@ -134,7 +134,7 @@ def first_linear(rounds: int, inputs: int = 25_088, outputs: int = 4_096) -> str
             calls[f"int8 {name}"] = _kernel(engines.get(name), codes, grids, x_grid, y_grid, row)
     with torch.inference_mode():
         seconds = {name: sorted(times)[rounds // 2] for name, times in bench.interleave(calls, rounds=rounds).items()}
-    lines = [f"one linear layer, {inputs:,} to {outputs:,}, one picture"]
+    lines = [f"one linear layer, {inputs:,} to {outputs:,}, one image"]
     for name, time in seconds.items():
         size = codes.numel() * (4 if name == "float32" else 1)
         times = seconds["float32"] / time

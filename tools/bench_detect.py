@@ -3,7 +3,7 @@
 `python tools/bench_detect.py --threads 2`
 
 mAP on held-out test scenes, at an overlap of 0.5 and averaged over 0.5 to 0.95 as for COCO. PTQ is calibrated on
-training scenes. A frame's time is that from the picture to its boxes; the networks take turns, and are captured where
+training scenes. A frame's time is that from the image to its boxes; the networks take turns, and are captured where
 their engine allows it.
 """
 
@@ -35,13 +35,13 @@ def main(words: Sequence[str] | None = None) -> int:
     torch.set_num_threads(args.threads)
     prepared = networks()
     float_network = detect.load()
-    pictures = detect.scenes("test", args.scenes)
-    print(f"{len(pictures)} test scenes\n{'':24}  mAP@0.5  mAP@0.5:0.95       KiB")
+    scenes = detect.scenes("test", args.scenes)
+    print(f"{len(scenes)} test scenes\n{'':24}  mAP@0.5  mAP@0.5:0.95       KiB")
     rows = {"float": float_network, **{name: qlab.convert(net, args.engine) for name, net in prepared.items()}}
     for name, net in rows.items():
-        print(accuracy(name, net, pictures), flush=True)
+        print(accuracy(name, net, scenes), flush=True)
     int8 = {name: captured(qlab.convert(prepared["int8 QAT"], name)) for name in usable()}
-    print(speed({"float": float_network, **int8}, pictures.images[0], args.rounds))
+    print(speed({"float": float_network, **int8}, scenes.images[0], args.rounds))
     chosen, why = engines.choose()
     print(f'engine "auto" is {chosen} here: {why}')
     print(f"a live scene, 30 frames a second: {live(detect.Detector(captured(rows['int8 QAT'])), args.seconds)}")
@@ -74,10 +74,10 @@ def configs() -> dict[str, QConfig]:
     return {"int8 PTQ, per tensor": tensor, "int8 PTQ, per channel": channel}
 
 
-def accuracy(name: str, network: nn.Module, pictures: detect.Scenes) -> str:
+def accuracy(name: str, network: nn.Module, scenes: detect.Scenes) -> str:
     """One row: both kinds of mAP, and the size of the file."""
-    truths = [pictures.boxes(number) for number in range(len(pictures))]
-    found = detect.find(network, pictures)
+    truths = [scenes.boxes(number) for number in range(len(scenes))]
+    found = detect.find(network, scenes)
     scores = [detect.mean_average_precision(found, truths, thresholds) for thresholds in ([0.5], COCO)]
     return f"{name:24} {scores[0]:6.2f} % {scores[1]:11.2f} % {file_bytes(network) / 1024:9.0f}"
 
@@ -88,7 +88,7 @@ def usable() -> list[str]:
 
 
 def speed(networks: dict[str, nn.Module], image: Tensor, rounds: int) -> str:
-    """A table: milliseconds and frames a second of each network, and of the whole way from the picture to its boxes."""
+    """A table: milliseconds and frames a second of each network, and of the whole way from the image to its boxes."""
     detectors = {name: detect.Detector(net) for name, net in networks.items()}
     x = detect.normalize(image[None])
     with torch.inference_mode():

@@ -2,7 +2,7 @@
 
 `python tools/bench_engines.py --network resnet20 mobilenet_v2 vgg`
 
-W8A8, calibrated with 1,024 training pictures. Each engine is compared with the fake-quantized network that rounds where
+W8A8, calibrated with 1,024 training images. Each engine is compared with the fake-quantized network that rounds where
 it does. Weights have 7 bits where this processor's sums of two products would saturate.
 """
 
@@ -25,10 +25,10 @@ from qlab.int8 import engines
 def main(words: Sequence[str] | None = None) -> int:
     """Print a line an engine; the exit code says whether all of them keep what is wanted."""
     args = parse(words)
-    pictures = getattr(qlab.data, args.data)
-    train, test = pictures("train").sample(1024), pictures("test")
+    dataset = getattr(qlab.data, args.data)
+    train, test = dataset("train").sample(1024), dataset("test")
     test = test.sample(args.images) if args.images else test
-    print(f"{len(test):,} test pictures of {test.source}; {qlab.bench.setting(torch.get_num_threads())}")
+    print(f"{len(test):,} test images of {test.source}; {qlab.bench.setting(torch.get_num_threads())}")
     print(f"{'network':14} {'engine':14} {'bits':>4} {'top-1 %':>8} {'drop':>6} {'agreement %':>12}")
     short = 0
     for name in args.network:
@@ -47,7 +47,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--network", nargs="+", default=list(qlab.models.ARCHITECTURES), help="default: all three")
     parser.add_argument("--data", default="cifar10", choices=["cifar10", "shapes10"], help="default: cifar10")
     parser.add_argument("--observer", default="minmax", help="who chooses the activations' ranges (default: minmax)")
-    parser.add_argument("--images", type=int, help="so many test pictures (default: all)")
+    parser.add_argument("--images", type=int, help="so many test images (default: all)")
     parser.add_argument("--drop", type=float, default=0.2, help="points that may be lost (default: 0.2)")
     parser.add_argument("--agreement", type=float, default=99.5, help="%% of equal answers wanted (default: 99.5)")
     return parser.parse_args(words)
@@ -72,7 +72,7 @@ def measure(network: nn.Module, train, test, float_top1: float, observer: str):
 
 
 def answers(network: nn.Module, test) -> Tensor:
-    """The class that the network says of each picture."""
+    """The class that the network says of each image."""
     bar = tqdm(test.batches(250), total=-(-len(test) // 250), leave=False, delay=2)
     with torch.inference_mode():
         return torch.cat([network(x).argmax(1) for x, _ in bar])

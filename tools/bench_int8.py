@@ -1,6 +1,6 @@
-"""int8 speed beside other libraries': the same weights, the same pictures, one run, in turns.
+"""int8 speed beside other libraries': the same weights, the same images, one run, in turns.
 
-`python tools/bench_int8.py --network resnet20 --batch 1 8 64 256 --threads 1 --json speed.json --plot
+`python tools/bench_int8.py --network resnet20 --batch-size 1 8 64 256 --threads 1 --json speed.json --plot
 speed.png`
 
 No time counts before the output agrees with the float network's (qlab.bench.check_output); what is not
@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from peers import Bind, Task, all_peers, silenced
+from baselines import Bind, Task, all_baselines, silenced
 from torch import Tensor
 from tqdm import tqdm
 
@@ -34,8 +34,8 @@ def main(words: Sequence[str] | None = None) -> int:
     torch.set_num_threads(args.threads)
     try:
         network = qlab.models.load(args.network, data=args.data)
-        pictures = getattr(qlab.data, args.data)
-        calibration, test = pictures("train").sample(1024), pictures("test")
+        dataset = getattr(qlab.data, args.data)
+        calibration, test = dataset("train").sample(1024), dataset("test")
     except (ValueError, OSError, ImportError) as error:
         print(f"bench_int8: nothing to measure: {error}", file=sys.stderr)
         return 1
@@ -43,7 +43,7 @@ def main(words: Sequence[str] | None = None) -> int:
         task = Task(network, [x for x, _ in calibration.batches(128)], args.threads, Path(folder))
         ready, left_out = build(chosen(args.only), task)
         runs = []
-        for size in args.batch:
+        for size in args.batch_size:
             comparison, missing = measure(ready, next(test.batches(size))[0], args.threads, args.rounds)
             print(f"\n{args.network}, {comparison}", flush=True)
             for name, reason in {**left_out, **missing}.items():
@@ -61,7 +61,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", default="resnet20", help="resnet20 (default), mobilenet_v2 or vgg")
     parser.add_argument("--data", default="cifar10", choices=["cifar10", "shapes10"], help="default: cifar10")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 64, 256], help="default: 1 8 64 256")
+    parser.add_argument("--batch-size", type=int, nargs="+", default=[1, 8, 64, 256], help="default: 1 8 64 256")
     parser.add_argument("--threads", type=int, default=1, help="processor threads (default: 1)")
     parser.add_argument("--rounds", type=int, default=bench.ROUNDS, help=f"default: {bench.ROUNDS}")
     parser.add_argument("--only", nargs="+", metavar="WORD", help="only those with such a word in the name")
@@ -77,7 +77,7 @@ def chosen(words: Sequence[str] | None) -> dict[str, Callable[[Task], Bind]]:
     own = {f"int8 qlab {name}": partial(qlab_engine, engine=name) for name in engines.NAMES}
     own |= {f"int8 qlab {name} captured": partial(captured, engine=name) for name in engines.HISTORICAL}
     own |= {"int8 qlab onnxruntime": on_onnxruntime}
-    everything = {**all_peers(), **own}
+    everything = {**all_baselines(), **own}
     baseline = next(iter(everything))
     return {
         name: build for name, build in everything.items()
@@ -171,7 +171,7 @@ def title(about: Mapping) -> str:
 
 
 def plot(about: Mapping):
-    """A panel a batch size, a bar a network: pictures a second, qlab's bars dark."""
+    """A panel a batch size, a bar a network: images a second, qlab's bars dark."""
     from matplotlib.figure import Figure
 
     runs = about["runs"]

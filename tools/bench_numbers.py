@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python tools/bench_numbers.py
 
 Prints nanoseconds a value, the best of several runs, on the activations of a ResNet-20's first stage (64
-pictures, channels_last) and on the weights of its last one. Other processes make all figures larger: compare
+images, channels_last) and on the weights of its last one. Other processes make all figures larger: compare
 within a run.
 """
 

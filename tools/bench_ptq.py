@@ -1,8 +1,8 @@
-"""How long post-training quantization takes beside torch.ao's: prepare, calibrate on 1,024 pictures, convert.
+"""How long post-training quantization takes beside torch.ao's: prepare, calibrate on 1,024 images, convert.
 
 `python tools/bench_ptq.py --network resnet20 --threads 2`
 
-The same weights and the same pictures, in turns; a time counts only when the int8 network agrees with the
+The same weights and the same images, in turns; a time counts only when the int8 network agrees with the
 float one.
 """
 
@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from baselines import Task, fx_backends, fx_convert, silenced
 from bench_int8 import reason
-from peers import Task, fx_backends, fx_convert, silenced
 from torch import Tensor, nn
 
 import qlab
@@ -31,15 +31,15 @@ def main(words: Sequence[str] | None = None) -> int:
     torch.set_num_threads(args.threads)
     try:
         network = qlab.models.load(args.network, data=args.data)
-        pictures = getattr(qlab.data, args.data)
-        calibration, test = pictures("train").sample(args.images), pictures("test")
+        dataset = getattr(qlab.data, args.data)
+        calibration, test = dataset("train").sample(args.images), dataset("test")
     except (ValueError, OSError, ImportError) as error:
         print(f"bench_ptq: nothing to measure: {error}", file=sys.stderr)
         return 1
-    task = Task(network, [x for x, _ in calibration.batches(args.batch)], args.threads, Path())
+    task = Task(network, [x for x, _ in calibration.batches(args.batch_size)], args.threads, Path())
     with silenced(), torch.no_grad():
         comparison, left_out = measure(contenders(task), task, next(test.batches(256))[0], args.rounds)
-    print(f"{args.network} quantized with {args.images} pictures, {comparison}")
+    print(f"{args.network} quantized with {args.images} images, {comparison}")
     for name, why in left_out.items():
         print(f"  without {name}: {why}")
     return 0
@@ -49,8 +49,8 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", default="resnet20", help="resnet20 (default), mobilenet_v2 or vgg")
     parser.add_argument("--data", default="cifar10", choices=["cifar10", "shapes10"], help="default: cifar10")
-    parser.add_argument("--images", type=int, default=1024, help="calibration pictures (default: 1024)")
-    parser.add_argument("--batch", type=int, default=128, help="pictures a calibration batch (default: 128)")
+    parser.add_argument("--images", type=int, default=1024, help="calibration images (default: 1024)")
+    parser.add_argument("--batch-size", type=int, default=128, help="images a calibration batch (default: 128)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=5, help="default: 5")
     return parser.parse_args(words)

@@ -2,7 +2,7 @@
 
 `python tools/bench_qat.py --network resnet20 --threads 2`
 
-The same weights and the same pictures with 8-bit weights and activations, in turns; forward, backward and an
+The same weights and the same images with 8-bit weights and activations, in turns; forward, backward and an
 SGD step. A time counts only when the first loss is close to the float network's.
 """
 
@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
+from baselines import fx_backends, silenced
 from bench_int8 import reason
-from peers import fx_backends, silenced
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,7 +33,7 @@ def main(words: Sequence[str] | None = None) -> int:
     torch.set_num_threads(args.threads)
     try:
         network = qlab.models.load(args.network, data=args.data)
-        x, y = next(getattr(qlab.data, args.data)("train").sample(args.batch).batches(args.batch))
+        x, y = next(getattr(qlab.data, args.data)("train").sample(args.batch_size).batches(args.batch_size))
     except (ValueError, OSError, ImportError) as error:
         print(f"bench_qat: nothing to measure: {error}", file=sys.stderr)
         return 1
@@ -49,7 +49,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", default="resnet20", help="resnet20 (default), mobilenet_v2 or vgg")
     parser.add_argument("--data", default="cifar10", choices=["cifar10", "shapes10"], help="default: cifar10")
-    parser.add_argument("--batch", type=int, default=128, help="pictures a step (default: 128)")
+    parser.add_argument("--batch-size", type=int, default=128, help="images a step (default: 128)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=7, help="default: 7")
     return parser.parse_args(words)

@@ -122,7 +122,7 @@ def execute(notebook: NotebookNode, folder: Path) -> tuple[NotebookNode, int]:
 
 
 def clean(cell: NotebookNode) -> list[NotebookNode]:
-    """A cell's outputs without progress bars, and with a panel's still picture in place of the panel."""
+    """A cell's outputs without progress bars, and with a panel's still image in place of the panel."""
     outputs: list[NotebookNode] = []
     for output in cell.outputs:
         if output.output_type == "stream":
@@ -132,7 +132,7 @@ def clean(cell: NotebookNode) -> list[NotebookNode]:
                 outputs[-1].text += output.text
                 continue
         elif output.data.pop(WIDGET, None) and set(output.data) == {"text/plain"}:
-            continue  # a progress bar; a panel has a picture as well
+            continue  # a progress bar; a panel has an image as well
         outputs.append(output)
     return outputs
 

@@ -31,19 +31,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="cifar10", choices=["cifar10", "shapes10"], help="default: cifar10")
     parser.add_argument("--out", type=Path, default=Path("."), help="folder for the files (default: here)")
-    parser.add_argument("--images", type=int, default=500, help="test pictures (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=500, help="test images (default: %(default)s)")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    pictures = getattr(qlab.data, args.data)
+    dataset = getattr(qlab.data, args.data)
     network = qlab.models.load("mobilenet_v2", data=args.data).to(memory_format=torch.contiguous_format)
-    calibration = [x.contiguous() for x, _labels in pictures("train").sample(128).batches(1)]
-    test = pictures("test").sample(args.images)
+    calibration = [x.contiguous() for x, _labels in dataset("train").sample(128).batches(1)]
+    test = dataset("test").sample(args.images)
     float32, int8 = convert(network, calibration, args.out)
-    print(f"{len(test)} test pictures, {test.source}; float network {qlab.evaluate(network, test):.1f} %")
+    print(f"{len(test)} test images, {test.source}; float network {qlab.evaluate(network, test):.1f} %")
     for path in (float32, int8):
         right, milliseconds = measure(path, test.batches(1))
         print(
-            f"{path.name:28} {path.stat().st_size / 1e6:5.2f} MB, {right:5.1f} % right, {milliseconds:5.2f} ms a picture"
+            f"{path.name:28} {path.stat().st_size / 1e6:5.2f} MB, {right:5.1f} % right, {milliseconds:5.2f} ms an image"
         )
     return 0
 
@@ -69,7 +69,7 @@ def convert(network: nn.Module, calibration: list[Tensor], folder: Path) -> tupl
 
 
 def measure(path: Path, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
-    """(right answers in percent, median milliseconds) of a file on single pictures, on one thread."""
+    """(right answers in percent, median milliseconds) of a file on single images, on one thread."""
     from ai_edge_litert.interpreter import Interpreter
 
     runtime = Interpreter(str(path), num_threads=1)

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import torch
 
-from qlab import detect, models
+from qlab import detect
 from qlab.detect import training
 from qlab.detect.network import CHECKPOINTS
 from qlab.files import sha256
 
-PICTURES = 500  # of each split that is measured on
+IMAGES = 500  # of each split that is measured on
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def adopt(name: str, folder: Path, qat: bool) -> dict:
         "trained_on": f"{training.QAT_COUNT if qat else training.COUNT:,} training scenes",
         "plans": [asdict(plan) for plan in plans],
         "seed": plans[0].seed,
-        "measure": f"mAP in percent at an overlap of 0.5, {PICTURES} scenes",
+        "measure": f"mAP in percent at an overlap of 0.5, {IMAGES} scenes",
     }
     path = CHECKPOINTS / "manifest.json"
     entries = json.loads(path.read_text()) if path.exists() else {}
@@ -62,7 +62,7 @@ def adopt(name: str, folder: Path, qat: bool) -> dict:
     write(path, entries)
     network = detect.load_qat() if qat else detect.load()
     for split in ("validation", "test"):
-        entry[split] = round(detect.evaluate(network, detect.scenes(split, PICTURES)), 2)
+        entry[split] = round(detect.evaluate(network, detect.scenes(split, IMAGES)), 2)
     write(path, entries)
     return entry
 

@@ -28,26 +28,26 @@ class Plan:
     """How to train: steps, windows a step, the peak learning rate."""
 
     steps: int = 1500
-    batch: int = 8
+    batch_size: int = 8
     length: int = 256
-    rate: float = 3e-3
+    lr: float = 3e-3
     weight_decay: float = 0.1
     warmup: float = 0.05
     seed: int = 0
 
-    def rate_at(self, step: int) -> float:
+    def lr_at(self, step: int) -> float:
         """Up in a straight line, then down along a cosine to a fiftieth."""
         done = step / self.steps
         if done < self.warmup:
-            return self.rate * (step + 1) / (self.warmup * self.steps)
+            return self.lr * (step + 1) / (self.warmup * self.steps)
         wave = 0.5 * (1 + math.cos(math.pi * (done - self.warmup) / (1 - self.warmup)))
-        return self.rate * (0.02 + 0.98 * wave)
+        return self.lr * (0.02 + 0.98 * wave)
 
 
 def batch_of(data: torch.Tensor, plan: Plan, step: int) -> torch.Tensor:
     """The windows of one step: random, but the same whenever this step is made."""
     draw = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
-    starts = torch.randint(len(data) - plan.length - 1, (plan.batch,), generator=draw)
+    starts = torch.randint(len(data) - plan.length - 1, (plan.batch_size,), generator=draw)
     return torch.stack([data[start : start + plan.length + 1] for start in starts]).long()
 
 
@@ -62,18 +62,18 @@ def optimizer_of(network: torch.nn.Module, plan: Plan) -> torch.optim.AdamW:
     matrices = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": plan.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, plan.rate, betas=(0.9, 0.95))
+    return torch.optim.AdamW(groups, plan.lr, betas=(0.9, 0.95))
 
 
 def fit(network: torch.nn.Module, plan: Plan, folder: Path, every: int = 200) -> list[dict]:
     """Train in place; what happened is kept in ``folder`` every 200 steps, from where a broken run goes on."""
-    data, watch = text.library("train"), text.windows("validation", 32, plan.length)
+    data, watch = text.corpus("train"), text.windows("validation", 32, plan.length)
     optimizer, path = optimizer_of(network, plan), folder / "last.safetensors"
     history = resume(path, network, optimizer, plan) if path.exists() else []
     start = time.perf_counter()
     for step in range(history[-1]["step"] if history else 0, plan.steps):
         for group in optimizer.param_groups:
-            group["lr"] = plan.rate_at(step)
+            group["lr"] = plan.lr_at(step)
         loss = loss_of(network.train(), batch_of(data, plan, step))
         optimizer.zero_grad()
         loss.backward()
@@ -144,7 +144,7 @@ def main(arguments: list[str] | None = None) -> None:
     plan = Plan(**args)
     torch.manual_seed(plan.seed)
     network = granite.build(granite.config())
-    print(f"{sum(p.numel() for p in network.parameters()):,} weights, {len(text.library('train')):,} bytes", flush=True)
+    print(f"{sum(p.numel() for p in network.parameters()):,} weights, {len(text.corpus('train')):,} bytes", flush=True)
     fit(network, plan, folder)
 
 

@@ -17,7 +17,7 @@
 # %% [markdown]
 # ## A trained network
 #
-# ResNet-20 (He et al., 2016) looks at a picture of 32x32 pixels and gives a score to each of ten classes.
+# ResNet-20 (He et al., 2016) looks at an image of 32x32 pixels and gives a score to each of ten classes.
 # The highest score is its answer.
 
 # %%
@@ -53,7 +53,7 @@ assert abs(again - weight) <= grid.scale / 2
 #
 # A network is many such numbers: its weights, and the values between its layers (the **activations**). The
 # range of the weights is known. To find the range of the activations, the network looks at some training
-# pictures: that is **calibration**. It needs no labels and no training, so all of it is called
+# images: that is **calibration**. It needs no labels and no training, so all of it is called
 # **post-training quantization** (PTQ).
 
 # %%
@@ -72,27 +72,27 @@ assert not report.in_float
 # %% [markdown]
 # ## The same answers?
 #
-# Here are ten pictures from the test set, which neither training nor calibration has seen. Below each one
+# Here are ten images from the test set, which neither training nor calibration has seen. Below each one
 # stands what the two networks answer, and how sure they are.
 
 
 # %%
 @torch.inference_mode()
-def scores(net, pictures):
-    """What a network gives for each picture: ten scores, one a class."""
-    return torch.cat([net(x) for x, _ in pictures.batches(64)])
+def scores(net, images):
+    """What a network gives for each image: ten scores, one a class."""
+    return torch.cat([net(x) for x, _ in images.batches(64)])
 
 
 ten = test.sample(10)
 plots.answers(ten, scores(network, ten), scores(int8, ten))
 
 # %% [markdown]
-# *Try it:* write `test.sample(10, seed=1)` and run the cell again. Can you find a picture on which the two
+# *Try it:* write `test.sample(10, seed=1)` and run the cell again. Can you find an image on which the two
 # disagree?
 #
 # ## What it costs, what it gains
 #
-# Ten pictures prove little, so the accuracy is measured on 1,000. The time is that of 64 pictures on one
+# Ten images prove little, so the accuracy is measured on 1,000. The time is that of 64 images on one
 # processor core; the two networks take turns, and the median counts.
 
 # %% tags=["timing"]
@@ -110,7 +110,7 @@ Markdown(f"""
 | file | {size[0] / 1024:.0f} KiB | {size[1] / 1024:.0f} KiB | {size[0] / size[1]:.1f} times smaller |
 | time | {ms[0]:.0f} ms | {ms[1]:.0f} ms | {ms[0] / ms[1]:.1f} times as fast |
 
-{len(exam):,} pictures of {exam.source}; {qlab.bench.processor()}; engine {int8.engine}
+{len(exam):,} images of {exam.source}; {qlab.bench.processor()}; engine {int8.engine}
 """)
 
 # %% [markdown]
@@ -149,7 +149,7 @@ float_accuracy = qlab.evaluate(network, small_exam)
 # **Predict.** Each bit less halves the number of codes: 256 with 8 bits, 128 with 7, and only 4 with 2. How
 # many bits does this network need to stay within 2 points of float? Write your guess down before you go on.
 #
-# **Move** the slider to the left, one bit at a time. Which picture is lost first?
+# **Move** the slider to the left, one bit at a time. Which image is lost first?
 
 # %%
 explorables.fewer_bits(ten, answers, accuracy, float_accuracy)
@@ -210,7 +210,7 @@ quiz(0)
 # ## What to remember
 #
 # - A quantized number is an integer **code** times a **scale** that many numbers share.
-# - **Post-training quantization** takes a trained network and some pictures without labels
+# - **Post-training quantization** takes a trained network and some images without labels
 #   (**calibration**).
 # - **int8** takes about a quarter of the bytes, and gives nearly the same answers. How fast it is depends
 #   on the processor.

@@ -143,7 +143,7 @@ print("values", qlab.dequantize(codes, grid).tolist())
 #
 # **Predict.** Which errors are most common: those near 0, those near half a step, or neither?
 #
-# **Move** the bits down. From which number of bits on does the picture change?
+# **Move** the bits down. From which number of bits on does the image change?
 
 # %%
 explorables.rounding_errors(weights)
@@ -212,7 +212,7 @@ quiz(1)
 #
 # Many count bits where they should count codes, or codes where they should count the gaps between them: draw
 # the eight numbers of 3 bits. Let the class guess the bit pattern of 0.3 before the first slider moves. The
-# zero point takes most time; ask what padding with a 0 that is not exact would do to a picture's border.
+# zero point takes most time; ask what padding with a 0 that is not exact would do to an image's border.
 #
 # ## Papers
 #

@@ -22,21 +22,21 @@ from qlab.course.exercises import check, hint, solution
 from qlab.course.quiz import quiz
 
 network = qlab.models.load("resnet20", data=qlab.data.available().name)
-pictures = qlab.data.at_hand("train").sample(64)
-banner(pictures)
+images = qlab.data.at_hand("train").sample(64)
+banner(images)
 
 # %% [markdown]
 # ## Real activations
 #
 # **Activations** are the numbers that flow from layer to layer. Weights are known before a network runs;
-# activations depend on the picture. Here are those that enter one layer in the middle of the trained
-# network, for 64 training pictures. They come out of a ReLU, so none is below 0.
+# activations depend on the image. Here are those that enter one layer in the middle of the trained
+# network, for 64 training images. They come out of a ReLU, so none is below 0.
 
 # %%
 seen = []
 hook = network.layer2[1].conv1.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
 with torch.inference_mode():
-    network(next(pictures.batches(64))[0])
+    network(next(images.batches(64))[0])
 hook.remove()
 activations = seen[0]
 

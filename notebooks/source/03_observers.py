@@ -1,14 +1,14 @@
 # %% [markdown]
 # # 3. Observers and calibration
 #
-# An int8 network needs the range of every activation before it runs. So some pictures pass through the
-# float network first, and an observer on each layer watches: that is **calibration**. How many pictures
+# An int8 network needs the range of every activation before it runs. So some images pass through the
+# float network first, and an observer on each layer watches: that is **calibration**. How many images
 # does it take, which ones, and which observer? You look at the ranges first, then at the accuracy.
 #
 # **After this lesson you can**
 # - say what each observer keeps from one batch to the next, and which of them settle;
-# - measure how many calibration pictures are enough;
-# - tell harmless calibration pictures from those that ruin a network.
+# - measure how many calibration images are enough;
+# - tell harmless calibration images from those that ruin a network.
 #
 # **Time:** 40 minutes. **You need:** lesson 2.
 
@@ -32,7 +32,7 @@ banner(test)
 # %% [markdown]
 # ## Batch by batch
 #
-# Calibration pictures come in batches, here 40 batches of 8 pictures. After each batch an observer has to
+# Calibration images come in batches, here 40 batches of 8 images. After each batch an observer has to
 # be ready to give a range. **Min-max** keeps the largest value so far. The **moving average** keeps an
 # average of the batches' largest values, in which the newest batch has a small weight, the **momentum**
 # (Jacob et al., 2018). **Percentile** and **MSE** count all values so far, and choose from the counts.
@@ -111,7 +111,7 @@ assert torch.equal(forwards.histogram.counts, backwards.histogram.counts)
 # %% [markdown]
 # ### Exercise 3.3: add two histograms
 #
-# Two workers have counted different pictures. The bins of one are `2**doublings` times as wide as those of
+# Two workers have counted different images. The bins of one are `2**doublings` times as wide as those of
 # the other. Bring all counts into the wide bins.
 
 # %% tags=["exercise"]
@@ -126,15 +126,15 @@ check("3.3", merge)
 check("3.4", limit_from_counts)
 
 # %% [markdown]
-# ## How many pictures?
+# ## How many images?
 #
 # An observer is a hook that keeps something of what passes. The next cell watches 18 layers at once, and
-# keeps each picture's largest value.
+# keeps each image's largest value.
 
 
 # %%
-def largest_values(pictures):
-    """The largest input of each 3x3 convolution behind the first one, shape (pictures, layers)."""
+def largest_values(images):
+    """The largest input of each 3x3 convolution behind the first one, shape (images, layers)."""
     layers = [m for m in network.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)][1:]
     seen = {layer: [] for layer in layers}
 
@@ -142,7 +142,7 @@ def largest_values(pictures):
         seen[layer].append(inputs[0].flatten(1).amax(1))
 
     hooks = [layer.register_forward_pre_hook(keep) for layer in layers]
-    qlab.evaluate(network, pictures)  # shows its progress
+    qlab.evaluate(network, images)  # shows its progress
     for hook in hooks:
         hook.remove()
     return torch.stack([torch.cat(values) for values in seen.values()], 1)
@@ -151,22 +151,22 @@ def largest_values(pictures):
 tops = largest_values(train.sample(1024))
 
 # %% [markdown]
-# **Predict.** How much of the range of 1,024 pictures do you see with 16 of them: a tenth, half, or more?
+# **Predict.** How much of the range of 1,024 images do you see with 16 of them: a tenth, half, or more?
 #
-# **Move** the number of pictures. Then draw other pictures: how much is luck?
+# **Move** the number of images. Then draw other images: how much is luck?
 
 # %%
 explorables.calibration_size(tops)
 
 # %% [markdown]
-# **Explain.** Each layer of one picture has thousands of values, so even a single picture shows a good part
-# of the range. After that, four times as many pictures add a little each time, and it never ends: these are
+# **Explain.** Each layer of one image has thousands of values, so even a single image shows a good part
+# of the range. After that, four times as many images add a little each time, and it never ends: these are
 # the records again.
 
 # %%
 share = {n: (tops[:n].amax(0) / tops.amax(0)).mean().item() for n in (1, 4, 16, 64, 256, 1024)}
 for n, part in share.items():
-    print(f"pictures: {n:5}   of the range: {part:4.0%} on average over the layers")
+    print(f"images: {n:5}   of the range: {part:4.0%} on average over the layers")
 assert 0.25 < share[1] < share[16] < share[256] < 1 and share[16] > 0.5
 
 # %% [markdown]
@@ -175,8 +175,8 @@ assert 0.25 < share[1] < share[16] < share[256] < 1 and share[16] > 0.5
 # Ranges are not the aim, right answers are. `calibrated` makes a quantized network; `w4a4` means 4 bits for
 # weights and 4 bits for activations.
 #
-# **Predict.** With 8 bits, how many points of accuracy does it cost to calibrate with one picture instead of
-# 256? And with 4 bits, do more pictures help min-max?
+# **Predict.** With 8 bits, how many points of accuracy does it cost to calibrate with one image instead of
+# 256? And with 4 bits, do more images help min-max?
 
 
 # %%
@@ -187,41 +187,41 @@ def calibrated(batches, preset="w8a8", observer="minmax"):
 
 
 def by_size(preset):
-    """The accuracy after calibration with min-max, for each number of pictures."""
+    """The accuracy after calibration with min-max, for each number of images."""
     found = {}
     for count in (1, 16, 256):
         found[count] = qlab.evaluate(calibrated(train.sample(count).batches(32), preset), test)
-        print(f"{preset}, min-max, pictures: {count:3}   right: {found[count]:.1f} %")
+        print(f"{preset}, min-max, images: {count:3}   right: {found[count]:.1f} %")
     return found
 
 
 float_accuracy = qlab.evaluate(network, test)
-print(f"float: {float_accuracy:.1f} % of {len(test)} test pictures")
+print(f"float: {float_accuracy:.1f} % of {len(test)} test images")
 eight = by_size("w8a8")
 assert abs(eight[16] - eight[256]) < 2.5 and eight[256] > float_accuracy - 2.5
 
 # %%
 four = by_size("w4a4")
-assert four[256] < four[16] + 1, "more pictures do not rescue min-max"
+assert four[256] < four[16] + 1, "more images do not rescue min-max"
 
 # %% [markdown]
-# One picture of 300 is 0.3 points, so differences below two points may be chance. With 8 bits, a few
-# pictures are enough here. With 4 bits, steps are 17 times as wide, and more pictures do not rescue min-max:
+# One image of 300 is 0.3 points, so differences below two points may be chance. With 8 bits, a few
+# images are enough here. With 4 bits, steps are 17 times as wide, and more images do not rescue min-max:
 # they bring more records, a wider range, and coarser steps for all other values.
 #
 # ## Which observer?
 #
-# **Predict.** Five observers, the same 64 pictures. Where will the choice matter more, at 8 bits or at 4?
+# **Predict.** Five observers, the same 64 images. Where will the choice matter more, at 8 bits or at 4?
 
 # %%
-pictures = train.sample(64)
+sample = train.sample(64)
 
 
 def compare(preset):
     """The accuracy with each observer."""
     found = {}
     for name in ("minmax", "moving_average", "percentile", "mse", "entropy"):
-        found[name] = qlab.evaluate(calibrated(pictures.batches(32), preset, name), test)
+        found[name] = qlab.evaluate(calibrated(sample.batches(32), preset, name), test)
         print(f"{preset}, {name:15} {found[name]:.1f} %")
     return found
 
@@ -239,38 +239,38 @@ assert max(others) >= four["minmax"], "with 4 bits another observer does at leas
 # a few rare values is missing everywhere else. Wu et al. (2020) find the same on larger networks: no observer
 # is best for all of them, so it is worth trying two or three.
 #
-# ## Bad calibration pictures
+# ## Bad calibration images
 #
-# **Predict.** Four ways to get the calibration pictures wrong. Which ones ruin the network: pictures of one
-# class only, random noise, plain grey pictures, or real pictures that somebody forgot to normalize (pixels
+# **Predict.** Four ways to get the calibration images wrong. Which ones ruin the network: images of one
+# class only, random noise, plain grey images, or real images that somebody forgot to normalize (pixels
 # from 0 to 1, as they come out of a file)?
 
 # %%
 generator = torch.Generator().manual_seed(0)
-noise = torch.randint(0, 256, pictures.images.shape, dtype=torch.uint8, generator=generator)
+noise = torch.randint(0, 256, sample.images.shape, dtype=torch.uint8, generator=generator)
 sets = {
-    "training pictures": pictures.batches(32),
+    "training images": sample.batches(32),
     "one class only": train.subset(train.labels == 3).sample(64).batches(32),
-    "random noise": replace(pictures, images=noise).batches(32),
-    "plain grey": replace(pictures, images=torch.full_like(noise, 128)).batches(32),
-    "not normalized": [(pictures.images / 255).contiguous(memory_format=torch.channels_last)],
+    "random noise": replace(sample, images=noise).batches(32),
+    "plain grey": replace(sample, images=torch.full_like(noise, 128)).batches(32),
+    "not normalized": [(sample.images / 255).contiguous(memory_format=torch.channels_last)],
 }
 networks = {name: calibrated(given) for name, given in sets.items()}
 by_set = {name: qlab.evaluate(quantized, test) for name, quantized in networks.items()}
 for name, accuracy in by_set.items():
     print(f"{name:18} {accuracy:5.1f} %")
-assert by_set["training pictures"] > by_set["not normalized"] + 10
-assert by_set["training pictures"] > by_set["plain grey"] + 10
+assert by_set["training images"] > by_set["not normalized"] + 10
+assert by_set["training images"] > by_set["plain grey"] + 10
 
 # %% [markdown]
 # **Explain.** What counts is that each layer sees values of the right size. Noise and a single class are far
 # from what the network was trained on, and yet they may reach about the same ranges; that is luck, and you
-# should measure before you rely on it. Grey pictures excite almost nothing: the ranges come out too narrow,
-# and real pictures are clipped. Pictures that are not normalized lie on another scale than those the network
+# should measure before you rely on it. Grey images excite almost nothing: the ranges come out too narrow,
+# and real images are clipped. Images that are not normalized lie on another scale than those the network
 # will get.
 #
-# There is a check that needs no labels: compare the ranges with those that some training pictures give. The
-# remedy is simple too: calibrate with the same code that prepares the pictures for use.
+# There is a check that needs no labels: compare the ranges with those that some training images give. The
+# remedy is simple too: calibrate with the same code that prepares the images for use.
 
 
 # %%
@@ -279,7 +279,7 @@ def steps(quantized):
     return torch.stack([q.qparams.scale for _, q in quantized.quantizers() if q.qparams.axis is None])
 
 
-wanted = steps(networks["training pictures"])
+wanted = steps(networks["training images"])
 reached = {name: (steps(quantized) / wanted).mean().item() for name, quantized in networks.items()}
 for name, part in reached.items():
     print(f"{name:18} {part:4.0%} of each range on average, {by_set[name]:5.1f} % right")
@@ -296,13 +296,13 @@ quiz(3)
 #
 # - **Min-max** only grows; **records** become rare but never end. A **moving average** wanders. **Percentile**
 #   and **MSE** count all values in a histogram, and settle.
-# - With 8 bits some dozens of pictures and any observer do. With 4 bits the observer matters, and more
-#   pictures do not rescue min-max.
-# - Calibration pictures must be **prepared like those in use**. They need no labels.
+# - With 8 bits some dozens of images and any observer do. With 4 bits the observer matters, and more
+#   images do not rescue min-max.
+# - Calibration images must be **prepared like those in use**. They need no labels.
 #
 # ## For teachers
 #
-# - Common misconception: more calibration pictures are always better. Let the class predict the 4-bit numbers
+# - Common misconception: more calibration images are always better. Let the class predict the 4-bit numbers
 #   of min-max before that cell runs.
 # - Students expect that noise ruins the network and that a missing normalization is harmless. Ask which
 #   ranges each set reaches before you discuss the accuracy.

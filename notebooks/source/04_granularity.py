@@ -177,7 +177,7 @@ def accuracies(granularity):
 
 
 float_accuracy = qlab.evaluate(network, test)
-print(f"float: {float_accuracy:.1f} % of {len(test)} test pictures")
+print(f"float: {float_accuracy:.1f} % of {len(test)} test images")
 
 # %%
 per_tensor = accuracies(PerTensor())
@@ -257,8 +257,8 @@ check("4.4", equalizing_factors)
 check("4.5", bias_shift)
 
 # %% [markdown]
-# The mean of the inputs can be measured with pictures. But BatchNorm has known it all along: behind it, a
-# channel has mean $\beta$ and standard deviation $\gamma$. So no picture is needed.
+# The mean of the inputs can be measured with images. But BatchNorm has known it all along: behind it, a
+# channel has mean $\beta$ and standard deviation $\gamma$. So no image is needed.
 #
 # **Predict.** With 4 bits and one scale a tensor, which helps more: equalization, bias correction, or only
 # both together?
@@ -281,7 +281,7 @@ assert repaired["both"] > repaired["nothing"] + 5
 # %% [markdown]
 # **Explain.** Equalization keeps channels from vanishing. Bias correction cannot bring a vanished channel
 # back, but it restores the means of those that became coarse. Which of the two helps more depends on the
-# network. Together they need neither training nor pictures. Compare the line "both" with one scale a channel
+# network. Together they need neither training nor images. Compare the line "both" with one scale a channel
 # and no repair: which of the two is better here? Both repairs can be combined with one scale a channel too.
 #
 # ## Three questions

@@ -38,7 +38,7 @@ banner(calibration)
 # ## One dot product
 #
 # A linear layer is a list of **dot products**: inputs times weights, added up, plus a bias. So is a
-# convolution, for each place of the picture. Each number has its grid: $x = s_x (q_x - z_x)$ with scale
+# convolution, for each place of the image. Each number has its grid: $x = s_x (q_x - z_x)$ with scale
 # $s_x$ and zero point $z_x$, and $w = s_w q_w$ (weights are symmetric, so their zero point is 0). Put that
 # into the sum, and the scales move to the front (Jacob et al., 2018):
 #
@@ -141,7 +141,7 @@ check("5.4", requantize)
 # products up in 16 bits (`vpmaddubsw`). What does not fit becomes the largest number that does, 32,767: it
 # **saturates**. Newer processors add up in 32 bits; that is **VNNI** (Vector Neural Network Instructions).
 #
-# Below are the first layer's weights and 400 pieces of training pictures.
+# Below are the first layer's weights and 400 pieces of training images.
 #
 # **Predict.** One product is 255 * 127 = 32,385 at most and just fits. How many bits must you take away from
 # the activations, so that no pair saturates: 1, 2 or 4?
@@ -173,7 +173,7 @@ assert 2 * 127 * 127 <= 2**15 - 1 and 2 * 255 * 63 <= 2**15 - 1 < 2 * 255 * 127
 eight = QConfig.w8a8()
 seven_weights = QConfig.w8a8(reduce_range=True)
 seven_activations = dataclasses.replace(
-    eight, activation=dataclasses.replace(eight.activation, bits=7), carrier=dataclasses.replace(eight.carrier, bits=7)
+    eight, activation=dataclasses.replace(eight.activation, bits=7), elementwise=dataclasses.replace(eight.elementwise, bits=7)
 )
 found = {}
 with torch.inference_mode():
@@ -256,7 +256,7 @@ for name in usable:
 # %%
 @torch.inference_mode()
 def answers(net, name):
-    """The scores of 64 pictures on an engine."""
+    """The scores of 64 images on an engine."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # qlab warns of saturation; here it is wanted
         return net.on(name)(images[:64])
@@ -274,7 +274,7 @@ for name in usable[1:]:
 # ## Speed
 #
 # **Predict.** int8 moves a quarter of the bytes, and a register holds four times as many codes as floats. Is
-# int8 four times as fast? On one picture as on 32?
+# int8 four times as fast? On one image as on 32?
 #
 # The networks take turns, so that whatever slows this machine down slows all of them; the median counts.
 
@@ -287,11 +287,11 @@ print(bench.compare(on_engines, images[:32], threads=1, rounds=5, progress=False
 # The reference computes the same integers as the others, in plain torch, and is slow: integers alone make
 # nothing fast. It takes a kernel that uses the instructions for them.
 #
-# On one picture the kernels are done so soon that something else counts: between two kernels, Python finds
+# On one image the kernels are done so soon that something else counts: between two kernels, Python finds
 # the next one and hands it its inputs. `capture` records the calls once, and then they follow each other
 # without Python.
 #
-# **Predict.** Will one picture gain more from that, or a batch of 32?
+# **Predict.** Will one image gain more from that, or a batch of 32?
 
 # %% tags=["timing"]
 plain, captured = int8.on("auto"), int8.on("auto")
@@ -302,7 +302,7 @@ for batch in (1, 32):
     print(bench.compare(calls, images[:batch], threads=1, rounds=7, progress=False), "\n")
 
 # %% [markdown]
-# Every call costs Python about the same time, whether the batch is small or large. So one picture gains more.
+# Every call costs Python about the same time, whether the batch is small or large. So one image gains more.
 # What is computed stays the same, bit for bit:
 
 # %%
@@ -325,7 +325,7 @@ for threads in (1, 2):
 # arithmetic does (the **roofline** model; Williams et al., 2009). And each call of a kernel has a fixed cost,
 # which a small layer feels most.
 #
-# **Predict.** Below are 3x3 convolutions with 8, 32 and 128 channels on one picture of 16x16 places, and a small
+# **Predict.** Below are 3x3 convolutions with 8, 32 and 128 channels on one image of 16x16 places, and a small
 # linear layer. Which of them gains most from int8, which least?
 
 
@@ -357,8 +357,8 @@ engine = engines.get("auto")
 layers = [layer_speed("linear 64 to 10", nn.Linear(64, 10), torch.rand(1, 64), engine)]
 for channels in (8, 32, 128):
     layer = nn.Conv2d(channels, channels, 3, padding=1).to(memory_format=torch.channels_last)
-    picture = torch.rand(1, channels, 16, 16).contiguous(memory_format=torch.channels_last)
-    layers.append(layer_speed(f"{channels} channels", layer, picture, engine))
+    image = torch.rand(1, channels, 16, 16).contiguous(memory_format=torch.channels_last)
+    layers.append(layer_speed(f"{channels} channels", layer, image, engine))
 plots.roofline(layers, bench.roof())
 
 # %% [markdown]

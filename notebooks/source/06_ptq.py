@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 6. PTQ from end to end
 #
-# **Post-training quantization** (PTQ) takes a trained network and some pictures without labels. With 8 bits
+# **Post-training quantization** (PTQ) takes a trained network and some images without labels. With 8 bits
 # it takes a minute and costs little. With 4 bits it must be done with care: here you go through the whole
 # pipeline, find the layers that suffer, give them more bits, and repair what rounding has spoilt. Nothing is
 # trained.
@@ -48,8 +48,8 @@ print(report[0], report[-1], sep="\n")
 assert not report.in_float
 
 # %% [markdown]
-# **Calibrate**: the observers see pictures of the training split, and each range becomes a grid. **Evaluate**
-# the fake-quantized network, against the float one on the same pictures.
+# **Calibrate**: the observers see images of the training split, and each range becomes a grid. **Evaluate**
+# the fake-quantized network, against the float one on the same images.
 
 # %%
 qlab.calibrate(prepared, calibration.batches(64))
@@ -67,7 +67,7 @@ int8 = qlab.convert(prepared, engine="reference")
 with torch.inference_mode():
     fake, real = prepared(held_out), int8(held_out)
 same = (fake.argmax(1) == real.argmax(1)).float().mean()
-print(f"{analysis.sqnr(fake, real):.1f} dB; the same answer on {same:.0%} of {len(fake)} pictures")
+print(f"{analysis.sqnr(fake, real):.1f} dB; the same answer on {same:.0%} of {len(fake)} images")
 print(f"beside it, fake quantization against float: {analysis.sqnr(float_answers, fake):.1f} dB")
 assert analysis.sqnr(fake, real) > 20 and same > 0.9
 
@@ -85,7 +85,7 @@ with tempfile.TemporaryDirectory() as folder:
 # %% [markdown]
 # ## Where is the noise?
 #
-# With fewer bits, which layer suffers? Run the float and the quantized network on the same pictures and
+# With fewer bits, which layer suffers? Run the float and the quantized network on the same images and
 # compare what each layer gives: the **SQNR** of lesson 1, layer by layer.
 #
 # **Predict.** In which direction does the SQNR go from the first layer to the last? And what is worse with 4
@@ -195,7 +195,7 @@ explorables.bit_budget(front)
 # **Explain.** A byte is best spent where it removes most noise. The first layer has few weights and all
 # others depend on it, so more bits there are cheap and help much. The prediction adds up what single layers
 # do; the network itself has the last word. Here are 3 bits for all against the best choice of the same size,
-# on pictures that the search has not seen:
+# on images that the search has not seen:
 
 # %%
 equal = QConfig.preset("w3a8", first_last=None)
@@ -273,7 +273,7 @@ for name, (decibel, right) in table.items():
 assert table["percentile"][0] > table["min-max"][0]
 
 # %% [markdown]
-# And AdaRound on top of the percentile, with 64 pictures and 60 steps a layer (1,000 pictures and more steps
+# And AdaRound on top of the percentile, with 64 images and 60 steps a layer (1,000 images and more steps
 # are usual):
 
 
@@ -289,7 +289,7 @@ assert decibel > table["percentile"][0] + 1
 
 # %% [markdown]
 # AdaRound here also corrects the mean of each channel, so it needs no bias correction before it. With 300
-# pictures, one picture is 0.3 points: do not read too much into small differences of accuracy. The SQNR of
+# images, one image is 0.3 points: do not read too much into small differences of accuracy. The SQNR of
 # the answers tells more.
 #
 # The order in which practitioners try things: int8 first; if that fails, look at the ranges (percentile,

@@ -26,7 +26,7 @@ from qlab.int8 import engines
 
 name = qlab.data.available().name
 network = qlab.models.load("resnet20", data=name)
-pictures = qlab.data.at_hand("train").sample(1280)
+images = qlab.data.at_hand("train").sample(1280)
 test = qlab.data.at_hand("test").sample(300)
 banner(test)
 
@@ -39,7 +39,7 @@ banner(test)
 
 # %%
 prepared = qlab.prepare(network, qat.qconfig("w3a2"))
-qlab.calibrate(prepared, pictures.sample(256).batches(64))
+qlab.calibrate(prepared, images.sample(256).batches(64))
 float_accuracy = qlab.evaluate(network, test)
 broken_accuracy = qlab.evaluate(prepared, test)
 print(f"float: {float_accuracy:.1f} % right, PTQ with 3-bit weights and 2-bit activations: {broken_accuracy:.1f} %")
@@ -190,7 +190,7 @@ check("7.4", gradient_of_scale)
 seen = []
 hook = layer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
 with torch.no_grad():
-    network(next(pictures.batches(16))[0])
+    network(next(images.batches(16))[0])
 hook.remove()
 inputs = seen[0]
 wanted = F.conv2d(inputs, layer.weight.detach(), padding=1)
@@ -254,7 +254,7 @@ assert share(on, (-0.5, 0.5)) < share(off, (-0.5, 0.5))
 # %% [markdown]
 # ## The whole network learns
 #
-# `qlab.qat.fit` does this for all layers at once, on labelled pictures, with an ordinary optimizer. Four
+# `qlab.qat.fit` does this for all layers at once, on labelled images, with an ordinary optimizer. Four
 # things are special:
 #
 # - Every scale is a parameter and learns by LSQ. Its gradient is divided by $\sqrt{N \cdot q_{max}}$ with $N$
@@ -266,11 +266,11 @@ assert share(on, (-0.5, 0.5)) < share(off, (-0.5, 0.5))
 # - The **learning rate**, the length of a step, is small. The network is nearly right; it needs repair, not a
 #   new start.
 #
-# **Predict.** How much of what PTQ lost comes back after one look at each of 1,280 pictures?
+# **Predict.** How much of what PTQ lost comes back after one look at each of 1,280 images?
 
 # %%
-plan = qlab.train.Plan(epochs=1, batch=32, rate=0.01, shrink=0, label_smoothing=0)
-qat.fit(prepared, pictures, plan=plan, freeze_batchnorm=1)
+plan = qlab.train.Plan(epochs=1, batch_size=32, lr=0.01, shrink=0, label_smoothing=0)
+qat.fit(prepared, images, plan=plan, freeze_batchnorm=1)
 trained_accuracy = qlab.evaluate(prepared, test)
 recovered = (trained_accuracy - broken_accuracy) / (float_accuracy - broken_accuracy)
 print(f"float {float_accuracy:.1f} %, PTQ {broken_accuracy:.1f} %, QAT {trained_accuracy:.1f} %")
@@ -278,7 +278,7 @@ print(f"{recovered:.0%} of the loss has come back")
 assert recovered > 0.4
 
 # %% [markdown]
-# A real training goes on for epochs, through all training pictures; lesson 8 shows what that gives.
+# A real training goes on for epochs, through all training images; lesson 8 shows what that gives.
 #
 # ## And now real integers
 #

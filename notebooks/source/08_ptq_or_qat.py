@@ -36,10 +36,10 @@ banner(exam)
 # **Three rules** make a comparison fair.
 #
 # 1. Each quantized network is compared with *its own* float network.
-# 2. Both see *the same pictures*.
-# 3. The pictures on which you *choose* are not those on which you *report*.
+# 2. Both see *the same images*.
+# 3. The images on which you *choose* are not those on which you *report*.
 #
-# In this lesson you choose, so it runs on pictures of the **validation** split. The test split comes last,
+# In this lesson you choose, so it runs on images of the **validation** split. The test split comes last,
 # once, for the network that you chose.
 #
 # The result is said in **percentage points**, or points: from 88 % to 86 % are 2 points lost.
@@ -54,12 +54,12 @@ check("8.1", points_lost)
 # %% [markdown]
 # ## How sure is a difference?
 #
-# An accuracy is measured on a sample of pictures. With other pictures it would be a little different. With a
-# share $p$ of right answers on $N$ pictures the **standard error** is
+# An accuracy is measured on a sample of images. With other images it would be a little different. With a
+# share $p$ of right answers on $N$ images the **standard error** is
 #
 # $$\sqrt{p\,(1-p)\,/\,N}$$
 #
-# The accuracy on all pictures in the world is within two standard errors of yours, in 95 of 100 cases.
+# The accuracy on all images in the world is within two standard errors of yours, in 95 of 100 cases.
 #
 # ### Exercise 8.2: the standard error
 #
@@ -72,14 +72,14 @@ check("8.2", standard_error)
 # Take an accuracy of 88 %:
 
 # %% tags=["nbval-check-output"]
-for pictures in (100, 1000, 10_000):
+for images in (100, 1000, 10_000):
     share = 0.88
-    error = 100 * (share * (1 - share) / pictures) ** 0.5
-    print(f"{pictures:6,} pictures: 88 % plus or minus {2 * error:.1f} points")
+    error = 100 * (share * (1 - share) / images) ** 0.5
+    print(f"{images:6,} images: 88 % plus or minus {2 * error:.1f} points")
 
 # %% [markdown]
-# So 1,000 pictures cannot tell a loss of 0.5 points from none. A comparison of two networks *on the same
-# pictures* is a little sharper than this, because both find the same pictures easy. It stays a sample.
+# So 1,000 images cannot tell a loss of 0.5 points from none. A comparison of two networks *on the same
+# images* is a little sharper than this, because both find the same images easy. It stays a sample.
 #
 # ## Accuracy against bits
 #
@@ -141,7 +141,7 @@ check("8.3", recovered)
 # %% [markdown]
 # ## What each costs
 #
-# PTQ looks at some pictures once. QAT goes through all training pictures, again and again, forwards and
+# PTQ looks at some images once. QAT goes through all training images, again and again, forwards and
 # backwards. How long does each take on this computer?
 
 # %% tags=["timing"]
@@ -152,21 +152,21 @@ ptq_seconds = time.perf_counter() - start
 
 few = qlab.data.at_hand("train").sample(160)
 start = time.perf_counter()
-qlab.qat.fit(prepared, few, None, qlab.train.Plan(epochs=1, batch=32, rate=0.01, shrink=0.0), progress=False)
+qlab.qat.fit(prepared, few, None, qlab.train.Plan(epochs=1, batch_size=32, lr=0.01, shrink=0.0), progress=False)
 step_seconds = (time.perf_counter() - start) / (len(few) / 32)
 steps = -(-len(qlab.data.at_hand("train")) // 32)
 
 Markdown(f"""
 | | on this computer |
 |:--|--:|
-| PTQ, {len(calibration)} pictures | {ptq_seconds:.1f} s |
-| QAT, one step with 32 pictures | {step_seconds:.2f} s |
+| PTQ, {len(calibration)} images | {ptq_seconds:.1f} s |
+| QAT, one step with 32 images | {step_seconds:.2f} s |
 | QAT, one epoch ({steps} steps) | {step_seconds * steps / 60:.0f} minutes |
 """)
 
 # %% [markdown]
-# QAT also needs the training pictures with their labels, and somebody who chooses the learning rate and
-# watches the loss. PTQ needs a few hundred pictures without labels; with distilled pictures it needs none.
+# QAT also needs the training images with their labels, and somebody who chooses the learning rate and
+# watches the loss. PTQ needs a few hundred images without labels; with distilled images it needs none.
 #
 # ## Choose
 #
@@ -210,7 +210,7 @@ check("8.4", good_enough)
 # %% [markdown]
 # ## Report once
 #
-# The choice is made, so the test pictures may be seen. Take the smallest network that loses at most 4 points:
+# The choice is made, so the test images may be seen. Take the smallest network that loses at most 4 points:
 
 # %%
 chosen = smallest(4.0, can_train=True)
@@ -221,11 +221,11 @@ else:
     qlab.calibrate(final, calibration.batches(64))
 test = qlab.data.at_hand("test").sample(300)
 on_test = [qlab.evaluate(net, test) for net in (network, final)]
-print(f"{chosen.name} on {len(test):,} test pictures of {test.source}: {on_test[1]:.1f} %, float {on_test[0]:.1f} %")
+print(f"{chosen.name} on {len(test):,} test images of {test.source}: {on_test[1]:.1f} %, float {on_test[0]:.1f} %")
 assert on_test[0] - on_test[1] < 8
 
 # %% [markdown]
-# On all the test pictures the trained networks of this course were measured when they were made; their list
+# On all the test images the trained networks of this course were measured when they were made; their list
 # is kept with the weights:
 
 # %%
@@ -249,8 +249,8 @@ assert rows
 # |:--|:--|
 # | 8 bits are small enough | PTQ, per channel; measure; done |
 # | a layer or two that suffer | leave them at more bits (lesson 6) |
-# | no training data | PTQ with distilled pictures, bias correction from BatchNorm's statistics |
-# | 4 bits, a few hundred pictures, some minutes | AdaRound (lesson 6) |
+# | no training data | PTQ with distilled images, bias correction from BatchNorm's statistics |
+# | 4 bits, a few hundred images, some minutes | AdaRound (lesson 6) |
 # | 4 bits or fewer, data, labels and hours | QAT, from the PTQ network on, with the float network as teacher |
 # | 2 bits or fewer | QAT, and a network that is wide enough; expect to lose some points |
 #
@@ -262,16 +262,16 @@ quiz(8)
 # %% [markdown]
 # ## What to remember
 #
-# - Compare with the own float network, on the same pictures, and say on which.
+# - Compare with the own float network, on the same images, and say on which.
 # - A difference below the standard error is no difference.
 # - **PTQ** takes seconds and is enough for 8 and often for 6 bits. **QAT** takes hours and reaches 4 bits and
 #   fewer.
-# - Choose on validation pictures, report once on test pictures.
+# - Choose on validation images, report once on test images.
 #
 # ## For teachers
 #
 # Students like to say "QAT is better". Ask: at how many bits, and by more than two standard errors? Let them
-# find the pair of candidates that 500 pictures cannot tell apart. The two explorables take ten minutes, the
+# find the pair of candidates that 500 images cannot tell apart. The two explorables take ten minutes, the
 # discussion of the last table twenty.
 #
 # ## Papers

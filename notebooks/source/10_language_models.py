@@ -39,7 +39,7 @@ print(f"{sum(p.numel() for p in model.parameters()):,} weights; text: {llm.sourc
 
 # %%
 prompt = torch.tensor(list(b"class Server:\n    def __init__(self, "))
-written = llm.write(model, prompt, 60)
+written = llm.generate(model, prompt, 60)
 print((bytes(prompt.tolist()) + bytes(written.tolist())).decode("latin1"))
 
 # %% [markdown]
@@ -108,7 +108,7 @@ for bits in range(2, 9):
     for kind, group in (("one scale a row", None), ("groups of 64", 64)):
         rounded = llm.rounded(model, bits, group)
         found[kind, bits] = llm.perplexity(rounded, test[:8])
-    texts[bits] = bytes(llm.write(rounded, prompt, 60).tolist()).decode("latin1")
+    texts[bits] = bytes(llm.generate(rounded, prompt, 60).tolist()).decode("latin1")
 explorables.bits_of_weights(found, llm.perplexity(model, test[:8]), texts, "groups of 64")
 
 # %% [markdown]
@@ -200,7 +200,7 @@ hook.remove()
 x, w = seen[0].flatten(0, 1).clone(), model.model.layers[1].mlp.gate_proj.weight.detach()
 
 rounded = qlab.dequantize(*llm.quantize_weight(w, bits=3, group_size=64))
-better = qlab.dequantize(*llm.solve(w, x.T @ x, bits=3, group_size=64))
+better = qlab.dequantize(*llm.gptq_quantize(w, x.T @ x, bits=3, group_size=64))
 for name, each in (("rounded", rounded), ("GPTQ", better)):
     weights, outputs = (each - w).norm() / w.norm(), (x @ (each - w).T).norm() / (x @ w.T).norm()
     print(f"{name:8} error of the weights {weights:.1%}, of the outputs {outputs:.1%}")
@@ -330,7 +330,7 @@ if FETCH and psutil.virtual_memory().available > NEEDED:
     tokens = llm.tokenizer(NAME)
     granite = llm.as_bfloat16(llm.weight_only(llm.load(NAME)))
     question = torch.tensor(tokens("Quantization of a neural network means")["input_ids"])
-    print(tokens.decode(llm.write(granite, question, 40)))
+    print(tokens.decode(llm.generate(granite, question, 40)))
 else:
     print(f"{NAME} is left out: set FETCH = True, and have {NEEDED / 1e9:.0f} GB of memory free")
 

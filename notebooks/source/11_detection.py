@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 11. Detection in real time
 #
-# Until now a network said *what* is in a picture. A **detector** also says *where*: it puts a box around each
+# Until now a network said *what* is in an image. A **detector** also says *where*: it puts a box around each
 # thing, thirty times a second if it can. Here you take a small detector apart, measure how good it is,
 # turn it into integers, and let both versions follow a video that moves. The video is made on the spot, so no
 # camera is needed. If you have one, the last sections use it, on a Raspberry Pi too.
@@ -29,15 +29,15 @@ from qlab.course.quiz import quiz
 from qlab.int8 import engines
 
 network = detect.load()
-pictures = detect.scenes("test", 80)
+scenes = detect.scenes("test", 80)
 calibration = detect.scenes("train", 64)
-print(f"{len(pictures)} test scenes of {detect.SIDE}x{detect.SIDE} pixels with up to seven shapes")
+print(f"{len(scenes)} test scenes of {detect.SIDE}x{detect.SIDE} pixels with up to seven shapes")
 print("classes:", ", ".join(detect.CLASSES))
 
 # %% [markdown]
 # ## What a detector says
 #
-# This one is **SSDLite** on a MobileNetV2 (Sandler et al., 2018). The backbone makes three maps of the picture,
+# This one is **SSDLite** on a MobileNetV2 (Sandler et al., 2018). The backbone makes three maps of the image,
 # with 20x20, 10x10 and 5x5 places. At each place stand two **anchors**, squares of a fixed size: small ones on
 # the fine map, large ones on the coarse map. For each anchor a small **head** on the map says two things:
 #
@@ -45,10 +45,10 @@ print("classes:", ", ".join(detect.CLASSES))
 # - four **offsets**: by how much must this anchor be moved and stretched to become the box of the thing?
 
 # %% tags=["nbval-check-output"]
-x, truths = next(pictures.batches(8))
+x, truths = next(scenes.batches(8))
 with torch.inference_mode():
     output = network(x)
-print("output:", tuple(output.shape), "= pictures, anchors at a place, offsets and scores, places")
+print("output:", tuple(output.shape), "= images, anchors at a place, offsets and scores, places")
 anchors = 2 * (20**2 + 10**2 + 5**2)
 print(f"{anchors:,} anchors, each with 4 offsets, 1 score of the ground and {len(detect.CLASSES)} of the classes")
 assert tuple(output.shape) == (8, 2, 4 + 1 + len(detect.CLASSES), anchors // 2)
@@ -88,8 +88,8 @@ check("11.2", decode)
 # %%
 with torch.inference_mode():
     candidates = detect.read(output, threshold=0.05, overlap=1.0)
-chosen = max(range(8), key=lambda number: len(pictures.boxes(number)))
-explorables.suppression(pictures.images[chosen], candidates[chosen], pictures.boxes(chosen), detect.CLASSES)
+chosen = max(range(8), key=lambda number: len(scenes.boxes(number)))
+explorables.suppression(scenes.images[chosen], candidates[chosen], scenes.boxes(chosen), detect.CLASSES)
 
 # %% [markdown]
 # **Explain.** With much overlap allowed, doubles stay. With little, a shape loses its box when another one of its
@@ -100,7 +100,7 @@ explorables.suppression(pictures.images[chosen], candidates[chosen], pictures.bo
 count = {allowed: sum(len(found) for found in detect.read(output, 0.3, allowed)) for allowed in (0.95, 0.45, 0.05)}
 for allowed, boxes in count.items():
     print(
-        f"overlaps of up to {allowed:.0%} allowed: {boxes} boxes for {sum(map(len, map(pictures.boxes, range(8))))} shapes"
+        f"overlaps of up to {allowed:.0%} allowed: {boxes} boxes for {sum(map(len, map(scenes.boxes, range(8))))} shapes"
     )
 assert count[0.95] > count[0.45] >= count[0.05]
 
@@ -113,7 +113,7 @@ check("11.3", suppress)
 # %% [markdown]
 # ## One number for the whole curve
 #
-# Sort all boxes of a class, in all pictures, the surest first. A box is **right** if it overlaps a shape of its
+# Sort all boxes of a class, in all images, the surest first. A box is **right** if it overlaps a shape of its
 # class by at least one half, and no surer box has that shape already. After each box, **precision** is the
 # share of right boxes so far, and **recall** the share of all shapes found so far. Precision against recall is a
 # curve with teeth. At each recall the best precision at that recall *or above* counts, which fills the teeth. The
@@ -126,12 +126,12 @@ check("11.3", suppress)
 check("11.4", average_precision)
 
 # %%
-found = detect.find(network, pictures)
-shapes = [pictures.boxes(number) for number in range(len(pictures))]
+found = detect.find(network, scenes)
+shapes = [scenes.boxes(number) for number in range(len(scenes))]
 for label, name in enumerate(detect.CLASSES):
     print(f"{name:9} AP {100 * detect.average_precision(found, shapes, label):5.1f} %")
 maps = {"float": detect.mean_average_precision(found, shapes)}
-print(f"\nfloat: mAP {maps['float']:.1f} % on {len(pictures)} test scenes")
+print(f"\nfloat: mAP {maps['float']:.1f} % on {len(scenes)} test scenes")
 assert maps["float"] > 70
 
 # %% [markdown]
@@ -160,7 +160,7 @@ for bits in (8, 4):
     for share in (PerTensor(), PerChannel(0)):
         name = f"{bits} bits, {'per tensor' if share == PerTensor() else 'per channel'}"
         prepared[name], int8[name] = quantized(bits, share)
-        maps[name] = detect.evaluate(int8[name], pictures)
+        maps[name] = detect.evaluate(int8[name], scenes)
 for name, value in maps.items():
     print(f"{name:20} mAP {value:5.1f} %, {value - maps['float']:+.1f} points")
 assert maps["8 bits, per channel"] > maps["float"] - 6
@@ -181,7 +181,7 @@ for kind in sorted({row.kind for row in in_float}):
 assert not any("conv" in row.kind for row in in_float)
 
 # %% [markdown]
-# Which layers does a single scale hurt? The SQNR (lesson 1) of the weights tells, without a single picture:
+# Which layers does a single scale hurt? The SQNR (lesson 1) of the weights tells, without a single image:
 
 # %%
 noise = {}
@@ -218,7 +218,7 @@ assert all(noise["per channel"][layer] > noise["per tensor"][layer] for layer in
 
 # %%
 int8["QAT"] = qlab.convert(detect.load_qat())
-maps["QAT"] = detect.evaluate(int8["QAT"], pictures)
+maps["QAT"] = detect.evaluate(int8["QAT"], scenes)
 for name, value in maps.items():
     print(f"{name:20} mAP {value:5.1f} %, {value - maps['float']:+.1f} points")
 assert maps["QAT"] > maps["float"] - 4
@@ -230,7 +230,7 @@ assert maps["QAT"] > maps["float"] - 4
 # ## Frames a second
 #
 # The same integers run on several engines (lesson 5), and which one is fastest depends on the processor *and* on the
-# network: here are many small layers, and one picture at a time. Between small layers Python itself takes long, so the
+# network: here are many small layers, and one image at a time. Between small layers Python itself takes long, so the
 # networks are **captured** (lesson 5) where an engine allows it.
 
 
@@ -243,7 +243,7 @@ def captured(int8):
         return int8
 
 
-image = pictures.images[0]
+image = scenes.images[0]
 one = detect.normalize(image[None])
 usable = [name for name, engine in engines.available().items() if engine.usable and name != "reference"]
 on_engines = {"float": network, **{name: captured(int8["QAT"].on(name)) for name in usable}}
@@ -253,7 +253,7 @@ print(timings)
 
 # %% [markdown]
 # What counts is the time from the frame to its boxes. **Predict** which of three parts gets faster by int8:
-# normalizing the picture, the network, or decoding and suppression?
+# normalizing the image, the network, or decoding and suppression?
 
 # %% tags=["timing"]
 nets = {"float": network, "int8": on_engines[fastest]}
@@ -301,7 +301,7 @@ for latency in (0.025, 0.050):
 assert age_of_what_is_shown(20, 0.05, 30, False) > 1.9 * age_of_what_is_shown(10, 0.05, 30, False)
 
 # %% [markdown]
-# A queue that grows is worse than frames that are lost: the picture stays smooth, but it shows the past, and the
+# A queue that grows is worse than frames that are lost: the image stays smooth, but it shows the past, and the
 # past gets longer. `detect.open_source` gives the newest frame and counts what it dropped:
 
 # %% tags=["timing"]
@@ -329,7 +329,7 @@ live_detection(lambda: detect.open_source("scene:4"), nets, {"float": maps["floa
 # noise decides only where the score was near the threshold anyhow:
 
 # %%
-answers = {name: detect.find(net, pictures, threshold=0.3) for name, net in (("float", network), ("int8", int8["QAT"]))}
+answers = {name: detect.find(net, scenes, threshold=0.3) for name, net in (("float", network), ("int8", int8["QAT"]))}
 sure, unsure = [], []
 for one_side, other in zip(answers["float"], answers["int8"]):
     same = detect.iou(one_side.xyxy, other.xyxy) * (one_side.labels[:, None] == other.labels)
@@ -343,13 +343,13 @@ assert sum(sure) / len(sure) > 0.9 and sum(sure) / len(sure) >= sum(unsure) / le
 # %% [markdown]
 # ## Your own video
 #
-# A folder of pictures is a video too, and needs nothing. Files and webcams are read by OpenCV:
+# A folder of images is a video too, and needs nothing. Files and webcams are read by OpenCV:
 # `pip install "qlab[video]"`. In this notebook, put one of these into the panel above in place of `"scene:4"`:
 #
 # ```python
 # detect.open_source("webcam")         # or "webcam:1" for the second camera
 # detect.open_source("holiday.mp4")
-# detect.open_source("my_pictures")    # a folder
+# detect.open_source("my_images")    # a folder
 # ```
 #
 # The course's detector knows shapes: cut some out of coloured paper and hold them up. For everyday things there is
@@ -359,7 +359,7 @@ assert sum(sure) / len(sure) > 0.9 and sum(sure) / len(sure) >= sum(unsure) / le
 # ```bash
 # qlab detect                                     # the made scene; Ctrl-C ends it
 # qlab detect --source webcam --engine auto       # a line a second: milliseconds, frames dropped, what is there
-# qlab detect --source holiday.mp4 --out boxes    # frames with their boxes, as pictures in the folder boxes
+# qlab detect --source holiday.mp4 --out boxes    # frames with their boxes, as images in the folder boxes
 # qlab detect --source webcam --network coco
 # ```
 #
@@ -367,7 +367,7 @@ assert sum(sure) / len(sure) > 0.9 and sum(sure) / len(sure) >= sum(unsure) / le
 
 # %% tags=["nbval-check-output"]
 try:
-    detect.open_source("my_pictures")
+    detect.open_source("my_images")
 except ValueError as error:
     print(error)
 

@@ -44,10 +44,10 @@ banner(test)
 # ## A quarter of the bytes
 #
 # VGG-16 has 138 million weights, and 103 million of them are in one linear layer: 25,088 inputs, 4,096
-# outputs. For one picture each weight is read from memory, used once, and never seen again. Such a layer is
+# outputs. For one image each weight is read from memory, used once, and never seen again. Such a layer is
 # **memory-bound**: the processor waits for bytes.
 #
-# **Predict.** What is int8 worth here, on one picture: 1, 2 or 4 times?
+# **Predict.** What is int8 worth here, on one image: 1, 2 or 4 times?
 #
 # Half of the layer is enough to see it, and takes half of the memory. All of VGG-16 is measured by
 # `tools/bench_deploy.py`.
@@ -61,7 +61,7 @@ row = torch.rand(1, inputs, generator=torch.Generator().manual_seed(1))
 weights = codes.float().mul_(1e-4)  # the same weights in float
 
 
-def one_picture(name):
+def one_image(name):
     """The layer in float and on an engine, taking turns on one thread; the answers are compared before."""
     engine = engines.get(name)
     kernel, q, to_floats = (
@@ -77,7 +77,7 @@ def one_picture(name):
 # %% tags=["timing"]
 usable = [name for name in ("fbgemm", "qnnpack", "onednn_plain", "reference") if engines.availability(name).usable]
 for name in usable[:2]:
-    compared = one_picture(name)
+    compared = one_image(name)
     print(compared)
     rates = [codes.numel() * size / 1e6 / timing.ms for size, timing in zip((4, 1), compared.values())]
     print(f"weights from memory: float32 {rates[0]:.1f} GB/s, int8 {rates[1]:.1f} GB/s\n")
@@ -85,7 +85,7 @@ del codes, weights
 
 # %% [markdown]
 # A quarter of the bytes allows four times the speed. An engine that is good at this shape gets a good part of it. One
-# that is made for many pictures at once may gain nothing here: measure the one that you use, on what you use it for.
+# that is made for many images at once may gain nothing here: measure the one that you use, on what you use it for.
 #
 # ## What it saves
 #
@@ -102,9 +102,9 @@ del codes, weights
 
 # %%
 def workload(name, net, size):
-    """A network's weights and multiplications, counted on a picture without content ("meta" tensors have none)."""
-    picture = torch.zeros(1, 3, size, size, device="meta")
-    return Workload(name, sum(p.numel() for p in net.parameters()), bench.macs(net.to("meta").eval(), picture))
+    """A network's weights and multiplications, counted on an image without content ("meta" tensors have none)."""
+    image = torch.zeros(1, 3, size, size, device="meta")
+    return Workload(name, sum(p.numel() for p in net.parameters()), bench.macs(net.to("meta").eval(), image))
 
 
 from torchvision.models import mobilenet_v2, vgg16  # after qlab: it needs torch's own build
@@ -128,7 +128,7 @@ explorables.savings(works)
 
 # %% [markdown]
 # **Explain.** The network that uses each weight once a word is memory-bound and gains four times. VGG-16 uses
-# the weights of its convolutions many times a picture, so its arithmetic sets the pace. The time of int8 can
+# the weights of its convolutions many times an image, so its arithmetic sets the pace. The time of int8 can
 # never be less than a quarter by memory, nor less than one in `int8_speedup` by arithmetic:
 
 # %% tags=["nbval-check-output"]
@@ -208,7 +208,7 @@ if onnx:
     assert counted.count("DequantizeLinear") > counted.count("QuantizeLinear") > counted.count("Conv") > 20
 
 # %% [markdown]
-# Open the file in [Netron](https://netron.app) and you see the same as a picture. Weights and biases are
+# Open the file in [Netron](https://netron.app) and you see the same as an image. Weights and biases are
 # constants with a DequantizeLinear behind them: int8 with one scale a channel, and int32.
 #
 # **Predict.** Below is one small linear layer with a ReLU. It has 8 bits; calibration has seen outputs up to 1.
@@ -277,7 +277,7 @@ if onnx:
 # classes change, in both directions: compare the accuracies before you worry.
 #
 # `qlab.OnnxNetwork` wraps such a runtime, so that it is called like any network. **Predict.** Who is faster on one
-# picture, torch's kernels (captured, as in lesson 5) or onnxruntime's? And on 32?
+# image, torch's kernels (captured, as in lesson 5) or onnxruntime's? And on 32?
 
 # %% tags=["timing"]
 forms = {"float32": network, "torch's kernels": int8.on("auto")}
@@ -289,7 +289,7 @@ for batch in (1, 32):
     print(bench.compare(forms, x[:batch], threads=1, rounds=7, progress=False), "\n")
 
 # %% [markdown]
-# Between two layers onnxruntime does less than torch, and with one picture that is much of the time. With many, the
+# Between two layers onnxruntime does less than torch, and with one image that is much of the time. With many, the
 # kernels decide, and the better ones are not always the same library's: `qlab.bench.fastest` tries all on your batch.
 #
 # There is a third way out of Python: **torch.export** writes down which torch operations a network calls.
@@ -332,9 +332,9 @@ print(f'engine "auto" means {engines.choose()[0]}: {engines.choose()[1]}')
 
 
 # %%
-def right(net, pictures=test):
+def right(net, images=test):
     """Right answers in percent."""
-    return qlab.evaluate(net, pictures, progress=False)
+    return qlab.evaluate(net, images, progress=False)
 
 
 floats, good = right(network), right(int8)
@@ -344,9 +344,9 @@ assert good > floats - 4
 # %% [markdown]
 # ### 1. Missing calibration
 #
-# **Cause.** Nobody showed the network pictures, or showed it others than it will see. **Cure.** Some hundred
-# pictures of the training split, made as the app makes them. `qlab` refuses a network without calibration;
-# against wrong pictures there is no such guard.
+# **Cause.** Nobody showed the network images, or showed it others than it will see. **Cure.** Some hundred
+# images of the training split, made as the app makes them. `qlab` refuses a network without calibration;
+# against wrong images there is no such guard.
 
 # %%
 try:
@@ -393,7 +393,7 @@ assert unfolded_steps > 2 * folded_steps and right(unfolded) > good - 5
 # %% [markdown]
 # ### 3. Wrong preprocessing
 #
-# **Cause.** In training the pictures were normalized; the app gives pixels from 0 to 1. (Or blue and red are
+# **Cause.** In training the images were normalized; the app gives pixels from 0 to 1. (Or blue and red are
 # swapped, or the size is changed in another way.) **Cure.** Feed the *float* network on the device first: if it
 # is wrong too, quantization is not to blame.
 
@@ -493,7 +493,7 @@ assert mismatch < good - 20
 # %% [markdown]
 # ## Where did the points go?
 #
-# Five numbers tell, each from the same pictures. Compare each with the one before it:
+# Five numbers tell, each from the same images. Compare each with the one before it:
 #
 # | measure the right answers of | less than before? then look at |
 # |:--|:--|

@@ -43,7 +43,7 @@ check("99.1", file_bytes)
 # %% [markdown]
 # ## How long it takes
 #
-# Milliseconds depend on the computer, so the budget is relative: the time of a batch of 32 pictures, divided
+# Milliseconds depend on the computer, so the budget is relative: the time of a batch of 32 images, divided
 # by that of the plain 8-bit network. The two are measured in turns, as in lesson 5, so that a disturbance
 # hits both.
 #
@@ -59,9 +59,9 @@ check("99.2", times_as_long)
 # ## The rules
 #
 # 1. The file is at most **100 KiB**; the time at most **1.5 times** that of the plain 8-bit network.
-# 2. Calibrate and train on pictures of the training split only, as many as you like.
-# 3. Compare your attempts on the exam above, 500 pictures of the validation split. At the end, and once,
-#    look at the test pictures.
+# 2. Calibrate and train on images of the training split only, as many as you like.
+# 3. Compare your attempts on the exam above, 500 images of the validation split. At the end, and once,
+#    look at the test images.
 #
 # The judge knows the float network and makes the plain 8-bit one.
 
@@ -148,7 +148,7 @@ explorables.pareto(known, first)
 #
 # ## Your turn
 #
-# Change this cell as often as you like, then draw the picture again. Here are the levers:
+# Change this cell as often as you like, then draw the image again. Here are the levers:
 #
 # | lever | lesson | where |
 # |:--|:--|:--|
@@ -158,7 +158,7 @@ explorables.pareto(known, first)
 # | bits for each layer | 6 | `analysis.mixed_precision(network, batches, budget_bytes)` |
 # | mend the biases | 6 | `qlab.correct_bias` |
 # | round up or down | 6 | `qlab.adaround` |
-# | train with the rounding | 7 | `qlab.qat.fit(prepared, pictures, teacher=network)` |
+# | train with the rounding | 7 | `qlab.qat.fit(prepared, images, teacher=network)` |
 # | ternary, binary weights | 9 | `QConfig(weight=codebook.Ternary())` |
 
 
@@ -182,7 +182,7 @@ explorables.pareto([*known, first], mine)
 # ## One way to go on
 #
 # Try first, then read. With so few bits it matters whether a weight is rounded up or down: **AdaRound**
-# (lesson 6) learns that, from pictures without labels. Here it takes 64 of them and 60 steps a layer; more
+# (lesson 6) learns that, from images without labels. Here it takes 64 of them and 60 steps a layer; more
 # are better.
 
 # %% tags=["timing"]
@@ -205,14 +205,14 @@ assert first not in front([*known, first, ours])
 # %% [markdown]
 # ## Once, at the end
 #
-# Many attempts on the same exam make its best result a little too good: some of it is luck. The test pictures
+# Many attempts on the same exam make its best result a little too good: some of it is luck. The test images
 # have seen none of your choices. Look at them once, for the network that you hand in.
 
 # %%
 test = qlab.data.at_hand("test").sample(500)
 on_test = {name: qlab.evaluate(net, test) for name, net in (("float", network), ("AdaRound", rounded))}
 for name, accuracy in on_test.items():
-    print(f"{name:8} {accuracy:.1f} % of {len(test):,} test pictures ({test.source})")
+    print(f"{name:8} {accuracy:.1f} % of {len(test):,} test images ({test.source})")
 assert on_test["float"] > on_test["AdaRound"] > first.accuracy
 
 # %% [markdown]
@@ -227,14 +227,14 @@ quiz(99)
 # - Count the whole file, and measure the time of what really runs.
 # - Several measures have no single winner: they have a **Pareto front**.
 # - Bits belong where they are stored and where they hurt. Here that was the weights, and how they are rounded.
-# - Choose on one set of pictures, report on another.
+# - Choose on one set of images, report on another.
 #
 # ## For teachers
 #
 # A class of pairs, a week, one table on the wall: name, KiB, right answers, and what was done. `print(mine)`
 # gives a line for it; `my_network` is what is handed in, so that you can run it. Students like to save bits on
 # activations; ask what is in the file. With 80 KiB in place of 100 the challenge becomes one about QAT. On the
-# last day let everybody measure the test pictures at the same time, and discuss why most numbers fall.
+# last day let everybody measure the test images at the same time, and discuss why most numbers fall.
 #
 # ## Papers
 #

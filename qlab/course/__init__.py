@@ -10,15 +10,15 @@ __all__ = ["banner"]
 
 
 def banner(data: Dataset) -> Markdown:
-    """Which pictures a lesson runs on, for its first cell to show: all below was measured on these.
+    """Which images a lesson runs on, for its first cell to show: all below was measured on these.
 
     >>> from qlab.data import shapes10
     >>> print(banner(shapes10("validation")).data)
-    **Pictures: shapes10** (2,000 in the validation split; 10 classes: circle, crescent, ..., triangle)...
+    **Images: shapes10** (2,000 in the validation split; 10 classes: circle, crescent, ..., triangle)...
     """
     first, second, *_, last = data.classes
     classes = f"{len(data.classes)} classes: {first}, {second}, ..., {last}"
-    words = f"**Pictures: {data.source}** ({len(data):,} in the {data.split} split; {classes})"
+    words = f"**Images: {data.source}** ({len(data):,} in the {data.split} split; {classes})"
     if data.source.startswith("shapes10"):
         words += " stand in for CIFAR-10. To fetch that, run `qlab.data.cifar10()`; then restart the kernel."
     return Markdown(words)

@@ -11,11 +11,11 @@ from html import escape
 from torch import nn
 
 from qlab import analysis, bench
+from qlab.calibration import ptq
 from qlab.course.language import _, signed
 from qlab.data.dataset import Dataset
 from qlab.graph.convert import convert
 from qlab.graph.prepare import Prepared
-from qlab.ptq import ptq
 from qlab.train import evaluate
 
 
@@ -73,9 +73,9 @@ class Score:
 
 
 class Judge:
-    """Scores prepared networks on the same pictures, against the same float network and the same 8-bit one.
+    """Scores prepared networks on the same images, against the same float network and the same 8-bit one.
 
-    ``exam`` are the pictures that count, ``calibration`` those with which the plain 8-bit network is made.
+    ``exam`` are the images that count, ``calibration`` those with which the plain 8-bit network is made.
     """
 
     def __init__(self, network: nn.Module, exam: Dataset, calibration: Dataset, budget: Budget) -> None:

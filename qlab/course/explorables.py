@@ -59,17 +59,17 @@ class Slider(anywidget.AnyWidget):
     step = traitlets.Float(1).tag(sync=True)
 
 
-class Picture(anywidget.AnyWidget):
+class Image(anywidget.AnyWidget):
     """A JPEG that a screen reader can name. (An ``ipywidgets.Image`` has no alt text.)"""
 
-    _esm = module("picture.js")
+    _esm = module("image.js")
     _css = JS / "explorables.css"
     value = traitlets.Bytes().tag(sync=True)
     alt = traitlets.Unicode().tag(sync=True)
 
 
 class Still:
-    """A widget that is saved with its ``figure`` as a still picture, for a reader without a kernel (GitHub)."""
+    """A widget that is saved with its ``figure`` as a still image, for a reader without a kernel (GitHub)."""
 
     figure: plots.Figure
 
@@ -88,17 +88,17 @@ class Panel(Still, ipywidgets.VBox):
 
     def __init__(self, draw: Callable[..., plots.Figure], **controls: ipywidgets.DOMWidget) -> None:
         self.draw, self.controls, self.error = draw, controls, None
-        self.picture = Picture()
+        self.image = Image()
         self.words = ipywidgets.HTML()
         self.figure = self._redraw()  # an error in the first view is the cell's own
-        super().__init__([*controls.values(), self.picture, self.words])
+        super().__init__([*controls.values(), self.image, self.words])
         for control in controls.values():
             control.observe(self._follow, "value")
 
     def _redraw(self) -> plots.Figure:
         figure = self.draw(**{name: control.value for name, control in self.controls.items()})
-        with self.picture.hold_sync():  # one message for both
-            self.picture.value, self.picture.alt = figure.frame(), figure.finding
+        with self.image.hold_sync():  # one message for both
+            self.image.value, self.image.alt = figure.frame(), figure.finding
         self.words.value = f"<em role='status'>{escape(figure.alt)}</em>"
         return figure
 
@@ -143,12 +143,12 @@ class Drawn(Still, anywidget.AnyWidget):
 
 
 def fewer_bits(
-    pictures: Dataset, said: Mapping[int, Tensor], accuracy: Mapping[int, float], float_accuracy: float
+    images: Dataset, said: Mapping[int, Tensor], accuracy: Mapping[int, float], float_accuracy: float
 ) -> Panel:
     """Drag the number of bits: the network's answers, and how many are right. Arguments as in ``plots``."""
     most, least = max(said), min(said)
     slider = Slider(label=_("bits of weights and activations"), value=most, minimum=least, maximum=most)
-    return Panel(plots.fewer_bits(pictures, said, accuracy, float_accuracy), bits=slider)
+    return Panel(plots.fewer_bits(images, said, accuracy, float_accuracy), bits=slider)
 
 
 def rounding() -> Drawn:
@@ -199,10 +199,10 @@ def settling(batches: Sequence[Tensor]) -> Panel:
 
 
 def calibration_size(largest: Tensor) -> Panel:
-    """Drag the number of calibration pictures, and draw other ones: how much of the whole range they show."""
+    """Drag the number of calibration images, and draw other ones: how much of the whole range they show."""
     return Panel(
         plots.calibration_size(largest),
-        images=Slider(label=_("calibration pictures"), value=1, minimum=1, maximum=min(256, len(largest))),
+        images=Slider(label=_("calibration images"), value=1, minimum=1, maximum=min(256, len(largest))),
         drawing=Slider(label=_("which drawing"), value=1, minimum=1, maximum=10),
     )
 

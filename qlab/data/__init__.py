@@ -1,7 +1,7 @@
-"""Pictures to train, calibrate and measure on."""
+"""Images to train, calibrate and measure on."""
 
-from qlab.data.cifar10 import Available, at_hand, available, cifar10
+from qlab.data.cifar import Available, at_hand, available, cifar10
 from qlab.data.dataset import Dataset
-from qlab.data.shapes10 import shapes10
+from qlab.data.shapes import shapes10
 
 __all__ = ["Available", "Dataset", "at_hand", "available", "cifar10", "shapes10"]

@@ -1,4 +1,4 @@
-"""Reads a copy of CIFAR-10 in whatever form it comes: folder, tar or zip; picture files or official batches.
+"""Reads a copy of CIFAR-10 in whatever form it comes: folder, tar or zip; image files or official batches.
 
 Nothing is unpacked to disk, and nothing that a file says is executed: entries that point out of their archive
 are refused, and the official pickles (A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images",
@@ -27,8 +27,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-TOTAL = {"train": 50_000, "test": 10_000}  # pictures of the whole CIFAR-10
-HELD_OUT = 250  # pictures of each class, the last ones of train/, are the validation split
+TOTAL = {"train": 50_000, "test": 10_000}  # images of the whole CIFAR-10
+HELD_OUT = 250  # images of each class, the last ones of train/, are the validation split
 SUFFIXES = (".png", ".jpg", ".jpeg")
 OFFICIAL = "cifar-10-batches-py"
 BATCHES = {**{f"data_batch_{n}": "train" for n in range(1, 6)}, "test_batch": "test"}
@@ -38,7 +38,7 @@ Entry = tuple[str, Callable[[], bytes]]  # a file's name, and what reads it
 
 
 def read_copy(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Every picture of the copy of CIFAR-10 at ``path``, and which copy it is, in words.
+    """Every image of the copy of CIFAR-10 at ``path``, and which copy it is, in words.
 
     The dict holds "train.images" uint8 (N, 3, 32, 32) and "train.labels" int64 (N,), the same for
     "validation" and "test". A split is sorted by class, and in a class by file name or as the official
@@ -65,7 +65,7 @@ def read_copy(path: Path) -> tuple[dict[str, Tensor], str]:
 
 
 def together(split: str, classes: list[np.ndarray]) -> dict[str, Tensor]:
-    """The pictures of all classes as one tensor, and their labels."""
+    """The images of all classes as one tensor, and their labels."""
     labels = [torch.full((len(pixels),), label) for label, pixels in enumerate(classes)]
     return {
         f"{split}.images": torch.from_numpy(np.concatenate(classes)),
@@ -79,15 +79,15 @@ class Found:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.files: dict[tuple[str, str], list[tuple[str, bytes]]] = {}  # split, class -> file, its pixels
-        self.kinds: Counter[str] = Counter()  # how many pictures were PNG, JPEG, official
+        self.kinds: Counter[str] = Counter()  # how many images were PNG, JPEG, official
         self.folders: set[str] = set()  # where train/ and test/ are; two places would mix two data sets
         self.batches: set[str] = set()
 
     def take(self, name: str, read: Callable[[], bytes]) -> int:
-        """Read the entry if it belongs to CIFAR-10; how many pictures it had."""
+        """Read the entry if it belongs to CIFAR-10; how many images it had."""
         *top, split, folder, file = ["", "", *name.split("/")]
-        picture = file.lower().endswith(SUFFIXES) and not file.startswith(".")
-        if picture and split in TOTAL and folder in CLASSES:
+        image = file.lower().endswith(SUFFIXES) and not file.startswith(".")
+        if image and split in TOTAL and folder in CLASSES:
             kind, pixels = decode(read(), f"{name} of {self.path}")
             self.files.setdefault((split, folder), []).append((file, pixels))
             kinds = {kind: 1}
@@ -105,11 +105,11 @@ class Found:
         return sum(kinds.values())
 
     def count(self, split: str, name: str) -> int:
-        """How many pictures of a class there are."""
+        """How many images of a class there are."""
         return sum(len(pixels) for _, pixels in self.files.get((split, name), ())) // (3 * 32 * 32)
 
     def check(self) -> None:
-        """Raise ValueError unless this is one copy, with every class and as many pictures in each."""
+        """Raise ValueError unless this is one copy, with every class and as many images in each."""
         if len(self.folders) > 1 or len(self.kinds) > 1 and self.batches:
             raise ValueError(f"{self.path} holds more than one copy of CIFAR-10: point at a single one")
         if self.batches and len(self.batches) < len(BATCHES):
@@ -120,19 +120,19 @@ class Found:
             least, most = min(counts, key=counts.get), max(counts, key=counts.get)
             if counts[least] == 0:
                 raise ValueError(
-                    f"{self.path} has no pictures of the class {least} in {split}/: expected {OFFICIAL}, "
+                    f"{self.path} has no images of the class {least} in {split}/: expected {OFFICIAL}, "
                     "or the folders train/ and test/ with PNG or JPEG files in a folder for each class "
                     f"({', '.join(CLASSES)})"
                 )
             if counts[least] != counts[most]:
                 raise ValueError(
-                    f"{self.path} has {counts[least]} pictures in {split}/{least} but {counts[most]} in "
+                    f"{self.path} has {counts[least]} images in {split}/{least} but {counts[most]} in "
                     f"{split}/{most}: expected as many in each class. The copy is incomplete: "
                     "fetch or unpack it again"
                 )
 
     def pixels(self, split: str, name: str) -> np.ndarray:
-        """A class's pictures by file name, uint8 (N, 3, 32, 32); handed over, to need the memory once."""
+        """A class's images by file name, uint8 (N, 3, 32, 32); handed over, to need the memory once."""
         files = sorted(self.files.pop((split, name)))
         return np.frombuffer(b"".join(pixels for _, pixels in files), np.uint8).reshape(-1, 3, 32, 32)
 
@@ -146,20 +146,20 @@ class Found:
         else:
             words = "PNG copy" if png else "JPEG copy"
         whole = sum(TOTAL.values())
-        return f"CIFAR-10, {words}" + (f", {total:,} of {whole:,} pictures" if total != whole else "")
+        return f"CIFAR-10, {words}" + (f", {total:,} of {whole:,} images" if total != whole else "")
 
 
 def decode(data: bytes, what: str) -> tuple[str, bytes]:
-    """The format ("PNG" or "JPEG") and the pixels (3, 32, 32) of a picture file."""
+    """The format ("PNG" or "JPEG") and the pixels (3, 32, 32) of an image file."""
     from PIL import Image  # here: `import qlab` does without it
 
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
             kind, size, pixels = image.format, image.size, np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for a broken file
-        raise ValueError(f"{what} is not a whole picture ({error}): the copy is damaged, fetch it again") from error
+        raise ValueError(f"{what} is not a whole image ({error}): the copy is damaged, fetch it again") from error
     if size != (32, 32):
-        raise ValueError(f"{what} is {size[0]}x{size[1]} pixels: CIFAR-10 has pictures of 32x32")
+        raise ValueError(f"{what} is {size[0]}x{size[1]} pixels: CIFAR-10 has images of 32x32")
     return kind, pixels.transpose(2, 0, 1).tobytes()
 
 
@@ -183,7 +183,7 @@ class Unpickler(pickle.Unpickler):
 
 
 def read_batch(data: bytes, what: str) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures uint8 (N, 3072), red, green, blue, and labels (N,) of one official batch."""
+    """Images uint8 (N, 3072), red, green, blue, and labels (N,) of one official batch."""
     try:
         batch = Unpickler(io.BytesIO(data), encoding="bytes").load()
         images, labels = batch[b"data"], np.asarray(batch[b"labels"], dtype=np.int64)

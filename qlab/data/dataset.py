@@ -1,6 +1,6 @@
-"""A labelled set of small pictures, and how a network is fed from it.
+"""A labelled set of small images, and how a network is fed from it.
 
-Pictures stay uint8 (as they are on disk, 3 kB each); only a batch at a time becomes normalized float32.
+Images stay uint8 (as they are on disk, 3 kB each); only a batch at a time becomes normalized float32.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True, eq=False, repr=False)  # tensors have no single truth value, and too many numbers to show
 class Dataset:
-    """Pictures with their labels.
+    """Images with their labels.
 
     - ``images``: uint8 (N, 3, 32, 32), red, green, blue. ``labels``: int64 (N,), an index into ``classes``.
     - ``source``: which copy of the data this is, in words; every accuracy is said with it.
@@ -24,7 +24,7 @@ class Dataset:
     >>> images, labels = torch.full((6, 3, 32, 32), 128, dtype=torch.uint8), torch.tensor([0, 1] * 3)
     >>> data = Dataset(images, labels, ("cat", "dog"), "grey squares", "test", (0.5,) * 3, (0.25,) * 3)
     >>> data
-    Dataset(grey squares, test split: 6 pictures of 32x32 in 2 classes)
+    Dataset(grey squares, test split: 6 images of 32x32 in 2 classes)
     >>> [(tuple(x.shape), y.tolist()) for x, y in data.batches(4)]
     [((4, 3, 32, 32), [0, 1, 0, 1]), ((2, 3, 32, 32), [0, 1])]
     """
@@ -53,14 +53,14 @@ class Dataset:
 
     def __repr__(self) -> str:
         size = "x".join(map(str, self.images.shape[2:]))
-        what = f"{len(self):,} pictures of {size} in {len(self.classes)} classes"
+        what = f"{len(self):,} images of {size} in {len(self.classes)} classes"
         return f"Dataset({self.source}, {self.split} split: {what})"
 
     def __len__(self) -> int:
         return len(self.images)
 
     def to(self, device: str) -> Dataset:
-        """The same pictures on another device, where their batches are then made too."""
+        """The same images on another device, where their batches are then made too."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     def normalize(self, images: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ class Dataset:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches (x, y): x float32 (size, 3, 32, 32) normalized and channels_last, y int64 (size,).
 
-        The last batch may be smaller. ``augment`` shifts each picture by up to 4 pixels, and mirrors half.
+        The last batch may be smaller. ``augment`` shifts each image by up to 4 pixels, and mirrors half.
         """
         if size < 1:
             raise ValueError(f"batch size {size}: expected 1 or more")
@@ -95,12 +95,12 @@ class Dataset:
             yield self.normalize(images), self.labels[index]
 
     def sample(self, count: int, seed: int = 0) -> Dataset:
-        """``count`` pictures, none of them twice, as even over the classes as possible, in random order."""
+        """``count`` images, none of them twice, as even over the classes as possible, in random order."""
         if not 0 < count <= len(self):
             raise ValueError(f"sample({count}): expected 1 to {len(self)}, the size of this split")
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(self), generator=generator)
-        # How many of its class came before each picture: the lowest ranks first takes all classes in turn.
+        # How many of its class came before each image: the lowest ranks first takes all classes in turn.
         rank = torch.empty_like(order)
         for label in range(len(self.classes)):
             where = (self.labels[order] == label).nonzero()[:, 0]
@@ -109,12 +109,12 @@ class Dataset:
         return self.subset(chosen[torch.randperm(count, generator=generator)])
 
     def subset(self, index: Tensor | slice) -> Dataset:
-        """The pictures that ``index`` names."""
+        """The images that ``index`` names."""
         return replace(self, images=self.images[index], labels=self.labels[index])
 
 
 def shift_and_mirror(images: Tensor, generator: torch.Generator, pad: int = 4) -> Tensor:
-    """Each picture moved by up to ``pad`` pixels (border mirrored inwards), half flipped left to right."""
+    """Each image moved by up to ``pad`` pixels (border mirrored inwards), half flipped left to right."""
     count, _, height, width = images.shape
     padded = F.pad(images.float(), (pad,) * 4, mode="reflect").to(torch.uint8)
     top, left = torch.randint(0, 2 * pad + 1, (2, count, 1), generator=generator)

@@ -1,4 +1,4 @@
-"""Where pictures are kept: a copy of CIFAR-10 is decoded once into one file of plain uint8 numbers.
+"""Where images are kept: a copy of CIFAR-10 is decoded once into one file of plain uint8 numbers.
 
 That file is then mapped into memory instead of being read, and so opens at once.
 """
@@ -25,11 +25,11 @@ LAYOUT = 1  # of the file; another one would be decoded anew
 
 
 class NoRoom(OSError):
-    """The disk is full, or may not be written to: no other source of the pictures would help."""
+    """The disk is full, or may not be written to: no other source of the images would help."""
 
 
 def data_folder() -> Path:
-    """Where downloads and decoded pictures are kept; not made yet.
+    """Where downloads and decoded images are kept; not made yet.
 
     ``QLAB_DATA`` if it is set; else ``data/`` of the clone that qlab runs from; else the user's cache folder.
     """
@@ -51,14 +51,14 @@ def lock(folder: Path) -> FileLock:
         folder.mkdir(parents=True, exist_ok=True)
         return FileLock(folder / "cifar10.lock")
     except OSError as error:
-        words = f"cannot keep pictures in {folder} ({error}): set QLAB_DATA to another folder"
+        words = f"cannot keep images in {folder} ({error}): set QLAB_DATA to another folder"
         raise NoRoom(error.errno, words) from error
 
 
 def stored(path: Path) -> Path:
     """The file that the copy at ``path`` is decoded into, as it is now; it may not be there yet.
 
-    A copy is known by its place, size and time of change, a folder by those of the folders in it: a picture
+    A copy is known by its place, size and time of change, a folder by those of the folders in it: an image
     that is overwritten in its place goes unnoticed, one that comes or goes does not.
     """
     path = path.resolve()
@@ -90,7 +90,7 @@ def decode_into(file: Path, path: Path, check: Callable[[dict[str, Tensor]], Non
 
 
 def open_stored(file: Path) -> tuple[dict[str, Tensor], str]:
-    """The decoded pictures, mapped into memory, and which copy they come from."""
+    """The decoded images, mapped into memory, and which copy they come from."""
     try:
         tensors, header = read_tensors(file)
     except ValueError as error:

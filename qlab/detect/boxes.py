@@ -119,9 +119,9 @@ def nms(boxes: Tensor, scores: Tensor, threshold: float = 0.5) -> Tensor:
 
 
 def average_precision(found: Sequence[Boxes], truths: Sequence[Boxes], label: int, threshold: float = 0.5) -> float:
-    """AP of one class: the area under precision against recall, 0 to 1; NaN when no picture shows the class.
+    """AP of one class: the area under precision against recall, 0 to 1; NaN when no image shows the class.
 
-    All found boxes take their turn, the surest first. One is right when it overlaps a box of its picture, of its
+    All found boxes take their turn, the surest first. One is right when it overlaps a box of its image, of its
     class and not yet found, by at least ``threshold``. Precision at a recall is the best at that recall or above.
     """
     right, sure, total = [], [], 0
@@ -159,6 +159,6 @@ def mean_average_precision(
     """mAP in percent: AP averaged over the classes that are to be seen, and over the overlaps ``thresholds``."""
     labels = sorted({int(label) for truth in truths for label in truth.labels})
     if not labels:
-        raise ValueError("there is no box to find in these pictures: mAP needs at least one")
+        raise ValueError("there is no box to find in these images: mAP needs at least one")
     scores = [average_precision(found, truths, label, t) for label in labels for t in thresholds]
     return 100 * sum(scores) / len(scores)

@@ -12,7 +12,7 @@ from qlab.detect.scene import Boxes
 
 
 class Coco:
-    """``Coco()(image)``: the boxes in a picture, uint8 (3, side, side). Fetches the weights (13 MB) the first time.
+    """``Coco()(image)``: the boxes in an image, uint8 (3, side, side). Fetches the weights (13 MB) the first time.
 
     Raises OSError when they cannot be fetched.
     """

@@ -102,15 +102,15 @@ def words(found: Boxes, classes: Sequence[str]) -> str:
 
 def draw(image: Tensor, found: Boxes, classes: Sequence[str]) -> Image.Image:
     """The frame with its boxes, for a look at it."""
-    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-    pen = ImageDraw.Draw(picture)
+    drawn = Image.fromarray(image.permute(1, 2, 0).numpy())
+    pen = ImageDraw.Draw(drawn)
     for (left, top, right, bottom), label in zip(found.xyxy.tolist(), found.labels):
         pen.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=INK, width=2)
         pen.text((left + 3, top + 2), classes[label], fill="white", stroke_width=1, stroke_fill="black")
-    return picture
+    return drawn
 
 
-def save(folder: Path, number: int, picture: Image.Image) -> None:
+def save(folder: Path, number: int, drawn: Image.Image) -> None:
     """Write one frame."""
     folder.mkdir(parents=True, exist_ok=True)
-    picture.save(folder / f"{number:06}.jpg", quality=90)
+    drawn.save(folder / f"{number:06}.jpg", quality=90)

@@ -34,7 +34,7 @@ MOST = 100  # candidates that non-maximum suppression looks at
 
 
 class SSDLite(nn.Module):
-    """Pictures (N, 3, 160, 160) in, (N, 2, 4 + 1 + classes, 525) out.
+    """Images (N, 3, 160, 160) in, (N, 2, 4 + 1 + classes, 525) out.
 
     At each of 525 places there are two anchors. For each of them come four offsets, then the scores before softmax, that
     of the ground first.
@@ -88,9 +88,9 @@ def load_qat() -> Prepared:
 
 @dataclass
 class Detector:
-    """``detector(image)``: the boxes in a picture, surest first, by a float, prepared or int8 ``network``.
+    """``detector(image)``: the boxes in an image, surest first, by a float, prepared or int8 ``network``.
 
-    ``threshold`` is the least score of a box that is given out. A picture of another size is resized for the network,
+    ``threshold`` is the least score of a box that is given out. An image of another size is resized for the network,
     and its boxes are given in its own pixels.
     """
 
@@ -110,7 +110,7 @@ class Detector:
 
 
 def read(output: Tensor, threshold: float, overlap: float = OVERLAP) -> list[Boxes]:
-    """What a network's output means: decoding and non-maximum suppression, for each picture, in float."""
+    """What a network's output means: decoding and non-maximum suppression, for each image, in float."""
     return [_read(row[:, :4], row[:, 4:].softmax(1)[:, 1:], threshold, overlap) for row in rows(output)]
 
 
@@ -123,8 +123,8 @@ def _read(offsets: Tensor, chances: Tensor, threshold: float, overlap: float) ->
     return Boxes(boxes[keep], labels[keep], scores[keep])
 
 
-def find(network: nn.Module, scenes: Scenes, threshold: float = 0.01, batch: int = 16) -> list[Boxes]:
-    """The boxes that ``network`` finds in each of the pictures; a bar shows when it takes over 2 seconds.
+def find(network: nn.Module, scenes: Scenes, threshold: float = 0.01, batch_size: int = 16) -> list[Boxes]:
+    """The boxes that ``network`` finds in each of the images; a bar shows when it takes over 2 seconds.
 
     Raises ValueError when an output is not finite: sorting would hide it.
     """
@@ -132,7 +132,7 @@ def find(network: nn.Module, scenes: Scenes, threshold: float = 0.01, batch: int
     network.eval()
     bar = tqdm(total=len(scenes), desc=f"{scenes.split} scenes", unit="img", leave=False, delay=2)
     with torch.inference_mode(), bar:
-        for x, _y in scenes.batches(batch):
+        for x, _y in scenes.batches(batch_size):
             output = network(x)
             if not output.isfinite().all():
                 raise ValueError("the network gave NaN or infinity: look for a layer whose weights are not finite")
@@ -142,6 +142,6 @@ def find(network: nn.Module, scenes: Scenes, threshold: float = 0.01, batch: int
 
 
 def evaluate(network: nn.Module, scenes: Scenes, thresholds: Sequence[float] = (0.5,)) -> float:
-    """mAP of ``network`` in percent on all pictures of ``scenes``: see :func:`mean_average_precision`."""
+    """mAP of ``network`` in percent on all images of ``scenes``: see :func:`mean_average_precision`."""
     truths = [scenes.boxes(number) for number in range(len(scenes))]
     return mean_average_precision(find(network, scenes), truths, thresholds)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qlab.data.shapes10 import COSINE, FIELDS, MEAN, STD, Dice, another_colour, paint, texture
+from qlab.data.shapes import COSINE, FIELDS, MEAN, STD, Dice, another_colour, paint, texture
 
 CLASSES = tuple("circle crescent cross heart ring square star triangle".split())
 SIDES = range(96, 321)
@@ -30,7 +30,7 @@ LEAST_VISIBLE = 0.4  # a shape of which less is to be seen counts as hidden
 
 @dataclass(frozen=True)
 class Boxes:
-    """Boxes of one picture: ``xyxy`` float32 (n, 4) in pixels (left, top, right, bottom), ``labels`` int64 (n,).
+    """Boxes of one image: ``xyxy`` float32 (n, 4) in pixels (left, top, right, bottom), ``labels`` int64 (n,).
 
     ``scores`` float32 (n,) says how sure a detector is; 1 for the truth.
     """
@@ -52,7 +52,7 @@ class Boxes:
 
 
 class Scene:
-    """``Scene(seed)(time)`` is the picture at ``time`` (seconds) and its truth.
+    """``Scene(seed)(time)`` is the image at ``time`` (seconds) and its truth.
 
     Three to seven shapes bounce between the edges. Raises ValueError when ``side`` is not 96 to 320 pixels.
 
@@ -83,20 +83,20 @@ class Scene:
         self.angle, self.turns = dice.uniform(0, 256, n), dice.uniform(-80, 80, n)  # of 256 steps, a second
 
     def __call__(self, time: float = 0.0) -> tuple[Tensor, Boxes]:
-        """The picture, uint8 (3, side, side), and what is to be found in it."""
-        picture = self.ground.copy()
+        """The image, uint8 (3, side, side), and what is to be found in it."""
+        canvas = self.ground.copy()
         owner = np.zeros((self.side, self.side), np.int8)  # whose pixel it is
-        found = [self._put(number, np.float32(time), picture, owner) for number in range(self.count)]
+        found = [self._put(number, np.float32(time), canvas, owner) for number in range(self.count)]
         dice = Dice(*self.seed, 1 + int(time * 1000))
-        picture += dice.noise(1, 3, self.side, self.side) * self.noise
+        canvas += dice.noise(1, 3, self.side, self.side) * self.noise
         visible = np.bincount(owner.ravel(), minlength=self.count + 1)[1:]
         kept = [n for n, (box, area) in enumerate(found) if visible[n] > LEAST_VISIBLE * area]
         boxes = torch.tensor([found[n][0] for n in kept], dtype=torch.float32).reshape(-1, 4)
         labels = torch.from_numpy(self.labels[kept])
-        image = np.clip(picture[0], 0, 255).astype(np.uint8)
+        image = np.clip(canvas[0], 0, 255).astype(np.uint8)
         return torch.from_numpy(image), Boxes(boxes, labels, torch.ones(len(kept)))
 
-    def _put(self, number: int, time: np.float32, picture: np.ndarray, owner: np.ndarray) -> tuple[tuple, float]:
+    def _put(self, number: int, time: np.float32, canvas: np.ndarray, owner: np.ndarray) -> tuple[tuple, float]:
         """Paint one shape; its box, and how many pixels it has."""
         radius = self.radius[number]
         way = (self.start[number] + self.speed[number] * time) % np.float32(2)
@@ -114,7 +114,7 @@ class Scene:
         distance = FIELDS[CLASSES[self.labels[number]]](u * stretch, v / stretch) * radius
         inside = distance < 0
         paint(
-            picture[(np.s_[:], np.s_[:], *window)], distance[None], self.colours[number] + u * self.shades[number][None]
+            canvas[(np.s_[:], np.s_[:], *window)], distance[None], self.colours[number] + u * self.shades[number][None]
         )
         owner[window][inside] = number + 1
         rows, columns = inside.any(1).nonzero()[0], inside.any(0).nonzero()[0]
@@ -124,7 +124,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Scenes:
-    """Pictures with their truth: images uint8 (N, 3, side, side), truths (N, 7, 5) float32.
+    """Images with their truth: images uint8 (N, 3, side, side), truths (N, 7, 5) float32.
 
     A row of a truth is (label, left, top, right, bottom), with label -1 where there is no shape.
     """
@@ -137,7 +137,7 @@ class Scenes:
         return len(self.images)
 
     def boxes(self, number: int) -> Boxes:
-        """The truth of one picture."""
+        """The truth of one image."""
         rows = self.truths[number]
         rows = rows[rows[:, 0] >= 0]
         return Boxes(rows[:, 1:], rows[:, 0].long(), torch.ones(len(rows)))
@@ -145,7 +145,7 @@ class Scenes:
     def batches(
         self, size: int, *, shuffle: bool = False, seed: int = 0, augment: bool = False
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches (x, y): x normalized and channels_last, y the truths. ``augment`` mirrors half of the pictures, and swaps the
+        """Batches (x, y): x normalized and channels_last, y the truths. ``augment`` mirrors half of the images, and swaps the
         rows and columns of half: shapes are turned anyhow.
         """
         generator = torch.Generator().manual_seed(seed)
@@ -158,12 +158,12 @@ class Scenes:
             yield normalize(images), truths
 
     def subset(self, index: Tensor | slice) -> Scenes:
-        """The pictures that ``index`` names."""
+        """The images that ``index`` names."""
         return replace(self, images=self.images[index], truths=self.truths[index])
 
 
 def scenes(split: str = "train", count: int = 256, side: int = SIDE) -> Scenes:
-    """The first ``count`` pictures of a split, each of a scene of its own. No scene is in two splits.
+    """The first ``count`` images of a split, each of a scene of its own. No scene is in two splits.
 
     >>> scenes("test", 2).images.shape
     torch.Size([2, 3, 160, 160])
@@ -181,7 +181,7 @@ def _first(seed: int, side: int, split: str) -> tuple[Tensor, Boxes]:
 
 
 def mirror(images: Tensor, truths: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
-    """The pictures of ``which`` flipped left to right, and their boxes with them. A mirrored shape keeps its class."""
+    """The images of ``which`` flipped left to right, and their boxes with them. A mirrored shape keeps its class."""
     images, truths = images.clone(), truths.clone()
     images[which] = images[which].flip(3)
     real = which[:, None] & (truths[..., 0] >= 0)
@@ -191,7 +191,7 @@ def mirror(images: Tensor, truths: Tensor, which: Tensor) -> tuple[Tensor, Tenso
 
 
 def transpose(images: Tensor, truths: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
-    """The (square) pictures of ``which`` with rows and columns swapped, and their boxes with them."""
+    """The (square) images of ``which`` with rows and columns swapped, and their boxes with them."""
     images, truths = images.clone(), truths.clone()
     images[which] = images[which].transpose(2, 3)
     truths[which] = truths[which][..., [0, 2, 1, 4, 3]]

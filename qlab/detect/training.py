@@ -9,18 +9,18 @@ import torch
 
 from qlab import models, qat
 from qlab import train as loop
+from qlab.calibration import calibrate
 from qlab.detect.boxes import MultiboxLoss
 from qlab.detect.network import ANCHORS, SSDLite, load
 from qlab.detect.scene import SIDE, scenes
 from qlab.files import write_tensors
 from qlab.graph.prepare import Prepared, prepare
-from qlab.ptq import calibrate
 
-COUNT, QAT_COUNT = 3000, 1500  # training pictures
+COUNT, QAT_COUNT = 3000, 1500  # training images
 FROZEN = 7  # blocks of the backbone that keep what they learned on shapes10 at first: edges and textures
-PLAN = loop.Plan(epochs=8, batch=16, rate=0.03, weight_decay=1e-4, label_smoothing=0.0, shrink=0.0)
-AFTERWARDS = replace(PLAN, epochs=2, rate=0.01)  # with all blocks
-QAT = replace(PLAN, epochs=1, rate=0.002)
+PLAN = loop.Plan(epochs=8, batch_size=16, lr=0.03, weight_decay=1e-4, label_smoothing=0.0, shrink=0.0)
+AFTERWARDS = replace(PLAN, epochs=2, lr=0.01)  # with all blocks
+QAT = replace(PLAN, epochs=1, lr=0.002)
 
 
 def loss() -> MultiboxLoss:
@@ -41,14 +41,14 @@ def untrained(seed: int = 0) -> SSDLite:
 def train(
     folder: Path, plan: loop.Plan = PLAN, afterwards: loop.Plan = AFTERWARDS, count: int = COUNT, **options
 ) -> tuple[SSDLite, list[dict]]:
-    """Train a float detector on ``count`` training pictures, in two parts; returns it and its history.
+    """Train a float detector on ``count`` training images, in two parts; returns it and its history.
 
     ``options`` are those of qlab.train.fit. A broken run goes on where it stopped.
     """
-    network, pictures, history = untrained(plan.seed), scenes("train", count), []
+    network, images, history = untrained(plan.seed), scenes("train", count), []
     for name, part in (("first", plan), ("all", afterwards)):
         network.features[:FROZEN].requires_grad_(name == "all")
-        history += loop.fit(network, pictures, None, part, folder=folder / name, loss=loss(), **options)
+        history += loop.fit(network, images, None, part, folder=folder / name, loss=loss(), **options)
     return network, history
 
 
@@ -57,9 +57,9 @@ def train_qat(folder: Path, plan: loop.Plan = QAT, count: int = QAT_COUNT, **opt
 
     It is also saved as prepared.safetensors in ``folder``. Only training scenes are used, to calibrate too.
     """
-    pictures = scenes("train", count)
+    images = scenes("train", count)
     prepared = prepare(load(), qat.qconfig("w8a8"), torch.zeros(1, 3, SIDE, SIDE))
-    calibrate(prepared, pictures.subset(slice(256)).batches(32))
-    history = qat.fit(prepared, pictures, None, plan, loss=loss(), folder=folder, **options)
+    calibrate(prepared, images.subset(slice(256)).batches(32))
+    history = qat.fit(prepared, images, None, plan, loss=loss(), folder=folder, **options)
     write_tensors(folder / "prepared.safetensors", prepared.state_dict())
     return prepared, history

@@ -28,12 +28,12 @@ from qlab.detect.scene import SIDE, Boxes, Scene
 FPS = 30.0  # of a scene and of a folder
 LARGEST = 320  # pixels a side: a frame is cut to its middle square, and made no larger than this
 PATIENCE = 5.0  # seconds without a frame from a camera
-PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture of a video: ``image`` uint8 (3, side, side), its ``number``, and the ``truth`` where it is known."""
+    """One image of a video: ``image`` uint8 (3, side, side), its ``number``, and the ``truth`` where it is known."""
 
     image: Tensor
     number: int
@@ -115,24 +115,22 @@ class SceneSource(Recorded):
 
 
 class FolderSource(Recorded):
-    """The pictures of a folder, by name. Raises ValueError when there is none, or when one cannot be read."""
+    """The images of a folder, by name. Raises ValueError when there is none, or when one cannot be read."""
 
     def __init__(self, folder: str | Path, fps: float = FPS, **options) -> None:
         super().__init__(fps, **options)
-        self.paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in PICTURES)
+        self.paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in IMAGES)
         if not self.paths:
-            raise ValueError(
-                f"there is no picture in {folder}: expected files such as 0001.png ({', '.join(PICTURES)})"
-            )
+            raise ValueError(f"there is no image in {folder}: expected files such as 0001.png ({', '.join(IMAGES)})")
 
     def frame(self, number: int) -> Frame | None:
         if number >= len(self.paths):
             return None
         try:
-            with Image.open(self.paths[number]) as picture:
-                return Frame(_square(picture), number)
+            with Image.open(self.paths[number]) as image:
+                return Frame(_square(image), number)
         except (OSError, SyntaxError) as error:
-            raise ValueError(f"{self.paths[number]} is no picture that can be read: {error}") from error
+            raise ValueError(f"{self.paths[number]} is no image that can be read: {error}") from error
 
 
 class FileSource(Recorded):
@@ -152,9 +150,9 @@ class FileSource(Recorded):
             if not self.capture.grab():
                 return None
             self._next += 1
-        there, picture = self.capture.read()
+        there, image = self.capture.read()
         self._next += 1
-        return Frame(_square(_from_opencv(picture)), number) if there else None
+        return Frame(_square(_from_opencv(image)), number) if there else None
 
     def close(self) -> None:
         self.capture.release()
@@ -186,12 +184,12 @@ class Camera(Source):
         """Read until told to stop, or until the camera is gone."""
         try:
             while not self._over:
-                there, picture = self.capture.read()
+                there, image = self.capture.read()
                 if not there:
                     break
                 with self._changed:
                     self.dropped += self._newest is not None
-                    self._newest, self._count = picture, self._count + 1
+                    self._newest, self._count = image, self._count + 1
                     self._changed.notify_all()
         except Exception as error:  # it belongs to whoever reads
             self._error = error
@@ -205,12 +203,12 @@ class Camera(Source):
         with self._changed:
             if not self._changed.wait_for(lambda: self._newest is not None or self._over, self.patience):
                 raise OSError(f"camera {self.number} gave no frame for {self.patience:g} seconds")
-            picture, number, self._newest = self._newest, self._count - 1, None
-        if picture is None:
+            image, number, self._newest = self._newest, self._count - 1, None
+        if image is None:
             if self._error is not None:
                 raise self._error
             return None
-        return Frame(_square(_from_opencv(picture)), number)
+        return Frame(_square(_from_opencv(image)), number)
 
     def close(self) -> None:
         self._over = True
@@ -232,7 +230,7 @@ def open_source(name: str | Path = "scene", **options) -> Source:
     if path.is_file():
         return FileSource(path, **options)
     raise ValueError(
-        f"no source {str(name)!r}: expected 'scene', 'scene:7', 'webcam', 'webcam:1', a video file, or a folder of pictures"
+        f"no source {str(name)!r}: expected 'scene', 'scene:7', 'webcam', 'webcam:1', a video file, or a folder of images"
     )
 
 
@@ -246,19 +244,19 @@ def opencv():
     return cv2
 
 
-def _from_opencv(picture: np.ndarray) -> Image.Image:
+def _from_opencv(image: np.ndarray) -> Image.Image:
     """OpenCV's blue comes first."""
-    return Image.fromarray(np.ascontiguousarray(picture[..., ::-1]))
+    return Image.fromarray(np.ascontiguousarray(image[..., ::-1]))
 
 
-def _square(picture: Image.Image) -> Tensor:
-    """The middle square of a picture, at most LARGEST pixels a side: uint8 (3, side, side)."""
-    side = min(picture.size)
-    left, top = ((length - side) // 2 for length in picture.size)
-    picture = picture.convert("RGB").crop((left, top, left + side, top + side))
+def _square(image: Image.Image) -> Tensor:
+    """The middle square of an image, at most LARGEST pixels a side: uint8 (3, side, side)."""
+    side = min(image.size)
+    left, top = ((length - side) // 2 for length in image.size)
+    image = image.convert("RGB").crop((left, top, left + side, top + side))
     if side > LARGEST:
-        picture = picture.resize((LARGEST, LARGEST), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+        image = image.resize((LARGEST, LARGEST), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
 # --- the loop

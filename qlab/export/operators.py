@@ -33,7 +33,7 @@ def library() -> ModuleType:
 
 
 class Graph:
-    """Nodes and constants, each with a name of its own. ``shapes`` of values are known: pictures have one size."""
+    """Nodes and constants, each with a name of its own. ``shapes`` of values are known: images have one size."""
 
     def __init__(self) -> None:
         self.onnx = library()
@@ -65,7 +65,7 @@ Emit = Callable[[Graph, str, Sequence[str], Mapping, Shape], str]
 
 
 def conv2d(graph: Graph, name: str, inputs: Sequence[str], options: Mapping, shape: Shape) -> str:
-    """Inputs: picture, weights, bias if there is one."""
+    """Inputs: image, weights, bias if there is one."""
     padding = pair(options["padding"])
     return graph.node(
         "Conv", inputs, name, strides=pair(options["stride"]), pads=[*padding, *padding],
@@ -115,8 +115,8 @@ def adaptive_avg_pool2d(graph: Graph, name: str, inputs: Sequence[str], options:
         return graph.node("GlobalAveragePool", inputs, name)
     if any(length % cells for length, cells in zip(shape[2:], size)):
         raise ValueError(
-            f"{name}: {size[0]}x{size[1]} means of a {shape[2]}x{shape[3]} picture are over cells of unequal size, for "
-            "which ONNX has no operator: choose an output_size that divides the picture's, such as 1"
+            f"{name}: {size[0]}x{size[1]} means of a {shape[2]}x{shape[3]} image are over cells of unequal size, for "
+            "which ONNX has no operator: choose an output_size that divides the image's, such as 1"
         )
     cell = [length // cells for length, cells in zip(shape[2:], size)]
     return graph.node("AveragePool", inputs, name, kernel_shape=cell, strides=cell)

@@ -177,7 +177,7 @@ def _emit(layer: Int8Layer) -> operators.Emit:
 
 
 def _shapes(network: Int8Network) -> list[Shape]:
-    """The shape of every value, found by sending one black picture through, step by step."""
+    """The shape of every value, found by sending one black image through, step by step."""
     program, engine = network.program, engines.get(network.engine)
     values: dict[int, Tensor] = {0: torch.zeros(1, *program.input_shape)}
     with torch.no_grad(), engine.running():

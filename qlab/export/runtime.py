@@ -1,7 +1,7 @@
 """The same integers on onnxruntime, whose kernels are not torch's: :class:`OnnxNetwork`.
 
 Between two layers onnxruntime does less than torch, where each operator makes a tensor, looks up its kernel and counts
-who holds what. In a network of many small layers that is most of the time of one picture.
+who holds what. In a network of many small layers that is most of the time of one image.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class OnnxNetwork(nn.Module):
         super().__init__()
         self._library = library()
         model = onnx_model(network)
-        self._last = len(network.program.input_shape) == 3  # pictures: channels come last, as they lie in memory
+        self._last = len(network.program.input_shape) == 3  # images: channels come last, as they lie in memory
         self._graph = (_with_channels_last(model) if self._last else model).SerializeToString()
         self.network = network
         self._shape: torch.Size | None = None  # what was checked
@@ -67,7 +67,7 @@ class OnnxNetwork(nn.Module):
 
 
 def _with_channels_last(model):
-    """The graph of an onnx.ModelProto that takes pictures with their channels last: two copies less."""
+    """The graph of an onnx.ModelProto that takes images with their channels last: two copies less."""
     helper, graph, inner = onnx_library().helper, model.graph, f"{INPUT}, channels first"
     for node in graph.node:
         for place, name in enumerate(node.input):

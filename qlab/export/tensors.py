@@ -39,7 +39,7 @@ def save(network: Int8Network, path: str | Path) -> Path:
         "layers": [_describe(layer) for layer in network.layers],
         "steps": [[step.layer, list(step.inputs), step.output] for step in program.steps],
         "grids": [g and [float(g.scale), int(g.zero_point), g.bits] for g in program.grids],
-        "inner": sorted(program.inner),
+        "inner": sorted(program.fusible),
         "headline": report.headline,
         "report": [list(asdict(row).values()) for row in report],
     }

@@ -49,7 +49,7 @@ class _Builder:
     layers: list[int8.Int8Layer] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     grids: list[QParams | None] = field(default_factory=lambda: [None])
-    inner: set[int] = field(default_factory=set)
+    fusible: set[int] = field(default_factory=set)
     values: dict[fx.Node, _Value] = field(default_factory=dict)
 
     def build(self) -> tuple[list[int8.Int8Layer], Program]:
@@ -61,7 +61,7 @@ class _Builder:
                 self._floats(node.args[0])
             else:
                 self.values[node] = self._visit(node, network)
-        program = Program(tuple(self.steps), tuple(self.grids), frozenset(self.inner), self.prepared.input_shape)
+        program = Program(tuple(self.steps), tuple(self.grids), frozenset(self.fusible), self.prepared.input_shape)
         return self.layers, program
 
     def _visit(self, node: fx.Node, network: fx.GraphModule) -> _Value:
@@ -108,8 +108,8 @@ class _Builder:
             value = self._step(int8.Requantize(name, relu=False), (source.integers,), grid)
         else:
             value = self._step(int8.Quantize(f"{name_of(node.args[0])}.quantize"), (source.floats,), grid)
-        if quantizer.inner:
-            self.inner.add(value)
+        if quantizer.fusible:
+            self.fusible.add(value)
         return _Value(integers=value)
 
     def _relu(self, node: fx.Node, kind: str) -> _Value:

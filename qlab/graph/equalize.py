@@ -123,7 +123,7 @@ def absorb_high_bias(first: Layer, second: Layer) -> Tensor:
     paper's equation 13). So the first bias gives c away, W2 c is added to the second, and the values in
     between need a smaller range. Nothing moves (None) without BatchNorm's statistics, nor where the second
     layer pads with zeros, which stand for real zeros and not for c: the paper overlooks those, on small
-    pictures they are many.
+    images they are many.
     """
     padding = getattr(second, "padding", 0)
     if not hasattr(first, "output_mean") or padding not in (0, (0, 0)) or first.bias is None:

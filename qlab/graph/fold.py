@@ -40,7 +40,7 @@ def fold_layer(layer: nn.Conv2d | nn.Linear, norm: nn.Module) -> None:
     """w <- w * g,  b <- (b - mean) * g + beta  with  g = gamma / sqrt(variance + eps), one a channel; in
     place.
 
-    What the BatchNorm knew is kept: over the training pictures, each channel that the layer now gives has
+    What the BatchNorm knew is kept: over the training images, each channel that the layer now gives has
     mean beta and standard deviation abs(gamma). They become its buffers ``output_mean`` and ``output_std``,
     outside of the state dict, for the methods that need no data (Nagel et al. 2019).
 

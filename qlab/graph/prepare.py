@@ -24,23 +24,23 @@ from qlab.qconfig import QConfig, QuantSpec
 
 WEIGHTED = ("conv", "linear")
 KEEPS_GRID = ("max_pool", "flatten")  # what comes out lies on the grid of what went in
-CARRIERS = ("add", "cat", "relu", "relu6", "avg_pool", "global_pool", *KEEPS_GRID)
+WEIGHTLESS = ("add", "cat", "relu", "relu6", "avg_pool", "global_pool", *KEEPS_GRID)
 
 
 class FakeQuantizer(nn.Module):
     """Rounds a tensor to the grid of its :class:`QParams`.
 
     ``mode`` is "quantize"; or "observe", which lets the values pass and collects them; or "off", which lets them pass.
-    ``inner`` marks an edge inside convolution + addition, and ``fused`` says that the two are one step there, which
+    ``fusible`` marks an edge inside convolution + addition, and ``fused`` says that the two are one step there, which
     does not round between them. ``needs_data`` says whether it can only be used after calibration.
     """
 
     needs_data = True
 
-    def __init__(self, spec: QuantSpec, *, inner: bool = False) -> None:
+    def __init__(self, spec: QuantSpec, *, fusible: bool = False) -> None:
         super().__init__()
         self.spec = spec
-        self.inner = self.fused = inner
+        self.fusible = self.fused = fusible
         self.mode = "quantize"
         self.observer = observers.build(spec)
         self.register_buffer("scale", None)  # None until the range is known
@@ -80,7 +80,7 @@ class FakeQuantizer(nn.Module):
         self.observer = observers.build(self.spec)
         self.mode = "observe"
 
-    def settle(self) -> None:
+    def freeze(self) -> None:
         """End observing: the observer's range becomes the grid."""
         self.qparams = self.observer.qparams()
         self.mode = "quantize"
@@ -96,7 +96,7 @@ class FakeQuantizer(nn.Module):
 class DynamicQuantizer(FakeQuantizer):
     """Takes its range anew from each batch that it rounds: nothing to calibrate, but a search for the ends every time.
 
-    PerTensor() shares one range among the batch, PerChannel(0) gives each picture its own.
+    PerTensor() shares one range among the batch, PerChannel(0) gives each image its own.
     """
 
     needs_data = False
@@ -106,7 +106,7 @@ class DynamicQuantizer(FakeQuantizer):
         """None: there is a grid only where there is a batch."""
         return None
 
-    def settle(self) -> None:
+    def freeze(self) -> None:
         """End observing."""
         self.mode = "quantize"
 
@@ -118,11 +118,11 @@ class DynamicQuantizer(FakeQuantizer):
         return fake_quantize(x, observer.qparams())
 
 
-def fake_quantizer(spec: QuantSpec | Grid, *, inner: bool = False) -> FakeQuantizer | GridQuantizer:
+def fake_quantizer(spec: QuantSpec | Grid, *, fusible: bool = False) -> FakeQuantizer | GridQuantizer:
     """The fake-quantizer that a spec asks for."""
     if isinstance(spec, Grid):
-        return spec.quantizer(inner=inner)
-    return (DynamicQuantizer if spec.observer == "dynamic" else FakeQuantizer)(spec, inner=inner)
+        return spec.quantizer(fusible=fusible)
+    return (DynamicQuantizer if spec.observer == "dynamic" else FakeQuantizer)(spec, fusible=fusible)
 
 
 class QuantConv2d(nn.Conv2d):
@@ -186,7 +186,7 @@ class Prepared(nn.Module):
         Engines differ in this: onednn and the reference fuse the two, fbgemm, qnnpack and x86 cannot.
         """
         for _, quantizer in self.quantizers():
-            quantizer.fused = quantizer.inner and fused
+            quantizer.fused = quantizer.fusible and fused
         return self
 
     def report(self) -> Report:
@@ -277,7 +277,7 @@ def _decide(network: fx.GraphModule, qconfig: QConfig) -> dict[str, Decision]:
             because = "left in float by overrides"
         elif kind in WEIGHTED:
             because = _no_kernel(module) or ("" if config.activation else "weights only: activations stay in float")
-        elif kind in CARRIERS:
+        elif kind in WEIGHTLESS:
             feeds = [decisions.get(source.name) for source in node.all_input_nodes]
             because = _cannot_carry(node) or ("" if any(d and d.quantized for d in feeds) else "its inputs are float")
         else:
@@ -363,7 +363,7 @@ def _quantize_edges(network: fx.GraphModule, decisions: dict[str, Decision], qco
         specs = [spec for _, spec in wanted.get(node, [])]
         gives_integers = node in heads
         if not specs and gives_integers:
-            specs = [qconfig.carrier]
+            specs = [qconfig.elementwise]
         if node in wanted and specs:
             _insert(network, node, heads.get(node), wanted[node], max(specs, key=lambda spec: spec.bits), decisions)
 
@@ -381,7 +381,7 @@ def _wants(reader: fx.Node, decisions, wanted, qconfig: QConfig) -> QuantSpec | 
         return decision.qconfig.activation
     if decision.kind in KEEPS_GRID and wanted.get(reader):
         return max((spec for _, spec in wanted[reader]), key=lambda spec: spec.bits)
-    return qconfig.carrier
+    return qconfig.elementwise
 
 
 def _insert(network, node, head: fx.Node | None, readers, spec: QuantSpec, decisions) -> None:
@@ -392,11 +392,11 @@ def _insert(network, node, head: fx.Node | None, readers, spec: QuantSpec, decis
     name = "input" if node.op == "placeholder" else name_of(head or node)
     first = node
     if head is None or decisions[head.name].kind not in KEEPS_GRID:  # else its input is on the grid already
-        inner = _inside_addition(node, decisions)
-        if inner or not readers:  # no multiplication reads it, so there is nothing to save bits for
+        fusible = _inside_addition(node, decisions)
+        if fusible or not readers:  # no multiplication reads it, so there is nothing to save bits for
             spec = spec if spec.bits >= 8 else replace(spec, bits=8)
             readers = []
-        first = _quantizer_behind(network, node, name, fake_quantizer(spec, inner=inner))
+        first = _quantizer_behind(network, node, name, fake_quantizer(spec, fusible=fusible))
         for user in list(node.users):
             if user is not first and (head is not None or any(user is reader for reader, _ in readers)):
                 user.replace_input_with(node, first)
@@ -429,7 +429,7 @@ def _inside_addition(node: fx.Node, decisions: dict[str, Decision]) -> bool:
     first = reader.args[0]
     rival = first if first.op == "call_module" and "quantizers." in first.target else None
     if rival is not None:  # the other input was handled before this one
-        return not node.graph.owning_module.get_submodule(rival.target).inner
+        return not node.graph.owning_module.get_submodule(rival.target).fusible
     return node is first or not _inside_addition(first, decisions)
 
 

@@ -74,7 +74,7 @@ def trace(model: nn.Module, example: Tensor, leaves: tuple[type, ...] = ()) -> f
     network = fx.GraphModule(model, graph, type(model).__name__)
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     if len(inputs) != 1:
-        raise ValueError(f"the network takes {len(inputs)} inputs ({inputs}): expected one, a batch of pictures")
+        raise ValueError(f"the network takes {len(inputs)} inputs ({inputs}): expected one, a batch of images")
     _standardize(network)
     with torch.no_grad():
         ShapeProp(network).propagate(example)

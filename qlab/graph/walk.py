@@ -34,12 +34,12 @@ def walk(prepared: Prepared, batches: Iterable) -> Iterator[Stop]:
     """Stop at each layer of ``prepared`` with quantized weights, in the order in which they run.
 
     ``batches`` yield x or (x, y). Whoever walks may change the layer's weight and bias at its stop; what
-    comes after sees the changed layer. One pass, since the values of all pictures are kept until nobody needs
+    comes after sees the changed layer. One pass, since the values of all images are kept until nobody needs
     them: at most a few layers' at a time. Raises ValueError when there is no batch, RuntimeError before
     calibration.
     """
-    pictures = [batch[0] if isinstance(batch, (tuple, list)) else batch for batch in batches]
-    if not pictures:
+    images = [batch[0] if isinstance(batch, (tuple, list)) else batch for batch in batches]
+    if not images:
         raise ValueError("got no batch: give it at least one, for instance data.sample(512).batches(64)")
     training = prepared.training
     prepared.eval()
@@ -54,12 +54,12 @@ def walk(prepared: Prepared, batches: Iterable) -> Iterator[Stop]:
                 break
             layer = prepared.network.get_submodule(node.target) if node.op == "call_module" else None
             done = [source for source in node.all_input_nodes if last_reader[source] is node]
-            floats = _run(runners[0], node, values[0], pictures, done)
+            floats = _run(runners[0], node, values[0], images, done)
             if hasattr(layer, "weight_quantizer") and layer not in stopped:
                 stopped.add(layer)
                 inputs = values[1][node.all_input_nodes[0]]
                 yield Stop(name_of(node), layer, _activation(node), inputs, floats)
-            values[1][node] = _run(runners[1], node, values[1], pictures, done)
+            values[1][node] = _run(runners[1], node, values[1], images, done)
             values[0][node] = floats
     finally:
         prepared.train(training)
@@ -91,15 +91,15 @@ def original(layer: nn.Conv2d | nn.Linear) -> tuple[Tensor, Tensor | None]:
 
 
 @torch.no_grad()
-def _run(runner: fx.Interpreter, node: fx.Node, values: dict, pictures: list[Tensor], done: list[fx.Node]) -> list:
+def _run(runner: fx.Interpreter, node: fx.Node, values: dict, images: list[Tensor], done: list[fx.Node]) -> list:
     """What ``node`` gives for each batch.
 
     The values of ``done``, which nobody else reads, go as soon as they are used.
     """
     if node.op == "placeholder":
-        return list(pictures)
+        return list(images)
     outputs = []
-    for index in range(len(pictures)):
+    for index in range(len(images)):
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: values[source][index])
         outputs.append(getattr(runner, node.op)(node.target, args, kwargs))
         for source in done:

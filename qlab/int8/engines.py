@@ -217,7 +217,7 @@ class Historical(Engine):
         if self.name == "qnnpack":  # its own clamp takes the elements in another order
 
             def in_place(*inputs: Tensor) -> Tensor:
-                if torch.jit.is_tracing():  # it would record the codes of one picture
+                if torch.jit.is_tracing():  # it would record the codes of one image
                     words = "qnnpack clamps to fewer than 8 bits where the codes lie, which cannot be recorded"
                     raise RuntimeError(words)
                 q = kernel(*inputs)
@@ -246,7 +246,7 @@ class Historical(Engine):
         scale = float(x_qp.scale)
 
         def moved(q: Tensor, pads: list[int]) -> Tensor:
-            if torch.jit.is_tracing():  # it would record the codes of one picture
+            if torch.jit.is_tracing():  # it would record the codes of one image
                 raise RuntimeError(f"{self.name} takes this layer's codes for others, which cannot be recorded")
             return _wrap(_codes(F.pad(q, pads) if any(pads) else q), scale, 0)
 
@@ -466,7 +466,7 @@ def _by_shape(pack: Callable[[Sequence[int] | None], object]) -> Callable[[Tenso
     """Packed weights for each shape of input (and number of threads).
 
     oneDNN prepares a layer for the first shape it sees and keeps that with the packed weights. Every other
-    shape is prepared anew in each call, at 0.05 ms: on one picture twice as slow as it could be.
+    shape is prepared anew in each call, at 0.05 ms: on one image twice as slow as it could be.
     """
     pack(None)  # so that an error comes when the kernel is made
     packs: dict[tuple, object] = {}
@@ -718,7 +718,7 @@ def choose() -> tuple[str, str]:
     name = next((name for name in order if availability(name).usable), "reference")
     why = {
         "qnnpack": "the kernels made for ARM" if arm else "the one engine that works here",
-        "onednn": "convolution, addition and relu in one kernel, the fastest on one picture and on many",
+        "onednn": "convolution, addition and relu in one kernel, the fastest on one image and on many",
         "x86": "fbgemm's and oneDNN's kernels, whichever suits the layer",
         "fbgemm": "the fastest engine that works here",
         "onednn_plain": "oneDNN's kernels on plain uint8 tensors; this torch has no quantized tensors",

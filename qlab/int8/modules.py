@@ -116,7 +116,7 @@ class Int8AvgPool2d(Int8Layer):
 
 
 class Int8GlobalAvgPool2d(Int8Layer):
-    """The average over the whole picture, one number a channel."""
+    """The average over the whole image, one number a channel."""
 
     op = "adaptive_avg_pool2d"
 
@@ -223,18 +223,18 @@ class Step:
 class Program:
     """What an integer network computes, apart from any engine. Value 0 is the input, the last step gives the output.
 
-    ``grids[v]`` is the grid of value v, None when it is float. ``inner`` are values inside convolution + addition, to
+    ``grids[v]`` is the grid of value v, None when it is float. ``fusible`` are values inside convolution + addition, to
     which an engine that fuses the two never rounds.
     """
 
     steps: tuple[Step, ...]
     grids: tuple[QParams | None, ...]
-    inner: frozenset[int]
+    fusible: frozenset[int]
     input_shape: tuple[int, ...]
 
 
 class Int8Network(nn.Module):
-    """A network that computes on integers. Call it like the float one: pictures in, float32 scores out.
+    """A network that computes on integers. Call it like the float one: images in, float32 scores out.
 
     ``engine`` names whose kernels it runs on and ``reason`` why these; ``on(engine)`` gives the same network on
     another; ``size_bytes`` counts weights, scales and biases; ``source`` is the flat program that runs; ``capture(x)``
@@ -267,10 +267,8 @@ class Int8Network(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
         if not self._has_run:
-            if torch.compiler.is_exporting():  # kernels keep what they make of the first picture's size
-                raise RuntimeError(
-                    "run this network once on real pictures of that size, then torch.export can follow it"
-                )
+            if torch.compiler.is_exporting():  # kernels keep what they make of the first image's size
+                raise RuntimeError("run this network once on real images of that size, then torch.export can follow it")
             self._has_run = True
         if self._captured and x.shape in self._captured:
             return (self._captured[x.shape].get(torch.get_num_threads()) or self._capture(x))(x)
@@ -335,7 +333,7 @@ class Int8Network(nn.Module):
 
     def _compile(self) -> tuple[str, Callable[[Tensor], Tensor]]:
         """The steps as the source of one Python function, and that function."""
-        steps, fused = self.program.steps, self.program.inner if self._engine.fuses_add else frozenset()
+        steps, fused = self.program.steps, self.program.fusible if self._engine.fuses_add else frozenset()
         made_by = {step.output: step for step in steps}
         last_reader = {value: number for number, step in enumerate(steps) for value in step.inputs}
         names: dict[str, Callable] = {}

@@ -190,7 +190,7 @@ class Engine:
     """Makes kernels: functions from codes to codes, with weights and multipliers packed once.
 
     This one computes everything in integers, slowly enough to be read and fast enough for a test set
-    (ResNet-20 on 10,000 pictures in about half a minute). Activations are unsigned with at most 8 bits and
+    (ResNet-20 on 10,000 images in about half a minute). Activations are unsigned with at most 8 bits and
     one scale a tensor, weights signed with at most 8 bits, the zero point 0 and one scale a tensor or an
     output channel.
 
@@ -220,7 +220,7 @@ class Engine:
         )
 
     def quantize(self, qp: QParams) -> Kernel:
-        """Floats -> codes; pictures (4-D) become channels_last. NaN or infinity raises ValueError."""
+        """Floats -> codes; images (4-D) become channels_last. NaN or infinity raises ValueError."""
         check_activation(qp)
         inverse, zero_point = 1 / float(qp.scale), int(qp.zero_point)
 
@@ -283,7 +283,7 @@ class Engine:
     ) -> Kernel:  # fmt: skip
         """The largest code is the code of the largest value: no arithmetic, the grid stays.
 
-        It takes the maximum over shifted copies of the picture, one for each place of the window. Padding is
+        It takes the maximum over shifted copies of the image, one for each place of the window. Padding is
         the lowest code, 0: as good as minus infinity.
         """
         check_activation(qp)
@@ -324,7 +324,7 @@ class Engine:
         return pool
 
     def adaptive_avg_pool2d(self, x_qp: QParams, out_qp: QParams, *, output_size: int | Pair) -> Kernel:
-        """The mean over each of output_size cells; 1 is the mean over the whole picture."""
+        """The mean over each of output_size cells; 1 is the mean over the whole image."""
         size, zero_point, step = pair(output_size), int(x_qp.zero_point), ratio(x_qp, out_qp)
 
         @cache
@@ -463,14 +463,14 @@ def finite(x: Tensor) -> Tensor:
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """Pictures (4-D) in channels_last order, all else as it is; no copy when it is so already."""
+    """Images (4-D) in channels_last order, all else as it is; no copy when it is so already."""
     if x.ndim != 4 or x.is_contiguous(memory_format=torch.channels_last):
         return x
     return x.contiguous(memory_format=torch.channels_last)
 
 
 def floats(x: Tensor) -> Tensor:
-    """x in float32 and, if pictures, channels_last; x itself when it is so already, so that nothing is recorded of it."""
+    """x in float32 and, if images, channels_last; x itself when it is so already, so that nothing is recorded of it."""
     return channels_last(x.detach() if x.dtype is torch.float32 else x.detach().to(torch.float32))
 
 
@@ -507,8 +507,8 @@ def _pooled_length(length: int, kernel: int, stride: int, padding: int, dilation
         count -= 1
     if count < 1:
         raise ValueError(
-            f"a window of {span} does not fit a picture of {length} padded by {padding} on both sides: "
-            "expected a larger picture, or a smaller kernel_size"
+            f"a window of {span} does not fit an image of {length} padded by {padding} on both sides: "
+            "expected a larger image, or a smaller kernel_size"
         )
     return count
 

@@ -6,15 +6,15 @@ transformers: ``pip install "qlab[llm]"``.
 """
 
 from qlab.llm.convert import as_bfloat16, dynamic, linears, rounded, weight_bytes, weight_only
+from qlab.llm.gptq import gptq_quantize
 from qlab.llm.granite import GRANITE_2B, TINY, build, config, load, manifest, random_model, tiny, tokenizer
-from qlab.llm.gptq import solve
 from qlab.llm.layers import DynamicLinear, WeightOnlyLinear, quantize_weight
-from qlab.llm.measure import perplexity, speed, write
+from qlab.llm.measure import generate, perplexity, speed
 from qlab.llm.outliers import inject, largest_inputs, smooth
-from qlab.llm.text import library, source, windows
+from qlab.llm.text import corpus, source, windows
 
 __all__ = [
-    "GRANITE_2B", "TINY", "DynamicLinear", "WeightOnlyLinear", "as_bfloat16", "build", "config", "dynamic", "inject", "largest_inputs", "library", "linears", "load",
-    "manifest", "perplexity", "quantize_weight", "random_model", "rounded", "smooth", "solve", "source", "speed", "tiny", "tokenizer",
-    "weight_bytes", "weight_only", "windows", "write",
+    "GRANITE_2B", "TINY", "DynamicLinear", "WeightOnlyLinear", "as_bfloat16", "build", "config", "corpus", "dynamic", "generate", "gptq_quantize", "inject", "largest_inputs", "linears", "load",
+    "manifest", "perplexity", "quantize_weight", "random_model", "rounded", "smooth", "source", "speed", "tiny", "tokenizer",
+    "weight_bytes", "weight_only", "windows",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from qlab.llm.gptq import solve
+from qlab.llm.gptq import gptq_quantize
 from qlab.llm.layers import DynamicLinear, WeightOnlyEmbedding, WeightOnlyLinear, round_weight
 from qlab.llm.stages import hessians
 
@@ -40,7 +40,7 @@ def weight_only(
     else:
         for stage in hessians(model, windows):
             for parent, name, linear, hessian in stage:
-                codes, qp = solve(linear.weight, hessian, bits, group_size)
+                codes, qp = gptq_quantize(linear.weight, hessian, bits, group_size)
                 setattr(parent, name, WeightOnlyLinear(codes, qp))
     return _int8_embedding(model)
 

@@ -15,7 +15,7 @@ from qlab.affine import QParams
 from qlab.llm.layers import weight_qparams
 
 
-def solve(
+def gptq_quantize(
     weight: Tensor, hessian: Tensor, bits: int = 4, group_size: int | None = 64, damp: float = 0.01
 ) -> tuple[Tensor, QParams]:
     """(codes, grids) of a weight (N, K) for inputs with x^T x = ``hessian`` (K, K).

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from transformers import GraniteForCausalLM
 
 
-def perplexity(model: nn.Module, windows: Tensor, batch: int = 16) -> float:
+def perplexity(model: nn.Module, windows: Tensor, batch_size: int = 16) -> float:
     """Perplexity of the next token over ``windows`` (count, length + 1), as :func:`qlab.llm.text.windows` gives them.
 
     Raises ValueError when the model says NaN.
     """
     total = 0.0
     with torch.inference_mode():
-        for part in tqdm(windows.split(batch), "perplexity", leave=False, delay=2, unit="batch"):
+        for part in tqdm(windows.split(batch_size), "perplexity", leave=False, delay=2, unit="batch"):
             logits = model(input_ids=part[:, :-1], use_cache=False).logits.float()
             total += float(F.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten(), reduction="sum"))
     if math.isnan(total):
@@ -35,7 +35,7 @@ def perplexity(model: nn.Module, windows: Tensor, batch: int = 16) -> float:
     return math.exp(total / windows[:, 1:].numel())
 
 
-def write(model: GraniteForCausalLM, prompt: Tensor, count: int) -> Tensor:
+def generate(model: GraniteForCausalLM, prompt: Tensor, count: int) -> Tensor:
     """The ``count`` tokens that the model finds likeliest after ``prompt`` (length,), one after the other."""
     return torch.stack([token for token, _ in _steps(model, prompt[None], count)]).flatten()
 

@@ -48,10 +48,10 @@ def files(split: str) -> list[tuple[str, Path]]:
 
 
 @cache
-def library(split: str) -> Tensor:
+def corpus(split: str) -> Tensor:
     """The bytes of one split in one row (uint8), file after file; line ends are those of Unix everywhere.
 
-    >>> library("test").dtype
+    >>> corpus("test").dtype
     torch.uint8
     """
     return torch.frombuffer(bytearray(b"\0".join(_read(path) for _, path in files(split))), dtype=torch.uint8)
@@ -62,7 +62,7 @@ def windows(split: str, count: int, length: int = 256) -> Tensor:
 
     A model reads all bytes of a piece but the last and says what the next one is, ``length`` times.
     """
-    data = library(split)
+    data = corpus(split)
     last = len(data) - length - 1
     if count < 1 or last < 0:
         raise ValueError(f"{count} windows of {length} bytes: expected at least 1, and at most {len(data) - 1} bytes")

@@ -1,11 +1,11 @@
-"""MobileNetV2 (Sandler et al. 2018) at half width for 32x32 pictures: depthwise convolutions, hard to quantize."""
+"""MobileNetV2 (Sandler et al. 2018) at half width for 32x32 images: depthwise convolutions, hard to quantize."""
 
 from __future__ import annotations
 
 from torch import nn
 
 # expansion, channels (before the width is halved), repeats, stride: the paper's table 2 with two of its five halvings
-# of the picture taken out (one is the stem's), since 32x32 pixels have none to spare: 32, 16, 8, 4.
+# of the image taken out (one is the stem's), since 32x32 pixels have none to spare: 32, 16, 8, 4.
 STAGES = [[1, 16, 1, 2], [6, 24, 2, 1], [6, 32, 3, 2], [6, 64, 4, 1], [6, 96, 3, 2], [6, 160, 3, 1], [6, 320, 1, 1]]
 
 

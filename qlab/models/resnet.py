@@ -1,4 +1,4 @@
-"""ResNet-20 for 32x32 pictures (He, Zhang, Ren, Sun 2016, section 4.2): 0.27 million weights, 41 million multiplications.
+"""ResNet-20 for 32x32 images (He, Zhang, Ren, Sun 2016, section 4.2): 0.27 million weights, 41 million multiplications.
 
 Where the paper pads a shortcut with zeros to change its shape (option A), this one uses a 1x1 convolution (option B),
 so that every edge of the network comes out of a layer that can be quantized.

@@ -165,15 +165,15 @@ def test_every_cell_ran_and_nothing_complains(page):
     assert page.complaints == []
 
 
-PANELS = ".jp-OutputArea-output :is(.widget-vbox:has(> .qlab-picture), .qlab-explorable)"
+PANELS = ".jp-OutputArea-output :is(.widget-vbox:has(> .qlab-image), .qlab-explorable)"
 QUIZ = ".jp-OutputArea-output .widget-vbox:has(> .widget-vbox .widget-radio)"
-# A picture's address is new for each picture; a canvas gives its pixels, and bits are written on their buttons.
-PICTURE = """panel => panel.querySelector("img")?.src ?? panel.querySelector("canvas")?.toDataURL()
+# An image's address is new for each image; a canvas gives its pixels, and bits are written on their buttons.
+IMAGE = """panel => panel.querySelector("img")?.src ?? panel.querySelector("canvas")?.toDataURL()
     ?? panel.querySelector(".qlab-sheet").innerText"""
 
 
 def panels(page) -> list:
-    """Every panel of the lesson: a picture with its controls and words. They appear a while after their cells ran."""
+    """Every panel of the lesson: an image with its controls and words. They appear a while after their cells ran."""
     from playwright.sync_api import expect
 
     given = sum({WIDGET, "image/jpeg"} <= set(output.get("data", {})) for output in outputs(page))
@@ -182,12 +182,12 @@ def panels(page) -> list:
     return page.locator(PANELS).all()
 
 
-def picture_of(panel) -> str:
-    return panel.evaluate(PICTURE)
+def image_of(panel) -> str:
+    return panel.evaluate(IMAGE)
 
 
-def await_another_picture(panel, before: str) -> None:
-    changed = f"([panel, before]) => ({PICTURE})(panel) !== before"
+def await_another_image(panel, before: str) -> None:
+    changed = f"([panel, before]) => ({IMAGE})(panel) !== before"
     panel.page.wait_for_function(changed, arg=[panel.element_handle(), before])
 
 
@@ -196,17 +196,17 @@ def test_every_control_moves_its_figure(page, request):
         panel.scroll_into_view_if_needed()
         for slider in panel.locator("input[type=range]").all():
             least, most, now = (float(slider.evaluate(f"input => input.{end}")) for end in ("min", "max", "value"))
-            before = picture_of(panel)
+            before = image_of(panel)
             slider.fill(f"{least if now == most else most:g}")
-            await_another_picture(panel, before)
+            await_another_image(panel, before)
         for choice in panel.locator("select").all():
-            before = picture_of(panel)
+            before = image_of(panel)
             choice.select_option(index=1)
-            await_another_picture(panel, before)
+            await_another_image(panel, before)
         for box in panel.locator("input[type=checkbox]").all():
-            before = picture_of(panel)
+            before = image_of(panel)
             box.click()
-            await_another_picture(panel, before)
+            await_another_image(panel, before)
         assert panel.locator("em[role=status]").inner_text()
         ARTIFACTS.mkdir(exist_ok=True)
         lesson = request.node.callspec.params["page"].removesuffix(".ipynb")
@@ -237,10 +237,10 @@ def test_dragging_and_the_keyboard_move_a_slider_and_not_the_notebook(page):
     slider.scroll_into_view_if_needed()
     most = slider.evaluate("input => input.max")
     if slider.input_value() != most:
-        before = picture_of(panel)
+        before = image_of(panel)
         slider.fill(most)
-        await_another_picture(panel, before)
-    before = picture_of(panel)
+        await_another_image(panel, before)
+    before = image_of(panel)
     box = slider.bounding_box()
     middle = box["y"] + box["height"] / 2
     page.mouse.move(box["x"] + box["width"] - 8, middle)
@@ -249,14 +249,14 @@ def test_dragging_and_the_keyboard_move_a_slider_and_not_the_notebook(page):
         page.mouse.move(box["x"] + (box["width"] - 8) * (1 - step / 10) + 4, middle)
         page.wait_for_timeout(20)
     page.mouse.up()
-    await_another_picture(panel, before)
+    await_another_image(panel, before)
     page.wait_for_timeout(300)
     least = float(slider.evaluate("input => input.min"))
     assert float(slider.input_value()) == least
-    before = picture_of(panel)
+    before = image_of(panel)
     slider.focus()
     page.keyboard.press("ArrowRight")
-    await_another_picture(panel, before)
+    await_another_image(panel, before)
     assert float(slider.input_value()) > least
     assert slider.evaluate("element => element === document.activeElement")
 
@@ -294,7 +294,7 @@ BUSY = """async () => {
 }"""
 DRAG = (
     """async ([slider, panel]) => {
-    const picture = %s;
+    const image = %s;
     const shown = new Set();
     const count = Math.min(Math.round((slider.max - slider.min) / slider.step) + 1, 50);
     const values = Array.from({ length: count }, (_, i) => +slider.min + (slider.max - slider.min) * i / (count - 1));
@@ -303,11 +303,11 @@ DRAG = (
         slider.value = value;
         slider.dispatchEvent(new Event("input", { bubbles: true }));
         await new Promise(requestAnimationFrame);
-        shown.add(picture(panel));
+        shown.add(image(panel));
     }
     return [shown.size, count, performance.now() - start];
 }"""
-    % PICTURE
+    % IMAGE
 )
 
 
@@ -321,8 +321,8 @@ def test_what_the_browser_computes_does_not_wait_for_the_kernel(page):
     try:
         for panel in drawn.all():
             slider = panel.locator("input[type=range]").last
-            pictures, count, ms = page.evaluate(DRAG, [slider.element_handle(), panel.element_handle()])
-            assert pictures > 0.8 * count > 4, "each step of a drag shows another picture"
+            images, count, ms = page.evaluate(DRAG, [slider.element_handle(), panel.element_handle()])
+            assert images > 0.8 * count > 4, "each step of a drag shows another image"
             print(f"{1000 * count / ms:.0f} frames a second")  # pytest -s shows it
         assert not page.evaluate("() => window.answered")
     finally:
@@ -338,16 +338,16 @@ def test_the_live_panel_runs_until_it_is_stopped(page):
     assert stop.is_disabled()
     start.click()
     for _ in range(3):
-        await_another_picture(panel, picture_of(panel))
+        await_another_image(panel, image_of(panel))
     slider = panel.locator("input[type=range]")
     slider.fill("95")
     page.wait_for_function("panel => panel.innerText.includes('at least 95 %')", arg=panel.element_handle())
     assert start.is_disabled()
     stop.click()
     page.wait_for_function("button => !button.disabled", arg=start.element_handle())
-    before = picture_of(panel)
+    before = image_of(panel)
     page.wait_for_timeout(1000)
-    assert picture_of(panel) == before and panel.get_by_role("alert").count() == 0
+    assert image_of(panel) == before and panel.get_by_role("alert").count() == 0
 
 
 def test_axe_finds_nothing_serious_in_panels_and_questions(page):

@@ -107,13 +107,13 @@ EXERCISES = (
 QUIZ = (
     Question(
         _("What does calibration need?"),
-        Choice(_("pictures with labels, and hours"), _("That is training. Calibration only looks at the ranges.")),
+        Choice(_("images with labels, and hours"), _("That is training. Calibration only looks at the ranges.")),
         Choice(
-            _("some pictures, without labels"),
+            _("some images, without labels"),
             _("The network looks at them once, and the range of each activation is written down."),
             right=True,
         ),
-        Choice(_("the test pictures"), _("Those are for the measurement at the end. Nothing may be chosen on them.")),
+        Choice(_("the test images"), _("Those are for the measurement at the end. Nothing may be chosen on them.")),
     ),
     Question(
         _("Why is an int8 file about a quarter of a float32 file?"),

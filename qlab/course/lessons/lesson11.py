@@ -224,7 +224,7 @@ EXERCISES = (
 QUIZ = (
     Question(
         _("A detector takes 50 ms a frame, the camera sends one every 33 ms. It keeps every frame. What happens?"),
-        Choice(_("the picture flickers"), _("All frames are shown, in order. But when?")),
+        Choice(_("the image flickers"), _("All frames are shown, in order. But when?")),
         Choice(
             _("the boxes lag behind, more and more"),
             _("A third of each second is added to the queue. After a minute the boxes are 20 seconds late."),

@@ -232,7 +232,7 @@ QUIZ = (
     ),
     Question(
         _("In the app float is right in 31 % of the cases, int8 in 30 %; in training it was 88 %. What now?"),
-        Choice(_("calibrate with more pictures"), _("Calibration changes int8 only; float is wrong already.")),
+        Choice(_("calibrate with more images"), _("Calibration changes int8 only; float is wrong already.")),
         Choice(_("train with QAT"), _("QAT brings back what rounding lost. Here rounding lost one point.")),
         Choice(
             _("look at how the app makes its input: size, colours, normalization"),

@@ -199,18 +199,18 @@ EXERCISES = (
 
 QUIZ = (
     Question(
-        _("You calibrate with twice as many pictures of the same kind. What can a min-max range do?"),
-        Choice(_("only grow or stay"), _("It covers all that it has seen, so more pictures never make it narrower."),
+        _("You calibrate with twice as many images of the same kind. What can a min-max range do?"),
+        Choice(_("only grow or stay"), _("It covers all that it has seen, so more images never make it narrower."),
                right=True),
         Choice(_("grow or shrink"), _("A moving average or a percentile can shrink. Min-max forgets nothing.")),
-        Choice(_("settle on the true range"), _("There is always a rarer picture. The records only become less frequent.")),
+        Choice(_("settle on the true range"), _("There is always a rarer image. The records only become less frequent.")),
     ),
     Question(
         _("A network gives wrong answers only after quantization. Which mistake in calibration is the likeliest cause?"),
-        Choice(_("500 pictures instead of 1,000"), _("Here, far fewer pictures were enough for 8 bits.")),
-        Choice(_("pictures that were not normalized like those in training"),
+        Choice(_("500 images instead of 1,000"), _("Here, far fewer images were enough for 8 bits.")),
+        Choice(_("images that were not normalized like those in training"),
                _("Then the layers see values on another scale, and all ranges are wrong."), right=True),
-        Choice(_("pictures without labels"), _("Calibration never looks at labels.")),
+        Choice(_("images without labels"), _("Calibration never looks at labels.")),
     ),
     Question(
         _("Why does a percentile observer keep a histogram?"),

@@ -248,7 +248,7 @@ QUIZ = (
     ),
     Question(
         _("What does cross-layer equalization need?"),
-        Choice(_("labelled pictures"), _("It looks at the weights of two layers only.")),
+        Choice(_("labelled images"), _("It looks at the weights of two layers only.")),
         Choice(_("a few epochs of training"), _("Nothing is trained. Both layers are scaled once.")),
         Choice(_("a function between the layers that scales along, such as relu"),
                _("relu(s x) = s relu(x) for s > 0, so the factor can be taken out again in the next layer."),

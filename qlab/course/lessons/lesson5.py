@@ -266,7 +266,7 @@ QUIZ = (
         Choice(_("the sums need fewer terms"), _("The number of terms is that of the layer's inputs, as before.")),
     ),
     Question(
-        _("A layer with few weights runs on one picture. It is slower in int8 than in float. What is the cause?"),
+        _("A layer with few weights runs on one image. It is slower in int8 than in float. What is the cause?"),
         Choice(
             _("integer multiplications are slower than float ones"), _("They are not; more of them fit a register.")
         ),

@@ -17,11 +17,11 @@ def straight_through_gradient(x, target):
     return x.grad
 
 
-def train_one_weight(weight, target, rate, steps):
-    """The float weight after each step, a list: a step subtracts rate times 2 * (round(weight) - target)."""
+def train_one_weight(weight, target, lr, steps):
+    """The float weight after each step, a list: a step subtracts lr times 2 * (round(weight) - target)."""
     path = []
     for _step in range(steps):
-        weight = weight - rate * 2 * (round(weight) - target)
+        weight = weight - lr * 2 * (round(weight) - target)
         path.append(weight)
     return path
 
@@ -69,41 +69,41 @@ def averages(x, target):
     return 2 * (torch.round(x) - target) / x.numel()
 
 
-def keeps_the_rounded_weight(weight, target, rate, steps):
+def keeps_the_rounded_weight(weight, target, lr, steps):
     """You keep the rounded weight. Small steps are then rounded away: keep the float one, round only for the slope."""
     path = []
     for _step in range(steps):
-        weight = round(weight) - rate * 2 * (round(weight) - target)
+        weight = round(weight) - lr * 2 * (round(weight) - target)
         path.append(weight)
     return path
 
 
-def does_not_round(weight, target, rate, steps):
+def does_not_round(weight, target, lr, steps):
     """The network uses the rounded weight, so the slope is taken there: 2 * (round(weight) - target)."""
     path = []
     for _step in range(steps):
-        weight = weight - rate * 2 * (weight - target)
+        weight = weight - lr * 2 * (weight - target)
         path.append(weight)
     return path
 
 
-def climbs(weight, target, rate, steps):
+def climbs(weight, target, lr, steps):
     """Subtract the gradient; you add it and climb."""
     path = []
     for _step in range(steps):
-        weight = weight + rate * 2 * (round(weight) - target)
+        weight = weight + lr * 2 * (round(weight) - target)
         path.append(weight)
     return path
 
 
-def gives_what_is_used(weight, target, rate, steps):
+def gives_what_is_used(weight, target, lr, steps):
     """The float weights were asked for, not the rounded ones."""
-    return [round(one) for one in train_one_weight(weight, target, rate, steps)]
+    return [round(one) for one in train_one_weight(weight, target, lr, steps)]
 
 
-def with_the_start(weight, target, rate, steps):
+def with_the_start(weight, target, lr, steps):
     """The list begins with the weight after the first step, not with the one before it."""
-    return [weight, *train_one_weight(weight, target, rate, steps)][:-1]
+    return [weight, *train_one_weight(weight, target, lr, steps)][:-1]
 
 
 def lets_all_pass(gradient, x, scale, qmin, qmax):
@@ -190,7 +190,7 @@ EXERCISES = (
         hints=(
             _("A loop of that many steps. In each, the slope is taken at the rounded weight."),
             _("The float weight is changed and kept; round(weight) is used for the slope and then forgotten."),
-            _("weight = weight - rate * 2 * (round(weight) - target); then append it to a list."),
+            _("weight = weight - lr * 2 * (round(weight) - target); then append it to a list."),
         ),
         mistakes=(keeps_the_rounded_weight, does_not_round, climbs, gives_what_is_used, with_the_start),
     ),

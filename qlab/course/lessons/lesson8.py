@@ -22,10 +22,10 @@ def recovered(float_accuracy, ptq_accuracy, qat_accuracy):
     return (qat_accuracy - ptq_accuracy) / (float_accuracy - ptq_accuracy)
 
 
-def standard_error(accuracy, pictures):
-    """The standard error, in points, of an accuracy in percent that was measured on so many pictures."""
+def standard_error(accuracy, images):
+    """The standard error, in points, of an accuracy in percent that was measured on so many images."""
     share = accuracy / 100
-    return 100 * (share * (1 - share) / pictures) ** 0.5
+    return 100 * (share * (1 - share) / images) ** 0.5
 
 
 def good_enough(candidates, tolerance):
@@ -38,7 +38,7 @@ def good_enough(candidates, tolerance):
 
 
 def forgets_percent(float_answers, int_answers, labels):
-    """Give percentage points: 0.01 of all pictures is one point."""
+    """Give percentage points: 0.01 of all images is one point."""
     return points_lost(float_answers, int_answers, labels) / 100
 
 
@@ -73,20 +73,20 @@ def of_the_whole(float_accuracy, ptq_accuracy, qat_accuracy):
     return (qat_accuracy - ptq_accuracy) / float_accuracy
 
 
-def percent_as_share(accuracy, pictures):
+def percent_as_share(accuracy, images):
     """The formula wants the accuracy as a share from 0 to 1."""
-    return math.sqrt(abs(accuracy * (1 - accuracy)) / pictures)
+    return math.sqrt(abs(accuracy * (1 - accuracy)) / images)
 
 
-def forgets_the_root(accuracy, pictures):
+def forgets_the_root(accuracy, images):
     """That is the variance. Its square root is wanted."""
     share = accuracy / 100
-    return 100 * share * (1 - share) / pictures
+    return 100 * share * (1 - share) / images
 
 
-def one_over_root(accuracy, pictures):
+def one_over_root(accuracy, images):
     """The accuracy matters too: at 99 percent there is little left to vary."""
-    return 100 / math.sqrt(pictures)
+    return 100 / math.sqrt(images)
 
 
 def best_of_all(candidates, tolerance):
@@ -147,7 +147,7 @@ EXERCISES = (
         standard_error,
         cases=((50.0, 100), (90.0, 1000), (88.0, 10_000), (100.0, 500)),
         hints=(
-            _("With p the share of right answers and N pictures it is the square root of p (1 - p) / N."),
+            _("With p the share of right answers and N images it is the square root of p (1 - p) / N."),
             _("First divide the accuracy by 100; at the end multiply by 100."),
         ),
         mistakes=(percent_as_share, forgets_the_root, one_over_root),
@@ -180,7 +180,7 @@ QUIZ = (
         Choice(_("good: QAT is always better"), _("There is next to nothing to bring back, and training is not free.")),
         Choice(
             _("measure first: 0.1 points are within the error of the test"),
-            _("On 10,000 pictures the standard error is about 0.3 points. Nobody could tell the two apart."),
+            _("On 10,000 images the standard error is about 0.3 points. Nobody could tell the two apart."),
             right=True,
         ),
         Choice(_("no: QAT does not work with 8 bits"), _("It works. There is little for it to do.")),
@@ -188,12 +188,12 @@ QUIZ = (
     Question(
         _("You may not see the training data, and 8 bits are too large. What is left?"),
         Choice(
-            _("QAT on the test pictures"),
+            _("QAT on the test images"),
             _("Then nothing is left to measure with: the test would be part of training."),
         ),
         Choice(
-            _("PTQ with 4 or 6 bits, with AdaRound or bias correction, on a few pictures or on made-up ones"),
-            _("These methods need no labels, and calibration pictures can be distilled from the network itself."),
+            _("PTQ with 4 or 6 bits, with AdaRound or bias correction, on a few images or on made-up ones"),
+            _("These methods need no labels, and calibration images can be distilled from the network itself."),
             right=True,
         ),
         Choice(_("nothing"), _("Much can be done between plain PTQ and training: see lesson 6.")),
@@ -201,7 +201,7 @@ QUIZ = (
     Question(
         _("A paper reports that its 4-bit network reaches 91.2 %. What else do you need to know?"),
         Choice(
-            _("the accuracy of its float network, on the same pictures"),
+            _("the accuracy of its float network, on the same images"),
             _("A loss is a difference. Without its own float network 91.2 % says little about quantization."),
             right=True,
         ),

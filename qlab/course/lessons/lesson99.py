@@ -196,15 +196,15 @@ EXERCISES = (
 
 QUIZ = (
     Question(
-        _("You try 50 networks and take the one that is best on the exam's pictures. What is its accuracy worth?"),
+        _("You try 50 networks and take the one that is best on the exam's images. What is its accuracy worth?"),
         Choice(
-            _("it is a little too high: some of it is luck with these pictures"),
+            _("it is a little too high: some of it is luck with these images"),
             _(
-                "The best of 50 noisy numbers is likely to be a lucky one. So it is measured once more, on the test pictures."
+                "The best of 50 noisy numbers is likely to be a lucky one. So it is measured once more, on the test images."
             ),
             right=True,
         ),
-        Choice(_("it is exact: no picture was trained on"), _("Choosing among 50 uses the pictures too.")),
+        Choice(_("it is exact: no image was trained on"), _("Choosing among 50 uses the images too.")),
         Choice(_("nothing"), _("It is off by about the standard error, not more.")),
     ),
     Question(
@@ -213,7 +213,7 @@ QUIZ = (
         ),
         Choice(
             _("the activations: they have more bits"),
-            _("No activation is in the file. They come and go with each picture."),
+            _("No activation is in the file. They come and go with each image."),
         ),
         Choice(
             _("the weights: only they are in the file"),

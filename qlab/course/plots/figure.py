@@ -23,7 +23,7 @@ COLOURS = {
     "ink": INK, "paper": PAPER, "lines": LINES,
 }  # fmt: skip
 DPI = 100  # pixels an inch on the page
-SHARPER = 1.5  # a still picture has so many times more, for screens that show them
+SHARPER = 1.5  # a still image has so many times more, for screens that show them
 
 # Black on white in a dark JupyterLab too: a figure is a sheet of paper on the desk, legible in either theme.
 STYLE = {
@@ -38,7 +38,7 @@ STYLE = {
 class Figure(figure.Figure):
     """A figure whose title is its finding, and whose ``alt`` says in words what there is to see.
 
-    A notebook shows it as a picture with ``alt`` below, because JupyterLab gives screen readers no alt text.
+    A notebook shows it as an image with ``alt`` below, because JupyterLab gives screen readers no alt text.
     What a control changes is named in :meth:`moves`; a frame draws that alone, on a copy of all else.
     """
 

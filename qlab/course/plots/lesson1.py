@@ -41,8 +41,8 @@ def rounding() -> Callable[[int, float], Figure]:
     texts = rounding_texts()
     time = np.linspace(0, 2 * np.pi, 400)
     x = np.sin(time)
-    picture = Figure((9, 4.2))
-    above, below = picture.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    image = Figure((9, 4.2))
+    above, below = image.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     above.plot(time, x, color=FLOAT)
     above.text(0.02, 0.06, texts["signal"], color=FLOAT, transform=above.transAxes)
     above.text(0.09, 0.06, texts["rounded"], color=QUANTIZED, transform=above.transAxes)
@@ -53,7 +53,7 @@ def rounding() -> Callable[[int, float], Figure]:
     (stairs,) = above.plot([], [], color=QUANTIZED)
     (error,) = below.plot([], [], color=ERROR)
     band = below.hlines([], 0, time[-1], color=CLIPPED, linestyle="--", linewidth=1)
-    picture.moves(levels, stairs, error, band)
+    image.moves(levels, stairs, error, band)
 
     def draw(bits: int, shift: float) -> Figure:
         step, grid, values = rounded(x, bits, shift)
@@ -64,9 +64,9 @@ def rounding() -> Callable[[int, float], Figure]:
         band.set_segments([[(0, y), (time[-1], y)] for y in (-step / 2, step / 2)])
         worst, near = np.abs(x - values).max(), np.abs(grid).min()
         zero = texts["exact"] if near < 1e-9 else texts["moved"].format(near=near)
-        picture.finding = texts["finding"].format(bits=bits, step=step, worst=worst, zero=zero)
-        picture.alt = texts["alt"].format(levels=len(grid), half=step / 2)
-        return picture
+        image.finding = texts["finding"].format(bits=bits, step=step, worst=worst, zero=zero)
+        image.alt = texts["alt"].format(levels=len(grid), half=step / 2)
+        return image
 
     return draw
 
@@ -77,13 +77,13 @@ def rounding_errors(values: Tensor) -> Callable[[int], Figure]:
     x = values.detach().double().flatten().numpy()
     edges = np.linspace(-0.5, 0.5, 21)
     middle = (edges[1:] + edges[:-1]) / 2
-    picture = Figure((9, 3.2))
-    ax = picture.subplots()
+    image = Figure((9, 3.2))
+    ax = image.subplots()
     ax.set(xlim=(-0.55, 0.55), ylim=(0, 2), xlabel=_("error in steps"), ylabel=_("share, evenly spread = 1"))
     ax.axhline(1, color=FLOAT, linestyle="--")
     ax.text(0.54, 1.1, _("evenly spread"), color=FLOAT, ha="right")
     bars = ax.bar(middle, np.zeros(20), width=0.045, color=ERROR)
-    picture.moves(*bars)
+    image.moves(*bars)
 
     def draw(bits: int) -> Figure:
         step = np.abs(x).max() / (2 ** (bits - 1) - 1)
@@ -93,14 +93,14 @@ def rounding_errors(values: Tensor) -> Callable[[int], Figure]:
             bar.set_height(min(height, 2))
         ratio = (error**2).mean() * 12
         decibels = 10 * np.log10((x**2).mean() / ((error * step) ** 2).mean())
-        picture.finding = _(
-            "{bits} bits: mean squared error {ratio:.2f} times step²/12, SQNR {decibels:.1f} dB"
-        ).format(bits=bits, ratio=ratio, decibels=decibels)
-        picture.alt = _(
+        image.finding = _("{bits} bits: mean squared error {ratio:.2f} times step²/12, SQNR {decibels:.1f} dB").format(
+            bits=bits, ratio=ratio, decibels=decibels
+        )
+        image.alt = _(
             "Twenty bars of the errors from half a step below to half a step above; the lowest is {least:.2f} "
             "and the highest {most:.2f} times what an even spread would have."
         ).format(least=counts.min(), most=counts.max())
-        return picture
+        return image
 
     return draw
 
@@ -131,9 +131,9 @@ def formats() -> Callable[[float], Figure]:
     """One number in six formats, bit by bit: what each of them stores; a function from the number."""
     texts = formats_texts()
     names = [*FORMATS, "int8"]
-    picture = Figure((9, 3.2))
-    picture.set_layout_engine("none")
-    ax = picture.add_axes((0, 0, 1, 0.9), xlim=(0, 900), ylim=(len(names) - 0.4, -1))
+    image = Figure((9, 3.2))
+    image.set_layout_engine("none")
+    ax = image.add_axes((0, 0, 1, 0.9), xlim=(0, 900), ylim=(len(names) - 0.4, -1))
     ax.set_axis_off()
     wide = 2 * 0.602 * 10 * DPI / 72  # pixels of a digit and a space in DejaVu Sans Mono of 10 points
     fields, stored = [], []
@@ -149,7 +149,7 @@ def formats() -> Callable[[float], Figure]:
     for x, text, colour in ((105, "sign", CLIPPED), (150, "exponent", FLOAT), (330, "fraction", QUANTIZED)):
         ax.text(x, -0.7, texts[text], color=colour, size=9)
     ax.text(690, -0.7, _("what is stored"), size=9)
-    picture.moves(*(text for row in fields for text, *_ends in row), *stored)
+    image.moves(*(text for row in fields for text, *_ends in row), *stored)
 
     def draw(number: float) -> Figure:
         values = {name: in_format(number, name) for name in names}
@@ -157,11 +157,11 @@ def formats() -> Callable[[float], Figure]:
             for text, first, last in fields[row]:
                 text.set_text(" ".join(bits[first:last]))
             stored[row].set_text(texts["none"] if value is None else f"{value:.9g}")
-        picture.finding = finding(number, {name: value for name, (value, _bits) in values.items()})
+        image.finding = finding(number, {name: value for name, (value, _bits) in values.items()})
         what = {name: texts["nothing" if value is None else "what"] for name, (value, _bits) in values.items()}
         words = (what[name].format(name=name, value=value) for name, (value, _bits) in values.items())
-        picture.alt = "; ".join(words) + "."
-        return picture
+        image.alt = "; ".join(words) + "."
+        return image
 
     def finding(number: float, values: dict[str, float | None]) -> str:
         if not math.isfinite(number):

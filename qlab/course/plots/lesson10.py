@@ -30,8 +30,8 @@ def bits_of_weights(
     kinds = list(dict.fromkeys(kind for kind, _bits in perplexity))
     bits_there = sorted({bits for _kind, bits in perplexity})
     top = min(20 * float_perplexity, 1.2 * max(perplexity.values()))
-    picture = Figure((9, 3.6))
-    left, right = picture.subplots(1, 2, width_ratios=(3, 4))
+    image = Figure((9, 3.6))
+    left, right = image.subplots(1, 2, width_ratios=(3, 4))
     left.set(yscale="log", ylim=(0.9 * float_perplexity, top), xlabel=_("bits of a weight"), ylabel=_("perplexity"))
     left.set(xlim=(bits_there[0] - 0.3, bits_there[-1] + 0.3), xticks=bits_there)
     ticks = [float_perplexity * factor for factor in (1, 1.5, 2, 3, 5, 10) if float_perplexity * factor < top]
@@ -46,19 +46,19 @@ def bits_of_weights(
     right.set_axis_off()
     right.text(0, 1, _("the model goes on writing:"), va="top", color=CLIPPED)
     text = right.text(0, 0.88, "", va="top", color=QUANTIZED, family="DejaVu Sans Mono", fontsize=9, parse_math=False)
-    picture.moves(now, text)
+    image.moves(now, text)
 
     def draw(bits: int) -> Figure:
         now.set_xdata([bits, bits])
         text.set_text(written[bits])
         finding = _("{bits} bits: perplexity {found:.2f} ({kind}); in float {whole:.2f}")
-        picture.finding = finding.format(bits=bits, found=perplexity[shown, bits], kind=shown, whole=float_perplexity)
+        image.finding = finding.format(bits=bits, found=perplexity[shown, bits], kind=shown, whole=float_perplexity)
         others = "; ".join(f"{kind} {perplexity[kind, bits]:.2f}" for kind in kinds)
         lines = " / ".join(written[bits].splitlines())
-        picture.alt = _("Perplexity with {bits} bits: {others}. The model writes: {lines}").format(
+        image.alt = _("Perplexity with {bits} bits: {others}. The model writes: {lines}").format(
             bits=bits, others=others, lines=lines
         )
-        return picture
+        return image
 
     return draw
 
@@ -73,8 +73,8 @@ def weight_groups(weight: Tensor, sizes: Sequence[int]) -> Callable[[int, int], 
     weight = weight.detach().float()
     row = int((weight.abs().amax(1) / weight.std(1)).argmax())
     w, places = weight[row].numpy(), np.arange(weight.shape[1])
-    picture = Figure((9, 3.6))
-    left, right = picture.subplots(1, 2, width_ratios=(3, 2))
+    image = Figure((9, 3.6))
+    left, right = image.subplots(1, 2, width_ratios=(3, 2))
     left.plot(places, w, ".", color=FLOAT, markersize=4, label=_("a weight"))
     left.set(xlabel=_("column"), ylabel=_("weight"), xlim=(0, len(w)), ylim=(1.15 * w.min(), 1.3 * w.max()))
     edges = np.arange(len(w) + 1) - 0.5
@@ -86,7 +86,7 @@ def weight_groups(weight: Tensor, sizes: Sequence[int]) -> Callable[[int, int], 
     (now,) = right.plot([], [], "o", color=QUANTIZED, markersize=11)
     right.text(0.98, 0.95, _("few bits above, small groups right"), color=CLIPPED, ha="right", va="top",
                transform=right.transAxes)  # fmt: skip
-    picture.moves(steps, line, now)
+    image.moves(steps, line, now)
 
     @cache
     def errors(bits: int) -> list[float]:
@@ -108,13 +108,11 @@ def weight_groups(weight: Tensor, sizes: Sequence[int]) -> Callable[[int, int], 
         now.set_data([stored[chosen]], [errors(bits)[chosen]])
         words = {"bits": bits, "size": size, "stored": stored[chosen], "error": errors(bits)[chosen]}
         finding = _("{bits} bits in groups of {size}: {stored:.2f} bits a weight, error {error:.2g} %")
-        picture.finding = finding.format(**words)
+        image.finding = finding.format(**words)
         alt = _("The steps of this row's grids are between {low:.3f} and {high:.3f}. One group a row has an error of "
                 "{whole:.2g} %.")  # fmt: skip
-        picture.alt = alt.format(
-            low=heights.min(), high=heights.max(), whole=errors(bits)[list(sizes).index(max(sizes))]
-        )
-        return picture
+        image.alt = alt.format(low=heights.min(), high=heights.max(), whole=errors(bits)[list(sizes).index(max(sizes))])
+        return image
 
     return draw
 
@@ -155,8 +153,8 @@ def smoothing(x: Tensor, weight: Tensor, channels: Sequence[int]) -> Callable[[f
     """
     smoothed, plain = _smoothings(x.detach().float(), weight.detach().float(), channels)
     places = np.arange(x.shape[1])
-    picture = Figure((9, 3.8))
-    left, right = picture.subplots(1, 2, width_ratios=(3, 2))
+    image = Figure((9, 3.8))
+    left, right = image.subplots(1, 2, width_ratios=(3, 2))
     left.set(
         yscale="log", ylim=(2e-2, 2e4), xlim=(-2, len(places) + 1), xlabel=_("channel"), ylabel=_("largest magnitude")
     )
@@ -170,7 +168,7 @@ def smoothing(x: Tensor, weight: Tensor, channels: Sequence[int]) -> Callable[[f
     right.text(
         0.98, 0.95, _("dashed: without smoothing"), color=CLIPPED, ha="right", va="top", transform=right.transAxes
     )
-    picture.moves(inputs, weights, curve, without, now)
+    image.moves(inputs, weights, curve, without, now)
 
     def draw(alpha: float, size: int) -> Figure:
         large, heavy, error = smoothed(alpha, size)
@@ -182,12 +180,12 @@ def smoothing(x: Tensor, weight: Tensor, channels: Sequence[int]) -> Callable[[f
         finding = _(
             "alpha {alpha:.2f}, outliers {times} times as large: error {error:.2g} %; without smoothing {plain:.2g} %"
         )
-        picture.finding = finding.format(alpha=alpha, times=2**size, error=error, plain=plain(size))
+        image.finding = finding.format(alpha=alpha, times=2**size, error=error, plain=plain(size))
         alt = _(
             "The largest activation is {x:.3g} and the median channel has {xm:.3g}; of the weights {w:.3g} and {wm:.3g}."
         )
-        picture.alt = alt.format(x=large.max(), xm=np.median(large), w=heavy.max(), wm=np.median(heavy))
-        return picture
+        image.alt = alt.format(x=large.max(), xm=np.median(large), w=heavy.max(), wm=np.median(heavy))
+        return image
 
     highest = max(smoothed(alpha, size)[2] for alpha in ALPHAS for size in range(9))  # before a slider waits for them
     right.set_ylim(0, 1.25 * max(highest, *(plain(size) for size in range(9))))

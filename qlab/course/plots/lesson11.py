@@ -1,4 +1,4 @@
-"""Lesson 11: boxes in a picture, before and after non-maximum suppression; two detectors on one video."""
+"""Lesson 11: boxes in an image, before and after non-maximum suppression; two detectors on one video."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class Frames:
                 text.set_text(classes[boxes.labels[place]])
 
 
-def picture_in(ax: Axes, side: int):
-    """An axis without ticks that shows pictures of ``side`` pixels; the artist that holds the picture."""
+def image_in(ax: Axes, side: int):
+    """An axis without ticks that shows images of ``side`` pixels; the artist that holds the image."""
     shown = ax.imshow(np.zeros((side, side, 3), np.uint8), interpolation="nearest")
     ax.set(xticks=[], yticks=[])
     ax.grid(False)
@@ -58,7 +58,7 @@ def picture_in(ax: Axes, side: int):
 def suppression(
     image: Tensor, candidates: Boxes, truth: Boxes, classes: Sequence[str]
 ) -> Callable[[float, float], Figure]:
-    """One picture with all boxes above a score, and those that non-maximum suppression keeps; a function from the
+    """One image with all boxes above a score, and those that non-maximum suppression keeps; a function from the
     least score and the largest overlap of two boxes of one class, both in percent.
 
     ``candidates`` are all boxes that a network gives, the surest first.
@@ -66,7 +66,7 @@ def suppression(
     figure = Figure((9, 4.6))
     axes = figure.subplots(1, 2)
     for ax, title in zip(axes, (_("before: everything above the score"), _("after: what is kept"))):
-        picture_in(ax, image.shape[1]).set_data(image.permute(1, 2, 0).numpy())
+        image_in(ax, image.shape[1]).set_data(image.permute(1, 2, 0).numpy())
         ax.set_title(title)
     before, right = Frames(axes[0], CLIPPED, named=0), Frames(axes[1], FLOAT)
     wrong = Frames(axes[1], ERROR)
@@ -116,7 +116,7 @@ def side_by_side(
     below.set(xlabel=_("milliseconds a frame"), ylabel=_("frames"))
     for column, name in enumerate(names):
         ax = figure.add_subplot(grid[0, column])
-        shown[name] = picture_in(ax, side)
+        shown[name] = image_in(ax, side)
         ax.set_title(_("{name}: mAP {map:.1f} %").format(name=name, map=map_of[name]), color=colours[name])
         frames[name] = Frames(ax, colours[name])
         style = {"fill": True, "alpha": 0.45, "color": colours[name]}

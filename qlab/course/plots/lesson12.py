@@ -64,8 +64,8 @@ def qdq(weight: Tensor, bias: Tensor, top: float) -> Callable[[int, int, float],
     weight: (3, 4), bias: (3,), top: the largest output that calibration saw.
     """
     rest = torch.tensor([-0.4, 0.8, 0.25])
-    picture = Figure((9, 4.2))
-    ax = picture.subplots()
+    image = Figure((9, 4.2))
+    ax = image.subplots()
     ax.set(xlim=(0, 1), ylim=(8.6, -0.7))
     ax.set_axis_off()
     names = (
@@ -82,7 +82,7 @@ def qdq(weight: Tensor, bias: Tensor, top: float) -> Callable[[int, int, float],
     ax.axhline(7.5, color=CLIPPED, linewidth=0.8)
     stored = nodes(torch.zeros(4), weight, bias, top, 8).weight  # int8 whatever the activations have: it never moves
     rows.pop(2).set_text(_("{values}  (first row)").format(values=_numbers(stored, 2)))
-    picture.moves(*rows)
+    image.moves(*rows)
 
     @cache
     def computed(bits: int, first: float) -> Nodes:
@@ -101,10 +101,10 @@ def qdq(weight: Tensor, bias: Tensor, top: float) -> Callable[[int, int, float],
             row.set_text(text if step >= when else "")
         words = {"bits": bits, "highest": 2**bits - 1, "cut": int((found.quantized > found.clipped).sum())}
         words |= {"below": int((found.gemm < 0).sum()), "codes": ", ".join(map(str, found.kernel.tolist()))}
-        picture.finding = _findings()[step].format(**words)
+        image.finding = _findings()[step].format(**words)
         what = _("Nodes of one layer from top to bottom, each with its numbers. The outputs have {bits} bits: {codes}.")
-        picture.alt = what.format(**words) if step == STEPS else _not_yet(step)
-        return picture
+        image.alt = what.format(**words) if step == STEPS else _not_yet(step)
+        return image
 
     return draw
 
@@ -141,8 +141,8 @@ def savings(works: Sequence[Workload]) -> Callable[..., Figure]:
     The machine's: gigabytes a second from memory, billion float multiplications a second, times as many in int8, the
     price of an hour, and the line's megabits a second.
     """
-    picture = Figure((9, 4.2))
-    ax = picture.subplots()
+    image = Figure((9, 4.2))
+    ax = image.subplots()
     names = (
         _("download"),
         _("reading the weights"),
@@ -159,7 +159,7 @@ def savings(works: Sequence[Workload]) -> Callable[..., Figure]:
     ax.barh(rows, 100, color=FLOAT, alpha=0.12, height=0.62)
     bars = ax.barh(rows, 0, color=QUANTIZED, height=0.62)
     inside = [ax.text(99, row, "", va="center", ha="right") for row in rows]
-    picture.moves(*bars, *inside)
+    image.moves(*bars, *inside)
 
     def draw(work: int, memory: float, macs: float, speedup: float, dollars: float, download: float) -> Figure:
         machine = Machine(memory * 1e9, macs * 1e9, speedup, dollars, download * 1e6)
@@ -169,14 +169,14 @@ def savings(works: Sequence[Workload]) -> Callable[..., Figure]:
             text.set_text(words.format(before=before, after=after, unit=unit))
         times = large.seconds / small.seconds
         words = {"name": works[work].name, "times": times, "what": _limits(small)}
-        picture.finding = _("{name}: int8 answers {times:.1f} times as fast; {what}").format(**words)
+        image.finding = _("{name}: int8 answers {times:.1f} times as fast; {what}").format(**words)
         words |= {"mb": small.bytes / 1e6, "ms": 1000 * small.seconds, "large": large.bytes / 1e6}
         words |= {"joules": large.joules / small.joules, "cost": small.dollars_per_million}
-        picture.alt = _(
+        image.alt = _(
             "Bars for int8 in percent of float32. {large:.3g} MB become {mb:.3g} MB; an answer takes {ms:.3g} ms and "
             "{joules:.1f} times less energy; a million answers cost {cost:.3g} dollars."
         ).format(**words)
-        return picture
+        return image
 
     return draw
 

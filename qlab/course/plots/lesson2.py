@@ -50,8 +50,8 @@ def clipping(values: Tensor) -> Callable[[int, float], Figure]:
     texts = clipping_texts()
     x = enough_of(values)
     limits = x.max() * np.linspace(0.02, 1, 50)
-    picture = Figure((9, 3.4))
-    left, right = picture.subplots(1, 2)
+    image = Figure((9, 3.4))
+    left, right = image.subplots(1, 2)
     left.hist(x, 60, color=FLOAT)
     left.set(yscale="log", xlim=(0, x.max()), xlabel=texts["activation"], ylabel=texts["count"])
     cut = left.add_patch(Rectangle((0, 0), 0, 1, transform=left.get_xaxis_transform(), color=CLIPPED, alpha=0.4))
@@ -64,7 +64,7 @@ def clipping(values: Tensor) -> Callable[[int, float], Figure]:
         )
     curves = [right.plot([], [], color=colour)[0] for colour in kinds.values()]
     (now,) = right.plot([], [], "o", color=QUANTIZED, markersize=10)
-    picture.moves(cut, *curves, now)
+    image.moves(cut, *curves, now)
 
     @cache
     def whole(bits: int) -> np.ndarray:
@@ -78,9 +78,9 @@ def clipping(values: Tensor) -> Callable[[int, float], Figure]:
         now.set_data([at], [total])
         cut.set_bounds(at, 0, x.max() - at, 1)
         best = limits[whole(bits)[2].argmin()]
-        picture.finding = texts["finding"].format(bits=bits, at=at, total=total, best=best)
-        picture.alt = texts["alt"].format(rounding=rounding, clipped=clipped, share=100 * (x > at).mean())
-        return picture
+        image.finding = texts["finding"].format(bits=bits, at=at, total=total, best=best)
+        image.alt = texts["alt"].format(rounding=rounding, clipped=clipped, share=100 * (x > at).mean())
+        return image
 
     return draw
 
@@ -89,14 +89,14 @@ def clipping(values: Tensor) -> Callable[[int, float], Figure]:
 def chosen_limits(values: Tensor) -> Callable[[int], Figure]:
     """Where each observer puts the limit for these values (any shape, none below 0); a function from bits."""
     names = {"minmax": _("min-max"), "percentile": _("percentile 99.99"), "entropy": _("entropy (KL)"), "mse": _("MSE")}
-    picture = Figure((9, 3.4))
-    above, below = picture.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    image = Figure((9, 3.4))
+    above, below = image.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     largest = float(values.max())
     above.hist(values.detach().float().flatten().numpy(), 80, color=FLOAT)
     above.set(yscale="log", xlim=(0, largest * 1.02), ylabel=_("how many"))
     below.set(ylim=(3.6, -0.6), xlabel=_("activation"), yticks=range(4), yticklabels=names.values())
     (points,) = below.plot([], [], "o", color=QUANTIZED, markersize=10)
-    picture.moves(points)
+    image.moves(points)
 
     @cache
     def limit(name: str, bits: int) -> float:
@@ -109,9 +109,9 @@ def chosen_limits(values: Tensor) -> Callable[[int], Figure]:
         found = [limit(name, bits) for name in names]
         points.set_data(found, range(4))
         finding = _("{bits} bits: MSE clips at {mse:.2f}, entropy at {entropy:.2f}, min-max at {minmax:.2f}")
-        picture.finding = finding.format(bits=bits, **dict(zip(names, found)))
+        image.finding = finding.format(bits=bits, **dict(zip(names, found)))
         words = ", ".join(_("{name} at {value:.2f}").format(name=n, value=v) for n, v in zip(names.values(), found))
-        picture.alt = _("The limits on the axis of the activations: {words}.").format(words=words)
-        return picture
+        image.alt = _("The limits on the axis of the activations: {words}.").format(words=words)
+        return image
 
     return draw

@@ -52,8 +52,8 @@ def channel_ranges(weight: Tensor) -> Callable[[int, str], Figure]:
     order = largest.argsort()
     weight, largest = weight[order], largest[order].numpy()
     channel = np.arange(1, len(weight) + 1)
-    picture = Figure((9, 3.4))
-    left, right = picture.subplots(1, 2)
+    image = Figure((9, 3.4))
+    left, right = image.subplots(1, 2)
     left.set(yscale="log", ylim=(largest.min() / 500, largest.max() * 30), ylabel=_("largest weight"))
     right.set(ylim=(LOWEST, 75), ylabel=_("SQNR of the channel in dB"))
     for ax in (left, right):
@@ -67,7 +67,7 @@ def channel_ranges(weight: Tensor) -> Callable[[int, str], Figure]:
     steps = [left.plot([], [], ".", color=QUANTIZED, markersize=4)[0] for _place in range(3)]
     alive = right.plot([], [], ".", color=QUANTIZED)[0]
     dead = right.plot([], [], "x", color=CLIPPED)[0]
-    picture.moves(*steps, alive, dead)
+    image.moves(*steps, alive, dead)
 
     @cache
     def measured(bits: int, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, int]:
@@ -84,12 +84,12 @@ def channel_ranges(weight: Tensor) -> Callable[[int, str], Figure]:
         dead.set_data(channel[gone], ratio[gone])
         words = {"bits": bits, "share": share, "whole": whole, "worst": ratio.min(), "gone": int(gone.sum())}
         finding = _("{bits} bits, {share}: SQNR {whole:.1f} dB, worst channel {worst:.1f} dB")
-        picture.finding = finding.format(**words)
-        picture.alt = _(
+        image.finding = finding.format(**words)
+        image.alt = _(
             "In {gone} of {channels} channels every weight becomes 0. The median channel has {median:.1f} dB. "
             "With 16 bits each, the scales add {more:.2g} bits a weight."
         ).format(gone=words["gone"], channels=len(weight), median=np.median(ratio), more=16 * scales / weight.numel())
-        return picture
+        return image
 
     return draw
 
@@ -106,8 +106,8 @@ def equalization(first: Tensor, second: Tensor) -> Callable[[int, int], Figure]:
     ranges = [weight.abs().amax(1) for weight in weights]
     apart = (ranges[0] / ranges[1]).sqrt()
     channel = np.arange(1, len(apart) + 1)
-    picture = Figure((9, 3.4))
-    axes = picture.subplots(1, 2, sharey=True)
+    image = Figure((9, 3.4))
+    axes = image.subplots(1, 2, sharey=True)
     low, high = min(float(r.min()) for r in ranges), max(float(r.max()) for r in ranges)
     axes[0].set(yscale="log", ylim=(low / 3, high * 8), ylabel=_("largest weight of the channel"))
     points, halves = [], []
@@ -117,7 +117,7 @@ def equalization(first: Tensor, second: Tensor) -> Callable[[int, int], Figure]:
         ax.text(0.97, 0.97, _("half a step"), color=QUANTIZED, va="top", ha="right", transform=ax.transAxes)
         points.append(ax.plot([], [], ".", color=FLOAT)[0])
         halves.append(ax.plot([], [], color=QUANTIZED)[0])
-    picture.moves(*points, *halves)
+    image.moves(*points, *halves)
 
     @cache
     def measured(share: int, bits: int) -> list[tuple[np.ndarray, float, np.ndarray]]:
@@ -135,16 +135,16 @@ def equalization(first: Tensor, second: Tensor) -> Callable[[int, int], Figure]:
             point.set_data(channel, largest)
             half.set_data([0, len(channel) + 1], [step / 2] * 2)
         ratios = [ratio for _largest, _step, ratio in both]
-        picture.finding = _("{share} % equalized, {bits} bits: a channel has {mean:.1f} dB on average").format(
+        image.finding = _("{share} % equalized, {bits} bits: a channel has {mean:.1f} dB on average").format(
             share=share, bits=bits, mean=np.mean(ratios)
         )
         spread = [largest.max() / np.median(largest) for largest, _step, _ratio in both]
         words = {f"{what}{place}": value for what, values in (("mean", [r.mean() for r in ratios]), ("spread", spread))
                  for place, value in enumerate(values, 1)}  # fmt: skip
-        picture.alt = _(
+        image.alt = _(
             "The largest channel has {spread1:.1f} times the range of the median one in the first layer and "
             "{spread2:.1f} times in the second; the mean SQNR of a channel is {mean1:.1f} and {mean2:.1f} dB."
         ).format(**words)
-        return picture
+        return image
 
     return draw

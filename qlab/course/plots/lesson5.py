@@ -75,8 +75,8 @@ def dot_product(x: Tensor, w: Tensor, bias: float, ends: tuple[float, float]) ->
     products = x * w
     result = float(products.sum() + bias)
     running = np.cumsum(products.tolist())
-    picture = Figure((9, 4))
-    left, right = picture.subplots(1, 2, width_ratios=(2, 1))
+    image = Figure((9, 4))
+    left, right = image.subplots(1, 2, width_ratios=(2, 1))
     rows = _table(left)
     for row, values in zip(rows, (x.tolist(), w.tolist(), products.tolist())):
         row.set_text(_row([f"{value:.2f}" for value in values], f"{running[-1]:.3f}" if row is rows[2] else ""))
@@ -93,7 +93,7 @@ def dot_product(x: Tensor, w: Tensor, bias: float, ends: tuple[float, float]) ->
     right.set_xticks([*places, len(x) + 1], [*map(str, places), _("+ bias")])
     right.plot([len(x), len(x) + 1], [running[-1], result], "o--", color=FLOAT, markersize=8)
     (line,) = right.plot([], [], "s-", color=QUANTIZED, markersize=4)
-    picture.moves(line, *rows[3:])
+    image.moves(line, *rows[3:])
 
     def draw(step: int, bits: int) -> Figure:
         found = at(bits)
@@ -103,9 +103,9 @@ def dot_product(x: Tensor, w: Tensor, bias: float, ends: tuple[float, float]) ->
         heights = [total * found.step for total in shown]
         heights += [(found.sums[-1] + found.bias) * found.step] if step >= 4 else []
         line.set_data(np.arange(1, len(heights) + 1), heights)
-        picture.finding = _finding(found, step, bits, running[-1], result, bias)
-        picture.alt = _alt(found, step, result)
-        return picture
+        image.finding = _finding(found, step, bits, running[-1], result, bias)
+        image.alt = _alt(found, step, result)
+        return image
 
     return draw
 
@@ -199,8 +199,8 @@ def saturation(x: Tensor, weight: Tensor) -> Callable[[int, int], Figure]:
     edges = np.linspace(-(2**16), 2**16, 65)
     middle = (edges[1:] + edges[:-1]) / 2
     outside = (middle > HIGHEST) | (middle < LOWEST)
-    picture = Figure((9, 3.6))
-    left, right = picture.subplots(1, 2, width_ratios=(3, 2))
+    image = Figure((9, 3.6))
+    left, right = image.subplots(1, 2, width_ratios=(3, 2))
     left.set(yscale="log", xlim=edges[[0, -1]], ylim=(0.5, 1.2 * x.shape[0] * weight.shape[0] * x.shape[1] / 2))
     left.set(xlabel=_("sum of two products"), ylabel=_("how many"), xticks=(-65536, LOWEST, 0, HIGHEST, 65536))
     fits, saturates = (left.stairs(edges[1:], edges, fill=True, color=colour) for colour in (QUANTIZED, CLIPPED))
@@ -214,7 +214,7 @@ def saturation(x: Tensor, weight: Tensor) -> Callable[[int, int], Figure]:
     )
     right.axline((0, 0), slope=1, color=CLIPPED, linewidth=0.8)
     (dots,) = right.plot([], [], "o", color=ERROR, markersize=3, linestyle="")
-    picture.moves(fits, saturates, dots)
+    image.moves(fits, saturates, dots)
 
     @cache
     def measured(bits: int, largest: int) -> tuple[np.ndarray, float, Tensor, Tensor]:
@@ -233,14 +233,14 @@ def saturation(x: Tensor, weight: Tensor) -> Callable[[int, int], Figure]:
         words = {"bits": bits, "share": 100 * share, "wrong": 100 * wrong, "largest": largest}
         words["off"] = int((exact - sums).abs().max())
         words["most"] = 2 * (2**bits - 1) * largest
-        picture.finding = _(
+        image.finding = _(
             "{bits} bits: {share:.2g} % of the pairs saturate, {wrong:.2g} % of the sums are wrong"
         ).format(**words)
-        picture.alt = _(
+        image.alt = _(
             "Two products of codes up to {bits} bits and weights up to {largest} reach {most:,} at most; an int16 "
             "ends at 32,767. The worst sum is wrong by {off:,}."
         ).format(**words)
-        return picture
+        return image
 
     return draw
 
@@ -280,8 +280,8 @@ class LayerSpeed:
 @rc_context(STYLE)
 def roofline(layers: Sequence[LayerSpeed], roof: Roof) -> Figure:
     """Operations a second against operations a byte, each layer in float and in int8, under the processor's roofs."""
-    picture = Figure((9, 4.5))
-    ax = picture.subplots()
+    image = Figure((9, 4.5))
+    ax = image.subplots()
     ax.set(xscale="log", yscale="log", xlabel=_("operations per byte moved"), ylabel=_("billion operations a second"))
     for layer in layers:
         places = [layer.operations / moved for moved in (layer.float_bytes, layer.int8_bytes)]
@@ -296,9 +296,9 @@ def roofline(layers: Sequence[LayerSpeed], roof: Roof) -> Figure:
     _roofs(ax, roof)
     slow, fast = (pick(layers, key=lambda layer: layer.speedup) for pick in (min, max))
     words = {"slow": slow.name, "least": slow.speedup, "fast": fast.name, "most": fast.speedup}
-    picture.finding = _("int8 is {least:.2g} times as fast on {slow}, {most:.2g} times on {fast}").format(**words)
-    picture.alt = _roofline_alt(layers, roof)
-    return picture
+    image.finding = _("int8 is {least:.2g} times as fast on {slow}, {most:.2g} times on {fast}").format(**words)
+    image.alt = _roofline_alt(layers, roof)
+    return image
 
 
 def _roofs(ax: Axes, roof: Roof) -> None:

@@ -21,12 +21,12 @@ def layer_noise(tables: Mapping[tuple[str, int], Sequence[LayerSQNR]]) -> Callab
     names = [row.layer for row in next(iter(tables.values()))]
     outputs = [row.output for table in tables.values() for row in table]
     highest = max(outputs)
-    picture = Figure((9, 3.9))
-    ax = picture.subplots()
+    image = Figure((9, 3.9))
+    ax = image.subplots()
     bars = _bars(ax, names)
     ax.set(ylim=(min(0, *outputs) - 1, 1.05 * highest), ylabel=_("SQNR of the layer's output, in dB"))
     (lowest,) = ax.plot([], [], "v", color=ERROR, markersize=9)
-    picture.moves(*bars, lowest)
+    image.moves(*bars, lowest)
     words = {"both": _("weights and activations"), "weights": _("weights"), "activations": _("activations")}
 
     def draw(what: str, bits: int) -> Figure:
@@ -43,14 +43,14 @@ def layer_noise(tables: Mapping[tuple[str, int], Sequence[LayerSQNR]]) -> Callab
             "layer": names[worst],
             "least": heights[worst],
         }
-        picture.finding = _("{what} with {bits} bits: answers {answers:.1f} dB; lowest {layer}, {least:.1f} dB").format(
+        image.finding = _("{what} with {bits} bits: answers {answers:.1f} dB; lowest {layer}, {least:.1f} dB").format(
             **said
         )
-        picture.alt = _(
+        image.alt = _(
             "A bar for each layer in the order in which they run, from {first:.1f} dB in {name} to {answers:.1f} dB "
             "in the last one, which gives the answers; a triangle marks the lowest."
         ).format(first=heights[0], name=names[0], answers=heights[-1])
-        return picture
+        return image
 
     return draw
 
@@ -64,8 +64,8 @@ def bit_budget(front: Front) -> Callable[[float], Figure]:
     sizes = {bits: sum(cost.size_bytes for cost in costs) for bits, costs in equal.items()}
     decibel = {bits: -10 * np.log10(sum(cost.noise for cost in costs)) for bits, costs in equal.items()}
     weights = sizes[widths[-1]] * 8 / widths[-1]
-    picture = Figure((9, 3.9))
-    left, right = picture.subplots(1, 2, width_ratios=(2, 3))
+    image = Figure((9, 3.9))
+    left, right = image.subplots(1, 2, width_ratios=(2, 3))
     left.plot(front.size_bytes / 1024, -10 * np.log10(front.noise), color=FLOAT)
     left.plot([size / 1024 for size in sizes.values()], list(decibel.values()), "s", color=CLIPPED)
     for bits in widths:
@@ -80,7 +80,7 @@ def bit_budget(front: Front) -> Callable[[float], Figure]:
     (now,) = left.plot([], [], "o", color=QUANTIZED, markersize=11)
     bars = _bars(right, layers)
     right.set(ylim=(0, widths[-1] + 0.3), ylabel=_("bits"), yticks=widths)
-    picture.moves(now, *bars)
+    image.moves(now, *bars)
 
     @cache
     def best(budget: int) -> MixedPrecision:
@@ -94,15 +94,15 @@ def bit_budget(front: Front) -> Callable[[float], Figure]:
             bar.set_height(chosen.bits[layer])
         fits = max(bits for bits in widths if sizes[bits] <= max(budget, min(sizes.values())))
         words = {"size": chosen.size_bytes / 1024, "sqnr": chosen.sqnr, "fits": fits, "equal": decibel[fits]}
-        picture.finding = _("{size:.1f} KiB: {sqnr:.1f} dB predicted; with {fits} bits for all, {equal:.1f} dB").format(
+        image.finding = _("{size:.1f} KiB: {sqnr:.1f} dB predicted; with {fits} bits for all, {equal:.1f} dB").format(
             **words
         )
         most, fewest = (pick(layers, key=chosen.bits.get) for pick in (max, min))
-        picture.alt = _(
+        image.alt = _(
             "On the left the best SQNR for each size, with a dot at this one; on the right the bits of each layer, "
             "from {low} ({fewest}) to {high} ({most})."
         ).format(low=chosen.bits[fewest], fewest=fewest, high=chosen.bits[most], most=most)
-        return picture
+        return image
 
     return draw
 

@@ -19,13 +19,13 @@ NEAR = 0.1  # steps of the grid: so near to a rung a weight counts as being on i
 
 
 @rc_context(STYLE)
-def one_weight(target: float = 1.3, rate: float = 0.1) -> Callable[[float, int], Figure]:
+def one_weight(target: float = 1.3, lr: float = 0.1) -> Callable[[float, int], Figure]:
     """One weight learns to be ``target`` although it is rounded; a function from its start and the steps done.
 
-    The loss is (round(weight) - target)²; a step subtracts ``rate`` times its straight-through gradient.
+    The loss is (round(weight) - target)²; a step subtracts ``lr`` times its straight-through gradient.
     """
-    picture = Figure((9, 3.6))
-    left, right = picture.subplots(1, 2)
+    image = Figure((9, 3.6))
+    left, right = image.subplots(1, 2)
     axis = np.linspace(-1.4, 3.4, 1200)
     left.plot(axis, (axis - target) ** 2, color=FLOAT, linewidth=1)
     left.plot(axis, (np.rint(axis) - target) ** 2, color=QUANTIZED)
@@ -42,12 +42,12 @@ def one_weight(target: float = 1.3, rate: float = 0.1) -> Callable[[float, int],
     (now,) = left.plot([], [], "o", color=QUANTIZED, markersize=10)
     (used,) = right.plot([], [], color=QUANTIZED, drawstyle="steps-post")
     (kept,) = right.plot([], [], color=FLOAT)
-    picture.moves(push, head, now, used, kept)
+    image.moves(push, head, now, used, kept)
 
     def draw(start: float, steps: int) -> Figure:
         path = [start]
         for _step in range(steps):
-            path.append(path[-1] - rate * 2 * (np.rint(path[-1]) - target))
+            path.append(path[-1] - lr * 2 * (np.rint(path[-1]) - target))
         weight, rounded = path[-1], np.rint(path) + 0.0  # -0 is 0
         slope = 2 * (rounded[-1] - target)
         loss = (rounded[-1] - target) ** 2
@@ -58,15 +58,15 @@ def one_weight(target: float = 1.3, rate: float = 0.1) -> Callable[[float, int],
         used.set_data(range(steps + 1), rounded)
         kept.set_data(range(steps + 1), path)
         words = {"steps": steps, "weight": weight, "rounded": rounded[-1], "slope": slope}
-        picture.finding = _(
+        image.finding = _(
             "after {steps} steps: weight {weight:.2f}, used as {rounded:.0f}; slope of the stairs 0, straight through "
             "{slope:.1f}"
         ).format(**words)
-        picture.alt = _(
+        image.alt = _(
             "The arrow shows the next step: the weight moves by {move:.2f}. So far, or over the last 40 steps, the rounded "
             "weight was {mean:.2f} on average; the target is {target:g}."
-        ).format(move=-rate * slope, mean=rounded[-41:].mean(), target=target)
-        return picture
+        ).format(move=-lr * slope, mean=rounded[-41:].mean(), target=target)
+        return image
 
     return draw
 
@@ -80,8 +80,8 @@ def learned_scale(weights: Tensor) -> Callable[[int, float], Figure]:
     w = weights.detach().double().flatten().numpy()
     largest = np.abs(w).max()
     shares = np.linspace(0.03, 1, 98)
-    picture = Figure((9, 3.6))
-    left, right = picture.subplots(1, 2)
+    image = Figure((9, 3.6))
+    left, right = image.subplots(1, 2)
     left.hist(w, 61, color=FLOAT)
     left.set(xlabel=_("weight"), ylabel=_("how many"), xlim=(-largest, largest))
     rungs = left.vlines([], 0, 1, color=QUANTIZED, linewidth=1.2, transform=left.get_xaxis_transform())
@@ -92,7 +92,7 @@ def learned_scale(weights: Tensor) -> Callable[[int, float], Figure]:
     right.set(xlim=(0, 101), yscale="log", ylim=(3e-3, 200))
     curves = _three_errors(right)
     (push,) = right.plot([], [], linestyle="", color=QUANTIZED, markersize=13)
-    picture.moves(rungs, *curves, push)
+    image.moves(rungs, *curves, push)
 
     @cache
     def whole(bits: int) -> np.ndarray:
@@ -110,14 +110,14 @@ def learned_scale(weights: Tensor) -> Callable[[int, float], Figure]:
         rungs.set_segments([[(code * scale, 0), (code * scale, 1)] for code in range(-top, top + 1)])
         way = _("shrinks") if gradient > 0 else _("grows")
         words = {"bits": bits, "scale": scale, "both": both, "way": way, "best": 100 * shares[whole(bits)[2].argmin()]}
-        picture.finding = _(
+        image.finding = _(
             "{bits} bits, scale {scale:.3g}: error {both:.2g} %; LSQ's scale {way} (least error at {best:.0f} %)"
         ).format(**words)
-        picture.alt = _(
+        image.alt = _(
             "Rounding makes an error of {rounding:.2g} %, clipping {clipped:.2g} %. The triangle points where LSQ's "
             "gradient drives the scale: it {way}."
         ).format(rounding=rounding, clipped=clipped, way=way)
-        return picture
+        return image
 
     return draw
 
@@ -159,8 +159,8 @@ def gathering(training: Mapping[int, Sequence[Snapshot]], every: int) -> Callabl
     """
     steps = every * (len(next(iter(training.values()))) - 1)
     edges = np.linspace(-3, 3, 121)
-    picture = Figure((9, 3.6))
-    left, right = picture.subplots(1, 2, width_ratios=(3, 2))
+    image = Figure((9, 3.6))
+    left, right = image.subplots(1, 2, width_ratios=(3, 2))
     bars = left.stairs(np.zeros(120), edges, fill=True, color=FLOAT)
     left.set(xlabel=_("weight, in steps of the grid"), ylabel=_("share in %"), xlim=(-3, 3), ylim=(0, 12))
     left.vlines((-1, 0, 1), 0, 1, transform=left.get_xaxis_transform(), color=QUANTIZED, linewidth=1)
@@ -172,7 +172,7 @@ def gathering(training: Mapping[int, Sequence[Snapshot]], every: int) -> Callabl
     right.text(0.97, 0.85, _("scale"), color=QUANTIZED, ha="right", transform=right.transAxes)
     (error,) = right.plot([], [], color=ERROR)
     (scale,) = right.plot([], [], color=QUANTIZED)
-    picture.moves(bars, error, scale)
+    image.moves(bars, error, scale)
 
     def draw(pull: int, step: int) -> Figure:
         done = training[pull][: step // every + 1]
@@ -185,13 +185,13 @@ def gathering(training: Mapping[int, Sequence[Snapshot]], every: int) -> Callabl
         scale.set_data(times, [100 * one.scale / first.scale for one in done])
         away = np.abs(position - np.clip(np.rint(position), -1, 1))
         words = {"step": step, "on": 100 * (away < NEAR).mean(), "error": 100 * last.error, "scale": last.scale}
-        picture.finding = _(
+        image.finding = _(
             "step {step}: {on:.0f} % of the weights on a rung; error of the output {error:.1f} %; scale {scale:.3f}"
         ).format(**words)
-        picture.alt = _(
+        image.alt = _(
             "{on:.0f} % of the weights are at most a tenth of a step from a rung, {at:.0f} % as near to a threshold "
             "between two of them."
         ).format(on=words["on"], at=100 * (np.abs(np.abs(position) - 0.5) < NEAR).mean())
-        return picture
+        return image
 
     return draw

@@ -32,8 +32,8 @@ def ptq_and_qat(ptq: Mapping[int, float], qat: Mapping[int, float], float_accura
     ``ptq[bits]`` is there for all bits on the axis, ``qat[bits]`` for some. The curves end at the bits asked for.
     """
     widths = sorted(ptq, reverse=True)
-    picture = Figure((9, 3.6))
-    ax = picture.subplots()
+    image = Figure((9, 3.6))
+    ax = image.subplots()
     ax.set(xlim=(widths[0] + 0.4, widths[-1] - 0.4), xticks=widths, xlabel=_("bits of weights and activations"))
     ax.set(ylim=(0, 103), ylabel=_("right answers in %"))
     ax.axhline(float_accuracy, color=FLOAT, linestyle="--")
@@ -42,7 +42,7 @@ def ptq_and_qat(ptq: Mapping[int, float], qat: Mapping[int, float], float_accura
     for name, data, style, inside in ((_("QAT"), qat, "s-", QUANTIZED), (_("PTQ"), ptq, "o:", PAPER)):
         curves[name] = (data, ax.plot([], [], style, color=QUANTIZED, mfc=inside, markersize=8, label=name)[0])
     ax.legend(loc="lower left")
-    picture.moves(*(curve for _data, curve in curves.values()))
+    image.moves(*(curve for _data, curve in curves.values()))
 
     def draw(bits: int) -> Figure:
         for data, curve in curves.values():
@@ -52,11 +52,11 @@ def ptq_and_qat(ptq: Mapping[int, float], qat: Mapping[int, float], float_accura
         if bits in qat:
             what = _("{bits} bits against float: PTQ {ptq} points, QAT {qat}")
         changes = {name: signed(of.get(bits, 0.0) - float_accuracy) for name, of in (("ptq", ptq), ("qat", qat))}
-        picture.finding = what.format(bits=bits, **changes)
+        image.finding = what.format(bits=bits, **changes)
         words = [_("{name} {now:.1f} %").format(name=n, now=d[bits]) for n, (d, _c) in curves.items() if bits in d]
         what = _("Right answers with {bits} bits: {words}; the float network {float:.1f} %.")
-        picture.alt = what.format(bits=bits, words=", ".join(words), float=float_accuracy)
-        return picture
+        image.alt = what.format(bits=bits, words=", ".join(words), float=float_accuracy)
+        return image
 
     return draw
 
@@ -69,8 +69,8 @@ def choice(candidates: Sequence[Candidate]) -> Callable[[float, bool], Figure]:
     Losses above 20 points are drawn at the upper edge.
     """
     most, least = 20.0, min(0.0, *(candidate.loss for candidate in candidates)) - 1
-    picture = Figure((9, 3.8))
-    ax = picture.subplots()
+    image = Figure((9, 3.8))
+    ax = image.subplots()
     sizes = {candidate.bits: candidate.size_bytes / 1024 for candidate in candidates}
     ax.set(xlim=(0, 1.06 * max(sizes.values())), xlabel=_("network, and its weights in KiB"))
     ax.set_xticks(list(sizes.values()), [f"{bits.upper()}\n{size:.0f}" for bits, size in sizes.items()])
@@ -82,7 +82,7 @@ def choice(candidates: Sequence[Candidate]) -> Callable[[float, bool], Figure]:
         ax.plot(x, y, linestyle="none", color=QUANTIZED, markersize=8, label=name, **style)
     ax.legend(loc="upper right")
     (chosen,) = ax.plot([], [], "o", color=QUANTIZED, markersize=20, fillstyle="none", markeredgewidth=2.5)
-    picture.moves(allowed, chosen)
+    image.moves(allowed, chosen)
 
     def draw(tolerance: float, can_train: bool) -> Figure:
         allowed.set_bounds(0, least, 1, tolerance - least)
@@ -90,19 +90,17 @@ def choice(candidates: Sequence[Candidate]) -> Callable[[float, bool], Figure]:
         words = {"tolerance": tolerance, "how": _("with training") if can_train else _("without training")}
         if best is None:
             chosen.set_data([], [])
-            picture.finding = _("{tolerance:.1f} points may be lost, {how}: nothing here is good enough").format(
-                **words
-            )
-            picture.alt = _("No network lies in the shaded area.")
-            return picture
+            image.finding = _("{tolerance:.1f} points may be lost, {how}: nothing here is good enough").format(**words)
+            image.alt = _("No network lies in the shaded area.")
+            return image
         words |= {"name": best.name, "size": best.size_bytes / 1024, "change": signed(-best.loss)}
         chosen.set_data([best.size_bytes / 1024], [min(best.loss, most)])
-        picture.finding = _("{tolerance:.1f} points may be lost, {how}: take {name}").format(**words)
-        picture.alt = _(
+        image.finding = _("{tolerance:.1f} points may be lost, {how}: take {name}").format(**words)
+        image.alt = _(
             "In the shaded area lie the networks that lose at most {tolerance:.1f} points. The ring marks the smallest "
             "of them: {name}, {size:.0f} KiB, {change} points against float."
         ).format(**words)
-        return picture
+        return image
 
     return draw
 

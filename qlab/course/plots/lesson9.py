@@ -35,8 +35,8 @@ def codebook(weights: Tensor) -> Callable[[int, int], Figure]:
     rounded = {bits: _equal_steps(w, bits) for bits in WIDTHS}
     even = {bits: 100 * _error(w, rounded[bits]) / power for bits in WIDTHS}
     rungs = {bits: rounded[bits].unique() for bits in WIDTHS}
-    picture = Figure((9, 3.6))
-    left, right = picture.subplots(1, 2, width_ratios=(3, 2))
+    figure = Figure((9, 3.6))
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     left.hist(w.numpy(), 81, color=FLOAT, alpha=0.7)
     left.set(xlabel=_("weight"), ylabel=_("how many"), ylim=(0, left.get_ylim()[1] * 1.15))
     left.text(0.02, 0.93, _("codebook"), color=QUANTIZED, transform=left.transAxes)
@@ -49,7 +49,7 @@ def codebook(weights: Tensor) -> Callable[[int, int], Figure]:
     (curve,) = right.plot([], [], color=ERROR)
     (now,) = right.plot([], [], "o", color=QUANTIZED, markersize=10)
     (level,) = right.plot([], [], color=CLIPPED, linestyle="--")
-    picture.moves(centroids, steps, level, curve, now)
+    figure.moves(centroids, steps, level, curve, now)
 
     def draw(bits: int, iterations: int) -> Figure:
         table, error = tables[bits][iterations][0], errors[bits]
@@ -59,13 +59,13 @@ def codebook(weights: Tensor) -> Callable[[int, int], Figure]:
         now.set_data([iterations], [error[iterations]])
         level.set_data([0, ITERATIONS], [even[bits]] * 2)
         words = {"bits": bits, "number": iterations, "error": error[iterations], "even": even[bits]}
-        picture.finding = _(
+        figure.finding = _(
             "{bits} bits, {number} iterations: error {error:.3g} % with the codebook, {even:.3g} % with equal steps"
         ).format(**words)
-        picture.alt = _("The {count} values of the codebook: {values}.").format(
+        figure.alt = _("The {count} values of the codebook: {values}.").format(
             count=len(table), values=", ".join(f"{value:.2f}" for value in table.tolist())
         )
-        return picture
+        return figure
 
     return draw
 
@@ -90,8 +90,8 @@ def few_values(weights: Tensor, shown: int = 12) -> Callable[[float], Figure]:
     """
     w = weights.detach().double().flatten(1).numpy()
     mean = np.abs(w).mean(1, keepdims=True)
-    picture = Figure((9, 3.6))
-    left, ax = picture.subplots(1, 2, width_ratios=(3, 2))
+    figure = Figure((9, 3.6))
+    left, ax = figure.subplots(1, 2, width_ratios=(3, 2))
     tiles = weights[:shown, 0].detach().double().numpy() / mean[:shown, :, None]
     _show_tiles(left, tiles, 0, FLOAT)
     image = _show_tiles(left, tiles, 1, QUANTIZED)
@@ -111,7 +111,7 @@ def few_values(weights: Tensor, shown: int = 12) -> Callable[[float], Figure]:
     ax.plot(thresholds, errors, color=ERROR)
     ax.plot(thresholds, zeros, color=CLIPPED)
     (now,) = ax.plot([], [], "o", color=QUANTIZED, markersize=10)
-    picture.moves(image, now)
+    figure.moves(image, now)
 
     def draw(threshold: float) -> Figure:
         values, error, zero = at(threshold)
@@ -120,20 +120,20 @@ def few_values(weights: Tensor, shown: int = 12) -> Callable[[float], Figure]:
         best = thresholds[int(np.argmin(errors))]
         words = {"threshold": threshold, "zero": zero, "error": error, "best": best, "binary": errors[0]}
         name = _("ternary") if threshold > 0 else _("binary")
-        picture.finding = _(
+        figure.finding = _(
             "{name}, threshold {threshold:.2f}: {zero:.0f} % are 0, error {error:.0f} % (least at {best:.2f})"
         ).format(name=name, **words)
-        picture.alt = _(
+        figure.alt = _(
             "{shown} pairs of filters, the float one above. Each weight below is 0, or plus or minus the scale of its "
             "filter; purple is positive, orange negative. Binary, without zeros, has an error of {binary:.0f} %."
         ).format(shown=shown, **words)
-        return picture
+        return figure
 
     return draw
 
 
 def _show_tiles(ax: Axes, tiles: np.ndarray, below: int, colour: str) -> AxesImage:
-    """Small pictures (count, height, width) in two double rows, in their upper or lower half, framed."""
+    """Small images (count, height, width) in two double rows, in their upper or lower half, framed."""
     count, height, width = tiles.shape
     image = ax.imshow(_side_by_side(tiles, below), cmap="PuOr", vmin=-2.5, vmax=2.5)
     for number in range(count):
@@ -146,7 +146,7 @@ def _show_tiles(ax: Axes, tiles: np.ndarray, below: int, colour: str) -> AxesIma
 
 
 def _side_by_side(tiles: np.ndarray, below: int) -> np.ndarray:
-    """One picture of all tiles, with nothing (NaN) between them and in the rows of the other half."""
+    """One image of all tiles, with nothing (NaN) between them and in the rows of the other half."""
     count, height, width = tiles.shape
     whole = np.full((4, height + 1, count // 2, width + 1), np.nan)
     whole[below::2, :height, :, :width] = tiles.reshape(2, count // 2, height, width).transpose(0, 2, 1, 3)

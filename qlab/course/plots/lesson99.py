@@ -23,13 +23,13 @@ def pareto(scores: Sequence[Score], yours: Score) -> Callable[[float], Figure]:
     ``yours`` may be one of the ``scores`` or not.
     """
     points = [*(score for score in scores if score != yours), yours]
-    picture = Figure((9, 4.2))
-    ax = picture.subplots()
+    image = Figure((9, 4.2))
+    ax = image.subplots()
     _points(ax, points)
     largest = ax.get_xlim()[1]
     too_large = ax.axvspan(0, largest, color=CLIPPED, alpha=0.15)
     (ring,) = ax.plot([], [], "o", color=QUANTIZED, markersize=24, fillstyle="none", markeredgewidth=2.5)
-    picture.moves(too_large, ring)
+    image.moves(too_large, ring)
     beaten_by = [score for score in front(points) if score.dominates(yours)]
     place = _("yours is beaten by {name}").format(name=beaten_by[0].name) if beaten_by else _("yours is on the front")
 
@@ -39,14 +39,14 @@ def pareto(scores: Sequence[Score], yours: Score) -> Callable[[float], Figure]:
         ring.set_data([winner.kib] if winner else [], [winner.accuracy] if winner else [])
         if winner:
             says = _("{kib:.0f} KiB: {name} is best, {best:.1f} %; {place}")
-            picture.finding = says.format(kib=kib, name=winner.name, best=winner.accuracy, place=place)
+            image.finding = says.format(kib=kib, name=winner.name, best=winner.accuracy, place=place)
         else:
-            picture.finding = _("{kib:.0f} KiB: nothing fits; {place}").format(kib=kib, place=place)
-        picture.alt = _(
+            image.finding = _("{kib:.0f} KiB: nothing fits; {place}").format(kib=kib, place=place)
+        image.alt = _(
             "Yours, the star: {accuracy:.1f} % with {size:.1f} KiB. The line is the front; what lies in the grey area is "
             "too large. The ring marks the best that fits."
         ).format(accuracy=yours.accuracy, size=yours.kib)
-        return picture
+        return image
 
     return draw
 
