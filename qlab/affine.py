@@ -40,8 +40,7 @@ def grid_limits(bits: int, signed: bool, narrow_range: bool = False) -> tuple[in
 
     Raises ValueError for bits outside 1 to 16, for a narrow range without sign, and for one of 1 bit.
     """
-    if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 16:
-        raise ValueError(f"bits={bits!r}: expected a whole number from 1 to 16")
+    check_bits(bits, most=16)
     if not signed:
         if narrow_range:
             raise ValueError(
@@ -52,6 +51,12 @@ def grid_limits(bits: int, signed: bool, narrow_range: bool = False) -> tuple[in
     if narrow_range and bits == 1:
         raise ValueError("bits=1 with narrow_range=True leaves the single code 0: expected at least 2 bits")
     return -(2 ** (bits - 1)) + narrow_range, 2 ** (bits - 1) - 1
+
+
+def check_bits(bits: int, most: int) -> None:
+    """Raise ValueError unless ``bits`` is a whole number from 1 to ``most``."""
+    if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= most:
+        raise ValueError(f"bits={bits!r}: expected a whole number from 1 to {most}")
 
 
 @dataclass(frozen=True, eq=False)
