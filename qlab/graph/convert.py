@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from qlab.affine import QParams, quantize
 from qlab.codebook import GridQuantizer
+from qlab.granularity import PerChannel, PerTensor
 from qlab.graph.prepare import WEIGHTED, DynamicQuantizer, FakeQuantizer, Prepared
 from qlab.graph.trace import name_of
 from qlab.int8 import modules as int8
@@ -179,7 +180,7 @@ def _no_constant_grid(quantizer: GridQuantizer | DynamicQuantizer) -> str:
 def _weighted(name: str, layer: nn.Conv2d | nn.Linear, op: str, **options) -> int8.Weighted:
     """The integer layer of a convolution or linear layer: its weights as codes."""
     codes, qparams = _integers(name, layer)
-    by_output = qparams.group_size is None and qparams.axis in (None, 0)
+    by_output = qparams.granularity.of(layer.weight.shape) in (PerTensor(), PerChannel(0))
     if qparams.bits > 8 or not qparams.signed or not by_output:
         raise ValueError(
             f"{name}: weights of {qparams.bits} bits, signed={qparams.signed}, {qparams.granularity} have no "

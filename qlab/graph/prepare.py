@@ -6,7 +6,7 @@ convolution + addition + relu), not inside it. Source: Jacob et al. (CVPR 2018),
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -334,7 +334,15 @@ def _quantize_weights(network: fx.GraphModule, decisions: dict[str, Decision]) -
             continue
         layer = network.get_submodule(node.target)
         layer.__class__ = QuantConv2d if decision.kind == "conv" else QuantLinear
-        layer.weight_quantizer = fake_quantizer(decision.qconfig.weight)
+        layer.weight_quantizer = fake_quantizer(_spec_of(node.target, decision.qconfig.weight, layer.weight.shape))
+
+
+def _spec_of(name: str, spec: QuantSpec | Grid, shape: Sequence[int]) -> QuantSpec | Grid:
+    """The spec for tensors of this shape, whose axes are counted from the front; ValueError names who has no such axis."""
+    try:
+        return replace(spec, granularity=spec.granularity.of(shape))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}. Choose PerChannel(0), or other axes with overrides") from None
 
 
 def tail_of(node: fx.Node, decisions: dict[str, Decision]) -> fx.Node:
@@ -390,6 +398,8 @@ def _insert(network, node, head: fx.Node | None, readers, spec: QuantSpec, decis
     ``head`` starts the fused group that ends in ``node``; None when ``node`` gives floats.
     """
     name = "input" if node.op == "placeholder" else name_of(head or node)
+    spec = _spec_of(name, spec, shape_of(node))
+    readers = [(reader, _spec_of(name, wish, shape_of(node))) for reader, wish in readers]
     first = node
     if head is None or decisions[head.name].kind not in KEEPS_GRID:  # else its input is on the grid already
         fusible = _inside_addition(node, decisions)
