@@ -74,9 +74,8 @@ def _three_codes(codes: Tensor, scale: Tensor, granularity: Granularity) -> tupl
     if bool(dead.any()):
         view, dead = granularity.align(codes, dead)
         codes = view.masked_fill(dead, 0).reshape(codes.shape)
-    axis, size = getattr(granularity, "axis", None), getattr(granularity, "size", None)
     zero_point = torch.zeros_like(scale, dtype=torch.int32)
-    return codes.to(torch.int8), QParams(scale, zero_point, 2, True, axis, size, narrow_range=True)
+    return codes.to(torch.int8), QParams(scale, zero_point, 2, True, granularity.of(codes.shape), narrow_range=True)
 
 
 def kmeans(
@@ -140,7 +139,7 @@ def _middles(centroids: Tensor) -> Tensor:
 
 def _rows(x: Tensor, granularity: Granularity) -> Tensor:
     """x with one row for each table, in the order of x's elements (a view of a contiguous x)."""
-    if isinstance(granularity, PerChannel) and granularity.axis != 0:
+    if isinstance(granularity, PerChannel) and granularity.of(x.shape) != PerChannel(0):
         raise ValueError(f"{granularity}: expected PerTensor(), PerChannel(0) or PerGroup(size)")
     return x.reshape(torch.Size(granularity.scale_shape(x.shape)).numel(), -1)
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from qlab.affine import QParams, check_bits, grid_limits
 from qlab.formats import float_format
-from qlab.granularity import Granularity, PerChannel, PerTensor
+from qlab.granularity import Granularity, PerChannel, PerTensor, check_granularity
 
 
 class Spec:
@@ -51,14 +51,13 @@ class QuantSpec(Spec):
 
     def __post_init__(self) -> None:
         grid_limits(self.bits, self.signed, self.narrow_range)  # raises where there is no such grid
+        check_granularity(self.granularity)
         if self.bits == 1 and self.signed and self.symmetric:
             raise ValueError("bits=1, signed and symmetric: its codes are -1 and 0; expected at least 2 bits")
 
     def qparams(self, scale: Tensor, zero_point: Tensor) -> QParams:
         """The grid of this form with the given scale and zero point."""
-        axis = getattr(self.granularity, "axis", None)
-        size = getattr(self.granularity, "size", None)
-        return QParams(scale, zero_point, self.bits, self.signed, axis, size, self.narrow_range)
+        return QParams(scale, zero_point, self.bits, self.signed, self.granularity, self.narrow_range)
 
 
 @dataclass(frozen=True)

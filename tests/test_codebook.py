@@ -498,3 +498,12 @@ def test_weight_only_networks_of_few_bits_are_integers_in_memory_and_float_in_ar
         for layer in int8.layers:
             if hasattr(layer, "weight"):
                 assert layer.weight.dtype is torch.int8 and int(layer.weight.max()) == values // 2
+
+
+@pytest.mark.parametrize("spec", [Binary, Ternary, lambda granularity: KMeans(2, granularity)])
+def test_an_axis_counted_from_the_end_is_the_same_axis(spec):
+    w = made_weights(3, 1.0, heavy=False)
+    front, end = (settled(spec(PerChannel(axis)), w) for axis in (0, -4))
+    assert torch.equal(front(w), end(w))
+    if hasattr(front, "integers"):
+        assert front.integers(w)[1] == end.integers(w)[1]

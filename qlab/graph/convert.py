@@ -12,6 +12,7 @@ import torch
 from torch import fx, nn
 
 from qlab.affine import QParams
+from qlab.granularity import PerChannel, PerTensor
 from qlab.graph.layers import QuantLayer
 from qlab.graph.nodes import RELUS, WEIGHTED, joined_axis, module_of, name_of
 from qlab.graph.prepare import Prepared
@@ -172,7 +173,7 @@ def _weighted(name: str, layer: QuantLayer, op: str, **options) -> int8.Weighted
     except ValueError as error:
         way = f"leave it in float with overrides={{{name!r}: None}}; or stay with the prepared network"
         raise ValueError(f"{name}: {error}; {way}") from error
-    by_output = qparams.group_size is None and qparams.axis in (None, 0)
+    by_output = qparams.granularity.of(weight.shape) in (PerTensor(), PerChannel(0))
     if qparams.bits > 8 or not qparams.signed or not by_output:
         raise ValueError(
             f"{name}: weights of {qparams.bits} bits, signed={qparams.signed}, {qparams.granularity} have no "

@@ -6,7 +6,7 @@ convolution + addition + relu), not inside it. Source: Jacob et al. (CVPR 2018),
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
@@ -276,7 +276,16 @@ def _quantize_weights(network: fx.GraphModule, decisions: dict[str, Decision]) -
         layer = module_of(node)
         if not isinstance(layer, QuantLayer):  # it is one already when the network calls it twice
             build = QuantConv2d if decision.kind == "conv" else QuantLinear
-            network.set_submodule(node.target, build(layer, quantizers.build(decision.qconfig.weight)))
+            spec = _spec_for(node.target, decision.qconfig.weight, layer.weight.shape)
+            network.set_submodule(node.target, build(layer, quantizers.build(spec)))
+
+
+def _spec_for(name: str, spec: Spec, shape: Sequence[int]) -> Spec:
+    """The spec for tensors of this shape, whose axes are counted from the front; ValueError names who has no such axis."""
+    try:
+        return replace(spec, granularity=spec.granularity.of(shape))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}. Choose PerChannel(0), or other axes with overrides") from None
 
 
 def tail_of(node: fx.Node, decisions: dict[str, Decision]) -> fx.Node:
@@ -332,6 +341,8 @@ def _insert(network, node, head: fx.Node | None, readers, spec: Spec, decisions)
     ``head`` starts the fused group that ends in ``node``; None when ``node`` gives floats.
     """
     name = "input" if node.op == "placeholder" else name_of(head or node)
+    spec = _spec_for(name, spec, shape_of(node))
+    readers = [(reader, _spec_for(name, wish, shape_of(node))) for reader, wish in readers]
     first = node
     if head is None or decisions[head.name].kind not in KEEPS_GRID:  # else its input is on the grid already
         fusible = _inside_addition(node, decisions)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
 from qlab.affine import QParams, dequantize
+from qlab.granularity import PerChannel, PerTensor
 from qlab.graph.report import Report
 from qlab.int8 import engines
 
@@ -54,7 +55,8 @@ class Weighted(Int8Layer):
     def weight_qparams(self) -> QParams:
         """The grid of the weights."""
         zero_point = torch.zeros_like(self.scale, dtype=torch.int32)
-        return QParams(self.scale, zero_point, self.bits, signed=True, axis=0 if self.scale.ndim else None)
+        granularity = PerChannel(0) if self.scale.ndim else PerTensor()
+        return QParams(self.scale, zero_point, self.bits, True, granularity)
 
     def kernel(self, engine, inputs, output):
         method = getattr(engine, self.op)

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qlab.affine import QParams
+from qlab.granularity import PerChannel
 
 Kernel = Callable[..., Tensor]
 Pair = tuple[int, int]
@@ -435,7 +436,7 @@ def check_weighted(weight: Tensor, weight_qp: QParams, *activations: QParams) ->
             f"with zero point(s) {weight_qp.zero_point.unique().tolist()}: expected int8 codes, signed, zero "
             "point 0; use QuantSpec(bits=8, signed=True, symmetric=True)"
         )
-    by_channel = weight_qp.axis == 0 and weight_qp.scale.shape == weight.shape[:1]
+    by_channel = weight_qp.granularity.of(weight.shape) == PerChannel(0) and weight_qp.scale.shape == weight.shape[:1]
     if weight_qp.scale.ndim and not by_channel:
         raise ValueError(
             f"weight of shape {tuple(weight.shape)} with {weight_qp.granularity} and a scale of shape "

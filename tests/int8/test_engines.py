@@ -16,6 +16,7 @@ from torch import Tensor
 
 import qlab
 from qlab.affine import QParams
+from qlab.granularity import PerChannel, PerTensor
 from qlab.int8 import engines
 from qlab.int8.reference import Engine
 
@@ -90,11 +91,12 @@ def layers(draw_) -> dict:
     if draw_(st.booleans()):
         weight = torch.where(weight < 0, -limit, limit)  # all weights at the ends of their range
     by_channel = draw_(st.booleans())
-    axis, scale = (0, torch.rand(outputs) * 0.1 + 0.001) if by_channel else (None, torch.tensor(0.03))
+    scale = torch.rand(outputs) * 0.1 + 0.001 if by_channel else torch.tensor(0.03)
+    granularity = PerChannel(0) if by_channel else PerTensor()
     dilation, padding = draw_(st.sampled_from([(1, 1), (1, 1), (2, 1), (1, 2), (2, 2)])), draw_(two)
     return {
         "weight": weight.to(torch.int8),
-        "weight_qp": QParams(scale, torch.zeros_like(scale).int(), weight_bits, True, axis),
+        "weight_qp": QParams(scale, torch.zeros_like(scale).int(), weight_bits, True, granularity),
         "bias": draw_(st.sampled_from([None, 0.1, 1.0])),
         "window": {
             "stride": tuple(1 + n for n in draw_(two)), "padding": padding, "dilation": dilation, "groups": groups,
@@ -551,7 +553,9 @@ def test_a_channel_whose_codes_are_all_0_gives_its_bias_whatever_its_scale(name,
     engine, x_qp, out_qp = engines.get(name), QParams(0.05, 10, bits=7), QParams(0.02, 40)
     weight = torch.randint(-2, 3, (3, 4, 3, 3), dtype=torch.int8)
     weight[1] = 0
-    weight_qp = QParams(torch.tensor([0.1, scale, 0.1]), torch.zeros(3, dtype=torch.int32), signed=True, axis=0)
+    weight_qp = QParams(
+        torch.tensor([0.1, scale, 0.1]), torch.zeros(3, dtype=torch.int32), signed=True, granularity=PerChannel(0)
+    )
     options = (weight, torch.tensor([0.1, bias, -0.2]), weight_qp, x_qp, out_qp)
     q = draw((2, 4, 6, 6), x_qp)
     got = assert_within_one(engine, (engine.conv2d(*options), REFERENCE.conv2d(*options)), [(q, x_qp)])

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from qlab import affine
 from qlab.affine import QParams
+from qlab.granularity import PerChannel, PerGroup, PerTensor
 from qlab.int8 import reference
 from qlab.int8.reference import Engine
 
@@ -196,7 +197,9 @@ def test_a_bias_costs_next_to_nothing_at_any_width(weight_bits, x_bits, exponent
 @pytest.mark.parametrize("tiny", [1e-8, 1e-20, 1.2e-38])
 def test_a_channel_of_almost_no_weight_gives_its_bias(tiny):
     """Its bias is some 1e9 steps of its sums or more."""
-    weight_qp = QParams(torch.tensor([tiny, 0.01]), torch.zeros(2, dtype=torch.int32), signed=True, axis=0)
+    weight_qp = QParams(
+        torch.tensor([tiny, 0.01]), torch.zeros(2, dtype=torch.int32), signed=True, granularity=PerChannel(0)
+    )
     x_qp, out_qp, bias = QParams(1e-4, 0), QParams(0.1, 0), torch.tensor([7.0, 7.0])
     kernel = ENGINE.linear(torch.full((2, 4), 100).char(), bias, weight_qp, x_qp, out_qp)
     assert kernel(torch.full((1, 4), 255, dtype=torch.uint8)).tolist() == [[70, 71]]
@@ -211,7 +214,9 @@ def test_linear_rounds_the_real_layer_once(x_qp, out_qp, relu, by_channel, seed)
     torch.manual_seed(seed)
     scale = torch.rand(5) + 0.1 if by_channel else torch.tensor(0.5)
     scale = scale * float(out_qp.scale) / float(x_qp.scale) / 50
-    weight_qp = QParams(scale, torch.zeros_like(scale).int(), signed=True, axis=0 if by_channel else None)
+    weight_qp = QParams(
+        scale, torch.zeros_like(scale).int(), signed=True, granularity=PerChannel(0) if by_channel else PerTensor()
+    )
     q, weight = torch.randint(0, x_qp.qmax + 1, (3, 2, 12), dtype=torch.uint8), weights(5, 12)
     real = values(q, x_qp) @ (weight.double() * scale.double().reshape(-1, 1)).T
     kernel = ENGINE.linear(weight, None, weight_qp, x_qp, out_qp, relu=relu)
@@ -335,7 +340,7 @@ def test_numbers_whose_sum_overflows_are_fine():
     [
         (QParams(1.0, 0, signed=True), "signed, has 8 bits"),
         (QParams(1.0, 0, bits=9), "unsigned, has 9 bits"),
-        (QParams(torch.ones(3), torch.zeros(3, dtype=torch.int32), axis=0), r"scale of shape \(3,\)"),
+        (QParams(torch.ones(3), torch.zeros(3, dtype=torch.int32), granularity=PerChannel(0)), r"scale of shape \(3,\)"),
     ],
 )  # fmt: skip
 def test_activations_that_no_kernel_takes_are_refused(qp, words):
@@ -359,9 +364,9 @@ def grid_of_weights(*shape: int, **kind: int) -> QParams:
         (weights(2, 4).to(torch.int16), WEIGHT_QP, "weight codes of torch.int16"),
         (weights(2, 4), QParams(1.0, 3, signed=True), r"zero point\(s\) \[3\].*symmetric=True"),
         (weights(2, 4), QParams(1.0, 0), "an unsigned grid"),
-        (weights(2, 4), grid_of_weights(4, axis=1), r"PerChannel\(axis=1\)"),
-        (weights(2, 4), grid_of_weights(3, axis=0), r"scale of shape \(3,\)"),
-        (weights(2, 4), grid_of_weights(2, 2, group_size=2), r"PerGroup\(size=2\).*out of the integer sum"),
+        (weights(2, 4), grid_of_weights(4, granularity=PerChannel(1)), r"PerChannel\(axis=1\)"),
+        (weights(2, 4), grid_of_weights(3, granularity=PerChannel(0)), r"scale of shape \(3,\)"),
+        (weights(2, 4), grid_of_weights(2, 2, granularity=PerGroup(2)), r"PerGroup\(size=2\).*out of the integer sum"),
     ],
 )  # fmt: skip
 def test_weights_that_no_kernel_takes_are_refused(weight, qp, words):

@@ -426,6 +426,19 @@ def test_what_was_trained_gives_the_same_answers_in_integers(network, method):
             assert same.float().mean() >= 0.995, name
 
 
+def test_the_first_axis_counted_from_the_end_learns_the_same(network):
+    """Each output channel's scale is counted in units of the channel's own, whichever way the axis is written."""
+    int8 = []
+    for convolution, linear in ((0, 0), (-4, -2)):
+        specs = [replace(QConfig.w4a4().weight, granularity=PerChannel(axis)) for axis in (convolution, linear)]
+        qconfig = QConfig(specs[0], overrides={nn.Linear: QConfig(specs[1])})
+        prepared = calibrated(network, qconfig)
+        qat.fit(prepared, stripes(64), None, replace(PLAN, epochs=1), progress=False)
+        int8.append(qlab.convert(prepared, "reference"))
+    x = next(stripes(64, "test").batches(64))[0]
+    assert torch.equal(int8[0](x), int8[1](x))
+
+
 def test_integers_of_two_bits_are_the_fake_quantized_network_in_exact_arithmetic(network):
     """In float32 a sum may land on the wrong side of a threshold; in float64 none of these does."""
     prepared = calibrated(network, qat.qconfig("w3a2"))
