@@ -283,7 +283,7 @@ if onnx:
 
 # %% tags=["timing"]
 forms = {"float32": network, "torch's kernels": int8.on("auto")}
-if forms["torch's kernels"].engine in engines.HISTORICAL:
+if forms["torch's kernels"].engine in engines.QUANTIZED:
     forms["torch's kernels"].capture(x[:1]).capture(x[:32])
 if onnx:
     forms["onnxruntime"] = qlab.OnnxNetwork(int8)

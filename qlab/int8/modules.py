@@ -243,7 +243,9 @@ class Int8Network(nn.Module):
     makes it fast on small batches.
     """
 
-    def __init__(self, layers: Sequence[Int8Layer], program: Program, report: Report, engine: str = "auto") -> None:
+    def __init__(
+        self, layers: Sequence[Int8Layer], program: Program, report: Report, engine: str | engines.Engine = "auto"
+    ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.program = program
@@ -301,7 +303,7 @@ class Int8Network(nn.Module):
                 f"(N, {', '.join(map(str, self.program.input_shape))}), normalized as in training"
             )
 
-    def on(self, engine: str) -> Int8Network:
+    def on(self, engine: str | engines.Engine) -> Int8Network:
         """The same integers on another engine."""
         return Int8Network(list(self.layers), self.program, self._report, engine)
 
@@ -344,14 +346,14 @@ class Int8Network(nn.Module):
             if step.output in fused:
                 continue
             layer, inputs, name = self.layers[step.layer], step.inputs, f"{self.layers[step.layer].op}_{number}"
-            inner = next((value for value in inputs if value in fused), None)
-            if inner is None:
+            sums = next((value for value in inputs if value in fused), None)  # of a convolution: they are not rounded
+            if sums is None:
                 kernel = layer.kernel(self._engine, *self._grids(inputs, step.output))
             else:
-                other = inputs[1] if inputs[0] == inner else inputs[0]
-                inputs, name = (*made_by[inner].inputs, other), f"conv2d_{name}"
-                convolution = self.layers[made_by[inner].layer]
-                last = last_reader[other] == number and other not in made_by[inner].inputs
+                other = inputs[1] if inputs[0] == sums else inputs[0]
+                inputs, name = (*made_by[sums].inputs, other), f"conv2d_{name}"
+                convolution = self.layers[made_by[sums].layer]
+                last = last_reader[other] == number and other not in made_by[sums].inputs
                 kernel = convolution.added_kernel(
                     self._engine, *self._grids(inputs, step.output), layer.options["relu"], last
                 )

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
+from zoo import Zoo
 
+import qlab
 from qlab import affine
 from qlab.affine import QParams
 from qlab.granularity import PerChannel, PerGroup, PerTensor
@@ -139,6 +141,39 @@ def test_the_fast_convolution_gives_the_sums_of_the_plain_one(window, zero_point
     real = sums.double() * step + bias.double()[:, None, None]
     assert_rounded(kernel(q), real, out_qp)
     assert kernel(q).is_contiguous(memory_format=torch.channels_last)
+
+
+@settings(max_examples=30)
+@given(convolutions, st.sampled_from([0, 100, 255]), st.sampled_from([0, 1, 3]), seeds)
+def test_the_plain_engine_gives_the_codes_of_the_fast_one(window, zero_point, batch, seed):
+    torch.manual_seed(seed)
+    groups = window["groups"]
+    q, weight = channels_last((batch, 4 * groups, 8, 9)), weights(3 * groups, 4, 3, 3)
+    x_qp, out_qp, bias = QParams(0.02, zero_point), QParams(0.5, 100), torch.randn(3 * groups)
+    fast, plain = (e.conv2d(weight, bias, WEIGHT_QP, x_qp, out_qp, **window) for e in (ENGINE, Engine(plain=True)))
+    assert torch.equal(fast(q), plain(q)) and plain(q).is_contiguous(memory_format=torch.channels_last)
+    other = plain(q)
+    fast, plain = (
+        e.conv2d_add(weight, bias, WEIGHT_QP, x_qp, out_qp, out_qp, **window) for e in (ENGINE, Engine(plain=True))
+    )
+    assert torch.equal(fast(q, other), plain(q, other))
+    rows, matrix = q.flatten(1), weights(5, 4 * groups * 8 * 9)
+    fast, plain = (e.linear(matrix, None, WEIGHT_QP, x_qp, out_qp) for e in (ENGINE, Engine(plain=True)))
+    assert torch.equal(fast(rows), plain(rows))
+
+
+def test_a_network_runs_on_the_plain_sums_when_asked_and_gives_the_same_scores(monkeypatch):
+    x = torch.randn(2, 3, 32, 32)
+    int8 = qlab.ptq(Zoo().eval(), [x], engine="reference", qconfig=qlab.QConfig.w8a8())
+    expected, taken = int8(x), []
+    plain = int8.on(Engine(plain=True))
+    for name in ("conv2d_sums", "linear_sums"):
+        sums = getattr(reference, name)
+        monkeypatch.setattr(reference, name, lambda *args, sums=sums, **kw: taken.append(sums) or sums(*args, **kw))
+    assert torch.equal(plain(x), expected)
+    assert len(set(taken)) == 2
+    taken.clear()
+    assert torch.equal(int8(x), expected) and not taken
 
 
 def test_float32_is_used_up_to_its_last_exact_sum_and_not_beyond():
