@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
+from operator import length_hint
 
 import torch
 from torch import nn
@@ -33,8 +34,10 @@ def calibrate(prepared: Prepared, batches: Batches, *, progress: bool = True) ->
     """
     edges = [quantizer for _, quantizer in prepared.edges()]
     count = 0
+    total = length_hint(batches) or None
     with _observing(prepared, edges):
-        for x in inputs(tqdm(batches, "calibrating", unit="batch", leave=False, delay=2, disable=not progress)):
+        bar = tqdm(inputs(batches), "calibrating", total, leave=False, unit="batch", delay=2, disable=not progress)
+        for x in bar:
             prepared(x)
             count += len(x)
     if count == 0 and any(quantizer.needs_data for quantizer in edges):

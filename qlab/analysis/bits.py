@@ -6,7 +6,6 @@ costs are measured, not taken from the Hessian.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -21,9 +20,10 @@ from qlab.analysis.sensitivities import answer
 from qlab.batches import pairs
 from qlab.graph.nodes import name_of
 from qlab.graph.prepare import Prepared, prepare
-from qlab.graph.report import Table
 from qlab.graph.run import Stepper
 from qlab.qconfig import QConfig
+from qlab.sizes import packed_bytes
+from qlab.tables import Table
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,7 @@ def mixed_precision(
 
 def weight_bytes(prepared: Prepared) -> int:
     """Bytes of the codes of all quantized weights when they are packed, without scales and biases."""
-    return sum(_packed(layer, layer.weight_quantizer.spec.bits) for _, layer in prepared.weighted())
-
-
-def _packed(layer: nn.Module, bits: int) -> int:
-    return math.ceil(layer.weight.numel() * bits / 8)
+    return sum(packed_bytes(layer.weight.numel(), layer.weight_quantizer.spec.bits) for _, layer in prepared.weighted())
 
 
 class BitCosts(Table):
@@ -129,7 +125,8 @@ def bit_costs(
                         ratios[name, number].add(expected, stepper.rest())
                 bar.update()
     rows = [
-        BitCost(name, number, _packed(layers[name], number), ratio.decibel) for (name, number), ratio in ratios.items()
+        BitCost(name, number, packed_bytes(layers[name].weight.numel(), number), ratio.decibel)
+        for (name, number), ratio in ratios.items()
     ]
     return BitCosts(rows, qconfig, configs)
 

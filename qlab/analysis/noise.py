@@ -15,8 +15,8 @@ from qlab.analysis.ratio import Ratio, sqnr
 from qlab.batches import pairs
 from qlab.graph.nodes import name_of
 from qlab.graph.prepare import Prepared
-from qlab.graph.report import Table
 from qlab.graph.run import Stepper, as_float, in_eval
+from qlab.tables import Table
 
 
 @dataclass(frozen=True)

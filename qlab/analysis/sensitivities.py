@@ -17,9 +17,9 @@ from tqdm.auto import tqdm
 from qlab.analysis.ratio import Ratio
 from qlab.batches import pairs
 from qlab.graph.prepare import Prepared
-from qlab.graph.report import Table
 from qlab.graph.run import rounding
 from qlab.qconfig import QConfig
+from qlab.tables import Table
 
 
 @dataclass(frozen=True)

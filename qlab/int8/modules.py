@@ -18,8 +18,9 @@ from torch.utils._pytree import tree_map
 
 from qlab.affine import QParams, dequantize
 from qlab.granularity import PerChannel, PerTensor
-from qlab.graph.report import Report
 from qlab.int8 import engines
+from qlab.sizes import memory_bytes
+from qlab.tables import Table
 
 
 class Int8Layer(nn.Module):
@@ -244,7 +245,7 @@ class Int8Network(nn.Module):
     """
 
     def __init__(
-        self, layers: Sequence[Int8Layer], program: Program, report: Report, engine: str | engines.Engine = "auto"
+        self, layers: Sequence[Int8Layer], program: Program, report: Table, engine: str | engines.Engine = "auto"
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
@@ -266,7 +267,7 @@ class Int8Network(nn.Module):
     @property
     def size_bytes(self) -> int:
         """Bytes of weights, scales and biases."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.state_dict().values())
+        return memory_bytes(self)
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
@@ -307,9 +308,9 @@ class Int8Network(nn.Module):
         """The same integers on another engine."""
         return Int8Network(list(self.layers), self.program, self._report, engine)
 
-    def report(self) -> Report:
+    def report(self) -> Table:
         """Every layer: its bits, and why it is in float if it is; the headline names the engine."""
-        return Report(f"{self._report.headline}; engine {self.engine} ({self.reason})", self._report.rows)
+        return self._report.under(f"{self._report.headline}; engine {self.engine} ({self.reason})")
 
     @property
     def saturating(self) -> list[str]:
