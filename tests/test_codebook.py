@@ -505,5 +505,5 @@ def test_an_axis_counted_from_the_end_is_the_same_axis(spec):
     w = made_weights(3, 1.0, heavy=False)
     front, end = (settled(spec(PerChannel(axis)), w) for axis in (0, -4))
     assert torch.equal(front(w), end(w))
-    if hasattr(front, "integers"):
+    if not front.found:  # a table of values has no grid
         assert front.integers(w)[1] == end.integers(w)[1]

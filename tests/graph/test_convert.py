@@ -10,8 +10,9 @@ from torch import nn
 from zoo import Zoo
 
 import qlab
-from qlab import PerChannel, PerGroup, QConfig, QuantSpec, codebook, models
+from qlab import PerChannel, PerGroup, QConfig, QuantSpec, models
 from qlab.int8.modules import Float, Quantize, WeightOnly
+from qlab.qconfig import Binary, Ternary
 
 IMAGES = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -133,7 +134,7 @@ def by_axis(spec, conv: int, linear: int, **options) -> QConfig:
     return QConfig(convolutions, overrides={nn.Linear: QConfig(linears, **options)}, first_last=None, **options)
 
 
-@pytest.mark.parametrize("spec", [QConfig.w8a8().weight, QConfig.w4a8().weight, codebook.Binary(), codebook.Ternary()])
+@pytest.mark.parametrize("spec", [QConfig.w8a8().weight, QConfig.w4a8().weight, Binary(), Ternary()])
 @pytest.mark.parametrize("options", [{}, {"activation": None}])
 def test_the_first_axis_counted_from_the_end_gives_the_same_integers(spec, options):
     torch.manual_seed(0)
@@ -147,7 +148,7 @@ def test_the_first_axis_counted_from_the_end_gives_the_same_integers(spec, optio
     assert str(front_int8.report()) == str(end_int8.report())
 
 
-@pytest.mark.parametrize("spec", [QConfig.w8a8().weight, codebook.Binary(), codebook.Ternary()])
+@pytest.mark.parametrize("spec", [QConfig.w8a8().weight, Binary(), Ternary()])
 def test_a_scale_for_another_axis_is_refused_by_name(spec):
     for axes, layer, axis in (((-1, 0), "stem", 3), ((0, -1), "fc1", 1)):
         message = rf"{layer}: weights of . bits.*PerChannel\(axis={axis}\) have no integer kernel.*PerChannel\(0\)"
@@ -220,7 +221,7 @@ def test_saturation_is_announced_where_it_can_happen(monkeypatch):
     real = dict(engines.available())
     saturating = {name: dataclasses.replace(one, saturates=True) for name, one in real.items()}
     monkeypatch.setattr(engines, "available", lambda: saturating)
-    monkeypatch.setattr(engines, "availability", saturating.get)
+    monkeypatch.setattr(engines.choice, "availability", saturating.get)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1))
     expected = r"engine 'reference' on this processor adds pairs.*'0' and 1 more layers.*reduce_range=True.*gives weights 7 bits"
     with pytest.warns(UserWarning, match=expected) as seen:
@@ -230,5 +231,5 @@ def test_saturation_is_announced_where_it_can_happen(monkeypatch):
     both(model, QConfig.w4a8(first_last=None))
     assert qlab.ptq(model, [IMAGES], engine="reference").layers[1].bits == 7, "ptq's own choice is safe"
     monkeypatch.setattr(engines, "available", lambda: real)
-    monkeypatch.setattr(engines, "availability", real.get)
+    monkeypatch.setattr(engines.choice, "availability", real.get)
     assert qlab.ptq(model, [IMAGES], engine="reference").layers[1].bits == 8
