@@ -475,7 +475,7 @@ def test_an_engine_that_is_slowed_down_is_not_the_fastest(quick, monkeypatch):
     assert found.engine == quick or quick == "reference"
 
 
-@pytest.mark.parametrize("engine", engines.HISTORICAL)
+@pytest.mark.parametrize("engine", engines.QUANTIZED)
 def test_the_fastest_form_is_captured_where_that_can_be(engine, monkeypatch):
     if not engines.availability(engine).usable:
         pytest.skip(f"no {engine} here")

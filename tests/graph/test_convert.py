@@ -182,7 +182,7 @@ def test_saturation_is_announced_where_it_can_happen(monkeypatch):
     real = dict(engines.available())
     saturating = {name: dataclasses.replace(one, saturates=True) for name, one in real.items()}
     monkeypatch.setattr(engines, "available", lambda: saturating)
-    monkeypatch.setattr(engines, "availability", saturating.get)
+    monkeypatch.setattr(engines.choice, "availability", saturating.get)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1))
     expected = r"engine 'reference' on this processor adds pairs.*'0' and 1 more layers.*reduce_range=True.*gives weights 7 bits"
     with pytest.warns(UserWarning, match=expected) as seen:
@@ -192,5 +192,5 @@ def test_saturation_is_announced_where_it_can_happen(monkeypatch):
     both(model, QConfig.w4a8(first_last=None))
     assert qlab.ptq(model, [IMAGES], engine="reference").layers[1].bits == 7, "ptq's own choice is safe"
     monkeypatch.setattr(engines, "available", lambda: real)
-    monkeypatch.setattr(engines, "availability", real.get)
+    monkeypatch.setattr(engines.choice, "availability", real.get)
     assert qlab.ptq(model, [IMAGES], engine="reference").layers[1].bits == 8
