@@ -153,7 +153,7 @@ def test_without_onednn_torchs_own_integer_product_gives_the_same(monkeypatch):
     x = torch.randn(20, 64)
     exact = layer(x)
     nothing = engines.Availability("onednn_plain", False, "taken away")
-    monkeypatch.setattr(engines, "availability", lambda name: nothing)
+    monkeypatch.setattr(engines.matmul, "availability", lambda name: nothing)
     assert torch.allclose(layer.use_kernel()(x), exact, rtol=1e-5, atol=1e-5)
 
 
@@ -174,7 +174,7 @@ def test_without_kernels_a_layer_computes_in_bfloat16_all_the_same(monkeypatch):
         raise RuntimeError("no such kernel")
 
     engines.has_weight_products.cache_clear()
-    monkeypatch.setattr(engines, "int8_weight_product", missing)
+    monkeypatch.setattr(engines.matmul, "int8_weight_product", missing)
     try:
         assert not engines.has_weight_products()
         layer = WeightOnlyLinear.from_weight(torch.randn(32, 128), 4, 64).use_kernel()
