@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qlab.affine import QParams
+from qlab.affine import QParams, round_rows
 from qlab.int8.reference import (
     Engine,
     Kernel,
@@ -583,7 +583,7 @@ def dynamic_linear(weight: Tensor, scale: Tensor) -> Callable[[Tensor], Tensor]:
         transposed = weight.t()
 
         def kernel(x: Tensor) -> Tensor:
-            codes, step = _by_token(x, 127)
+            codes, step = round_rows(x, 127)
             return torch._int_mm(codes.to(torch.int8), transposed).to(torch.float32).mul_(step).mul_(scale)
 
         return kernel
@@ -594,18 +594,11 @@ def dynamic_linear(weight: Tensor, scale: Tensor) -> Callable[[Tensor], Tensor]:
     op, zeros = _direct(torch.ops.onednn.qlinear_pointwise.default), torch.zeros(len(scale), dtype=torch.int32)
 
     def kernel(x: Tensor) -> Tensor:
-        codes, step = _by_token(x, middle - 1)
+        codes, step = round_rows(x, middle - 1)
         q = codes.add_(middle).to(torch.uint8)
         return op(q, 1.0, middle, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], "").mul_(step)
 
     return kernel
-
-
-def _by_token(x: Tensor, largest: int) -> tuple[Tensor, Tensor]:
-    """(codes as floats, step): each row of x in whole steps, so that its largest value has the largest code."""
-    x = x.to(torch.float32)
-    step = x.abs().amax(-1, keepdim=True).clamp_(min=1e-12).div_(largest)
-    return (x / step).round_(), step
 
 
 # --- Which of them work here
