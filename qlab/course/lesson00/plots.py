@@ -10,8 +10,8 @@ from matplotlib.gridspec import GridSpec
 from matplotlib.text import Text
 from torch import Tensor
 
+from qlab.course.figure import CLIPPED, FLOAT, QUANTIZED, STYLE, Figure
 from qlab.course.language import _
-from qlab.course.plots.figure import CLIPPED, FLOAT, QUANTIZED, STYLE, Figure
 from qlab.data.dataset import Dataset
 
 
@@ -24,8 +24,8 @@ def answers(sample: Dataset, float_scores: Tensor, int8_scores: Tensor) -> Figur
     same = int((float_scores.argmax(1) == int8_scores.argmax(1)).sum())
     finding = _("float and int8 give the same answer on {same} of {all} images").format(same=same, all=len(sample))
     figure = Figure((9, 4.6), finding)
-    grid = figure.add_gridspec(2, -(-len(sample) // 2))
-    captions = zip(*show_images(figure, grid, sample, 3.8, (FLOAT, QUANTIZED)))
+    places = figure.add_gridspec(2, -(-len(sample) // 2))
+    captions = zip(*show_images(figure, places, sample, 3.8, (FLOAT, QUANTIZED)))
     words = []
     for name, lines, scores in zip(("float", "int8"), captions, (float_scores, int8_scores)):
         said, sure = scores.argmax(1), scores.softmax(1).amax(1)
@@ -54,8 +54,8 @@ def fewer_bits(
     widths = sorted(accuracy, reverse=True)
     figure = Figure((9, 3.4))
     left, right = figure.add_gridspec(1, 2, width_ratios=(3, 2))
-    grid = left.subgridspec(2, -(-len(sample) // 2))
-    captions = [line for (line,) in show_images(figure, grid, sample, 7, (QUANTIZED,))]
+    places = left.subgridspec(2, -(-len(sample) // 2))
+    captions = [line for (line,) in show_images(figure, places, sample, 7, (QUANTIZED,))]
     ax = figure.add_subplot(right)
     ax.set(xlabel=_("bits"), xlim=(widths[-1] - 0.3, widths[0] + 0.3), xticks=widths)
     ax.set(ylabel=_("right answers in %"), ylim=(0, 103))
@@ -81,15 +81,15 @@ def fewer_bits(
 
 
 def show_images(
-    target: Figure, grid: GridSpec, sample: Dataset, line: float, colours: Sequence[str]
+    target: Figure, places: GridSpec, sample: Dataset, line: float, colours: Sequence[str]
 ) -> list[list[Text]]:
-    """The images, one a place of the grid: above each what it is, below it an empty line of each colour.
+    """The images, one a place: above each what it is, below it an empty line of each colour.
 
     ``line`` is the height of a line of text, in the images' pixels. Returns each image's empty lines.
     """
     side = sample.images.shape[-1]
     captions = []
-    for place, image, label in zip(grid, sample.images, sample.labels):
+    for place, image, label in zip(places, sample.images, sample.labels):
         ax = target.add_subplot(place)
         ax.imshow(image.permute(1, 2, 0).numpy(), interpolation="bicubic")
         ax.set_ylim(side + line * len(colours), -line)  # room for the text

@@ -10,8 +10,8 @@ import torch
 from matplotlib import rc_context
 from torch import Tensor
 
+from qlab.course.figure import CLIPPED, DPI, ERROR, FLOAT, QUANTIZED, STYLE, Figure
 from qlab.course.language import _
-from qlab.course.plots.figure import CLIPPED, DPI, ERROR, FLOAT, QUANTIZED, STYLE, Figure
 
 
 def rounding_texts() -> dict[str, str]:
@@ -26,10 +26,10 @@ def rounding_texts() -> dict[str, str]:
 
 
 def rounded(x: np.ndarray, bits: int, shift: float) -> tuple[float, np.ndarray, np.ndarray]:
-    """(step, grid, what becomes of x) for 2**bits values from about -1 to 1, moved by ``shift`` steps."""
+    """(step, rungs, what becomes of x) for 2**bits values from about -1 to 1, moved by ``shift`` steps."""
     step = 2 / (2**bits - 1)
-    grid = (np.arange(2**bits) - 2 ** (bits - 1) + shift) * step
-    return step, grid, grid[np.abs(x[:, None] - grid).argmin(1)]
+    rungs = (np.arange(2**bits) - 2 ** (bits - 1) + shift) * step
+    return step, rungs, rungs[np.abs(x[:, None] - rungs).argmin(1)]
 
 
 @rc_context(STYLE)
@@ -56,16 +56,16 @@ def rounding() -> Callable[[int, float], Figure]:
     image.moves(levels, stairs, error, band)
 
     def draw(bits: int, shift: float) -> Figure:
-        step, grid, values = rounded(x, bits, shift)
-        levels.set_segments([[(0, y), (time[-1], y)] for y in grid])
-        levels.set_linewidth(min(0.4, 13 / len(grid)))  # thinner where they touch
+        step, rungs, values = rounded(x, bits, shift)
+        levels.set_segments([[(0, y), (time[-1], y)] for y in rungs])
+        levels.set_linewidth(min(0.4, 13 / len(rungs)))  # thinner where they touch
         stairs.set_data(time, values)
         error.set_data(time, x - values)
         band.set_segments([[(0, y), (time[-1], y)] for y in (-step / 2, step / 2)])
-        worst, near = np.abs(x - values).max(), np.abs(grid).min()
+        worst, near = np.abs(x - values).max(), np.abs(rungs).min()
         zero = texts["exact"] if near < 1e-9 else texts["moved"].format(near=near)
         image.finding = texts["finding"].format(bits=bits, step=step, worst=worst, zero=zero)
-        image.alt = texts["alt"].format(levels=len(grid), half=step / 2)
+        image.alt = texts["alt"].format(levels=len(rungs), half=step / 2)
         return image
 
     return draw

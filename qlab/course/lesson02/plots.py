@@ -12,8 +12,8 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from qlab import observers
+from qlab.course.figure import CLIPPED, ERROR, FLOAT, QUANTIZED, STYLE, Figure
 from qlab.course.language import _
-from qlab.course.plots.figure import CLIPPED, ERROR, FLOAT, QUANTIZED, STYLE, Figure
 from qlab.qconfig import QuantSpec
 
 

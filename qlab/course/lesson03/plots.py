@@ -10,8 +10,8 @@ from matplotlib import rc_context
 from torch import Tensor
 
 from qlab import observers
+from qlab.course.figure import CLIPPED, FLOAT, QUANTIZED, STYLE, Figure
 from qlab.course.language import _
-from qlab.course.plots.figure import CLIPPED, FLOAT, QUANTIZED, STYLE, Figure
 from qlab.qconfig import QuantSpec
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from qlab import observers
 from qlab.affine import fake_quantize
 from qlab.analysis import sqnr
+from qlab.course.figure import CLIPPED, FLOAT, QUANTIZED, STYLE, Figure
 from qlab.course.language import _
-from qlab.course.plots.figure import CLIPPED, FLOAT, QUANTIZED, STYLE, Figure
 from qlab.granularity import Granularity, PerChannel, PerGroup, PerTensor
 from qlab.qconfig import QuantSpec
 

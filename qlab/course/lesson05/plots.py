@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from qlab.affine import choose_qparams, dequantize, quantize
 from qlab.bench import Roof
+from qlab.course.figure import CLIPPED, ERROR, FLOAT, QUANTIZED, STYLE, Figure
 from qlab.course.language import _
-from qlab.course.plots.figure import CLIPPED, ERROR, FLOAT, QUANTIZED, STYLE, Figure
 from qlab.int8.reference import fixed_point, rescale
 
 LOWEST, HIGHEST = -(2**15), 2**15 - 1  # what an int16 holds

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 
 from qlab.analysis import Front, LayerSQNR, MixedPrecision
+from qlab.course.figure import CLIPPED, ERROR, FLOAT, QUANTIZED, STYLE, Figure
 from qlab.course.language import _
-from qlab.course.plots.figure import CLIPPED, ERROR, FLOAT, QUANTIZED, STYLE, Figure
 
 
 @rc_context(STYLE)

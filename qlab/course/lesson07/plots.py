@@ -11,8 +11,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from torch import Tensor
 
+from qlab.course.figure import CLIPPED, ERROR, FLOAT, QUANTIZED, STYLE, Figure
 from qlab.course.language import _
-from qlab.course.plots.figure import CLIPPED, ERROR, FLOAT, QUANTIZED, STYLE, Figure
 
 STEPS = 60  # of the one weight's training
 NEAR = 0.1  # steps of the grid: so near to a rung a weight counts as being on it

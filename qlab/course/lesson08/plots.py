@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from matplotlib import rc_context
 
+from qlab.course.figure import FLOAT, PAPER, QUANTIZED, STYLE, Figure
 from qlab.course.language import _, signed
-from qlab.course.plots.figure import FLOAT, PAPER, QUANTIZED, STYLE, Figure
 
 
 class Candidate(NamedTuple):

@@ -17,12 +17,12 @@ def nearest(x, centroids):
 def lloyd_step(x, centroids):
     """New centroids: each the mean of the values of x nearest to it; one that is nearest to none stays."""
     index = (x[:, None] - centroids[None, :]).abs().argmin(1)
-    moved = centroids.clone()
+    updated = centroids.clone()
     for number in range(len(centroids)):
         members = x[index == number]
         if len(members):
-            moved[number] = members.mean()
-    return moved
+            updated[number] = members.mean()
+    return updated
 
 
 def codebook_bytes(weights, bits, tables):
@@ -81,32 +81,32 @@ def empty_is_zero(x, centroids):
 
 def takes_the_median(x, centroids):
     """The median has the least sum of distances; of their squares, the mean has."""
-    moved = centroids.clone()
+    updated = centroids.clone()
     for number in range(len(centroids)):
         members = x[nearest(x, centroids) == number]
         if len(members):
-            moved[number] = members.median()
-    return moved
+            updated[number] = members.median()
+    return updated
 
 
 def middle_of_the_ends(x, centroids):
     """The middle between the smallest and the largest member is not their mean."""
-    moved = centroids.clone()
+    updated = centroids.clone()
     for number in range(len(centroids)):
         members = x[nearest(x, centroids) == number]
         if len(members):
-            moved[number] = (members.min() + members.max()) / 2
-    return moved
+            updated[number] = (members.min() + members.max()) / 2
+    return updated
 
 
 def updates_at_once(x, centroids):
     """Say first for all values who is nearest to whom, then move. You look again after each move."""
-    moved = centroids.clone()
+    updated = centroids.clone()
     for number in range(len(centroids)):
-        members = x[nearest(x, moved) == number]
+        members = x[nearest(x, updated) == number]
         if len(members):
-            moved[number] = members.mean()
-    return moved
+            updated[number] = members.mean()
+    return updated
 
 
 def no_table(weights, bits, tables):

@@ -14,8 +14,8 @@ from torch import Tensor
 from qlab import observers
 from qlab.affine import fake_quantize
 from qlab.codebook import kmeans, look_up
+from qlab.course.figure import CLIPPED, ERROR, FLOAT, QUANTIZED, STYLE, Figure
 from qlab.course.language import _
-from qlab.course.plots.figure import CLIPPED, ERROR, FLOAT, QUANTIZED, STYLE, Figure
 from qlab.qconfig import QuantSpec
 
 WIDTHS = (2, 3, 4)  # bits of a codebook

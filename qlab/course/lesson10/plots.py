@@ -10,8 +10,8 @@ import torch
 from matplotlib import rc_context
 from torch import Tensor
 
+from qlab.course.figure import CLIPPED, ERROR, FLOAT, LINES, QUANTIZED, STYLE, Figure
 from qlab.course.language import _
-from qlab.course.plots.figure import CLIPPED, ERROR, FLOAT, LINES, QUANTIZED, STYLE, Figure
 from qlab.llm.layers import round_weight, weight_qparams
 from qlab.llm.outliers import smoothing_scale
 

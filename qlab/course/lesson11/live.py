@@ -11,11 +11,10 @@ import time
 from collections.abc import Callable, Mapping
 
 import ipywidgets
-import torch
 
-from qlab.course import plots
-from qlab.course.explorables import Panel, Slider
 from qlab.course.language import _
+from qlab.course.lesson11 import plots
+from qlab.course.widgets import Panel, Slider
 from qlab.detect.network import Detector
 from qlab.detect.video import Meter, Seen, Source, watch
 
@@ -103,12 +102,3 @@ class Live(Panel):
     def _show_state(self, running: bool | None = None) -> None:
         running = self.running if running is None else running
         self.buttons["start"].disabled, self.buttons["stop"].disabled = running, not running
-
-
-def live_detection(
-    open_source: Callable[[], Source], detectors: Mapping[str, torch.nn.Module], map_of: Mapping[str, float], **options
-) -> Live:
-    """Both networks of ``detectors`` on a live video. Arguments as in :class:`Live`; start and stop it by its buttons."""
-    return Live(
-        open_source, {name: Detector(net, threshold=0.05) for name, net in detectors.items()}, map_of, **options
-    )

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from torch import Tensor
 
+from qlab.course.figure import CLIPPED, ERROR, FLOAT, INK, PAPER, QUANTIZED, STYLE, Figure
 from qlab.course.language import _
-from qlab.course.plots.figure import CLIPPED, ERROR, FLOAT, INK, PAPER, QUANTIZED, STYLE, Figure
 from qlab.detect.boxes import hits, iou, nms
 from qlab.detect.scene import Boxes
 from qlab.detect.video import Meter, Seen
@@ -108,14 +108,14 @@ def side_by_side(
     """
     colours = dict(zip(names, (FLOAT, QUANTIZED)))
     figure = Figure((9, 5.6))
-    grid = figure.add_gridspec(2, 2, height_ratios=(3, 1))
+    layout = figure.add_gridspec(2, 2, height_ratios=(3, 1))
     shown, frames, steps, medians = {}, {}, {}, {}
-    below = figure.add_subplot(grid[1, :])
+    below = figure.add_subplot(layout[1, :])
     below.set(xscale="log", xlim=(MILLISECONDS[0], MILLISECONDS[-1]), ylim=(0, 1.05), yticks=[])
     below.set_xticks(*zip(*((t, f"{t:,}") for t in (1, 3, 10, 30, 100, 300, 1000))))
     below.set(xlabel=_("milliseconds a frame"), ylabel=_("frames"))
     for column, name in enumerate(names):
-        ax = figure.add_subplot(grid[0, column])
+        ax = figure.add_subplot(layout[0, column])
         shown[name] = image_in(ax, side)
         ax.set_title(_("{name}: mAP {map:.1f} %").format(name=name, map=map_of[name]), color=colours[name])
         frames[name] = Frames(ax, colours[name])

@@ -11,9 +11,9 @@ from matplotlib import rc_context
 from torch import Tensor
 
 from qlab.affine import QParams, choose_qparams, quantize
+from qlab.course.figure import CLIPPED, FLOAT, QUANTIZED, STYLE, Figure
 from qlab.course.language import _
-from qlab.course.plots.figure import CLIPPED, FLOAT, QUANTIZED, STYLE, Figure
-from qlab.course.savings import Estimate, Machine, Workload, estimate
+from qlab.course.lesson12.savings import Estimate, Machine, Workload, estimate
 from qlab.int8.reference import Engine
 
 STEPS = 7

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 
-from qlab.course.challenge import Score, front
+from qlab.course.figure import CLIPPED, FLOAT, INK, QUANTIZED, STYLE, Figure
 from qlab.course.language import _
-from qlab.course.plots.figure import CLIPPED, FLOAT, INK, QUANTIZED, STYLE, Figure
+from qlab.course.lesson99.challenge import Score, front
 
 Place = tuple[float, float]
 Box = tuple[float, float, float, float]
