@@ -71,6 +71,17 @@ def _stops(minimum: float, maximum: float, step: float = 1.0) -> list[float]:
     return [int(stop) if stop == int(stop) else stop for stop in stops]
 
 
+def thinned(values: list, most: int) -> list:
+    """At most so many of the values, evenly spread, both ends among them.
+
+    >>> thinned(list(range(100)), 4)
+    [0, 33, 66, 99]
+    """
+    if len(values) <= most:
+        return list(values)
+    return [values[round(place * (len(values) - 1) / (most - 1))] for place in range(most)]
+
+
 class Image(anywidget.AnyWidget):
     """A JPEG that a screen reader can name. (An ``ipywidgets.Image`` has no alt text.)"""
 
