@@ -1,6 +1,6 @@
 """What all figures share: the colours, the style, and a figure that a notebook shows with its words.
 
-The colours can be told apart without colour vision (tests/test_plots.py simulates it); blue and purple are
+The colours can be told apart without colour vision (tests/course/test_figure.py simulates it); blue and purple are
 Okabe and Ito's, "Color Universal Design" (2008).
 """
 
@@ -11,7 +11,7 @@ import io
 import numpy as np
 from IPython.display import Markdown, display
 from matplotlib import figure
-from matplotlib.artist import Artist
+from matplotlib.artist import Artist, setp
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
@@ -70,18 +70,15 @@ class Figure(figure.Figure):
         if self._background is None:
             self.draw_without_rendering()  # lays the figure out ...
             self.set_layout_engine("none")  # ... and so it stays
-            self._show_moving(False)
+            moving = [artist for artist in self._moving if artist.get_visible()]
+            setp(moving, visible=False)
             self.canvas.draw()
             self._background = self.canvas.copy_from_bbox(self.bbox)
-            self._show_moving(True)
+            setp(moving, visible=True)
         self.canvas.restore_region(self._background)
         for artist in self._moving:
             self.draw_artist(artist)
         return jpeg(np.asarray(self.canvas.buffer_rgba()))
-
-    def _show_moving(self, visible: bool) -> None:
-        for artist in self._moving:
-            artist.set_visible(visible)
 
     def still(self) -> tuple[dict, dict]:
         """(data, metadata) of a notebook's output: the figure as a JPEG with more pixels, and its words."""

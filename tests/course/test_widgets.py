@@ -1,63 +1,23 @@
-"""Every panel, driven in plain Python over its whole range: the image follows, what goes wrong is shown."""
+"""A panel shows what goes wrong, controls know their values, and a browser gets what it needs."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
+from ipywidgets import Checkbox, Dropdown
 
-from qlab.course import explorables, plots
-from qlab.data import shapes10
-
-
-@pytest.fixture
-def fewer_bits():
-    ten = shapes10("validation").sample(10)
-    said = {bits: (ten.labels + (torch.arange(10) >= bits)) % 10 for bits in range(2, 9)}
-    return explorables.fewer_bits(ten, said, {bits: 10.0 * bits for bits in range(2, 9)}, 90.0)
+from qlab.course.figure import COLOURS, Figure
+from qlab.course.registry import explorables
+from qlab.course.widgets import JS, Drawn, Panel, Slider, module, thinned, values_of
 
 
-def test_the_image_follows_the_slider(fewer_bits):
-    slider = fewer_bits.controls["bits"]
-    assert (slider.minimum, slider.value, slider.maximum, slider.step) == (2, 8, 8, 1)
-    frames = {fewer_bits.image.value}
-    for bits in (7, 6, 5, 4, 3, 2):
-        slider.value = bits
-        assert fewer_bits.figure.finding.startswith(f"{bits} bits: {10 * bits}.0 % right")
-        assert fewer_bits.figure.alt in fewer_bits.words.value
-        assert fewer_bits.image.alt == fewer_bits.figure.finding
-        frames.add(fewer_bits.image.value)
-    assert len(frames) == 7
-    slider.value = 8
-    assert fewer_bits.image.value in frames
-    assert fewer_bits.error is None
+def small_panel(draw) -> Panel:
+    return Panel(draw, x=Slider(label="x", maximum=3))
 
 
-@pytest.mark.parametrize("panel", [
-    lambda: explorables.rounding_errors(torch.randn(500)), lambda: explorables.chosen_limits(torch.randn(500).relu()),
-], ids=["rounding_errors", "chosen_limits"])  # fmt: skip
-def test_every_value_of_every_control_is_drawn_and_said(panel):
-    panel = panel()
-    seen = {panel.image.value}
-    for name, slider in panel.controls.items():
-        steps = round((slider.maximum - slider.minimum) / slider.step)
-        for place in range(0, steps + 1, max(1, steps // 8)):
-            slider.value = slider.minimum + place * slider.step if name != "bits" else round(slider.minimum) + place
-            assert panel.error is None, (name, slider.value)
-            assert panel.figure.finding and panel.figure.alt
-            seen.add(panel.image.value)
-    assert len(seen) > 6
-
-
-def small_panel(draw) -> explorables.Panel:
-    return explorables.Panel(draw, x=explorables.Slider(label="x", maximum=3))
-
-
-def reciprocal(x) -> plots.Figure:
-    figure = plots.Figure((2, 1), f"1/x = {1 / (2 - x):.2f}")
+def reciprocal(x) -> Figure:
+    figure = Figure((2, 1), f"1/x = {1 / (2 - x):.2f}")
     figure.alt = "<nothing> to see"
     return figure
 
@@ -86,40 +46,53 @@ def test_words_are_text_and_not_markup():
 
 
 def test_a_slider_keeps_whole_numbers_whole():
-    slider = explorables.Slider(label="bits", value=8, minimum=2, maximum=8)
+    slider = Slider(label="bits", value=8, minimum=2, maximum=8)
     slider.value = 4
     assert slider.value == 4 and isinstance(slider.value, int)
     slider.value = 0.5
     assert slider.value == 0.5
 
 
-def test_a_panel_is_saved_with_a_still_figure_for_readers_without_a_kernel(fewer_bits):
-    data, metadata = fewer_bits._repr_mimebundle_()
-    assert "application/vnd.jupyter.widget-view+json" in data
-    assert data["image/jpeg"].startswith(b"\xff\xd8")
-    assert data["text/plain"].startswith("8 bits: 80.0 % right")
-    assert metadata["image/jpeg"]["alt"] == data["text/plain"]
+@pytest.mark.parametrize("control, values", [
+    (Slider(value=8, minimum=2, maximum=4), [2, 3, 4]),
+    (Slider(value=0, minimum=-0.3, maximum=0.3, step=0.1), [-0.3, -0.2, -0.1, 0, 0.1, 0.2, 0.3]),
+    (Slider(value=0, minimum=0, maximum=9, step=4), [0, 4, 8]),
+    (Dropdown(options=["a", "b"]), ["a", "b"]),
+    (Dropdown(options=[("first", 1), ("second", 2)]), [1, 2]),
+    (Checkbox(), [False, True]),
+], ids=["whole", "decimals", "short of the end", "texts", "named", "box"])  # fmt: skip
+def test_every_value_of_a_control_is_known(control, values):
+    assert values_of(control) == values
+    assert [type(value) for value in values_of(control)] == [type(value) for value in values]
+
+
+def test_a_panel_and_an_explorable_of_the_browser_say_what_draw_can_be_asked_for():
+    assert small_panel(reciprocal).choices == {"x": [0, 1, 2, 3]}
+    drawn = Drawn("rounding", lambda x: reciprocal(x), {}, x=dict(label="x", value=0, minimum=0, maximum=1, step=0.5))
+    assert drawn.choices == {"x": [0, 0.5, 1]}
+    assert drawn.draw(**{"x": 1}).finding == "1/x = 1.00"
+
+
+@pytest.mark.parametrize("count, most", [(3, 9), (9, 9), (10, 9), (500, 9), (5, 2)])
+def test_thinned_values_keep_both_ends(count, most):
+    kept = thinned(list(range(count)), most)
+    assert len(kept) == min(count, most) and (kept[0], kept[-1]) == (0, count - 1) and sorted(set(kept)) == kept
 
 
 # --- what the browser draws
 
-DRAWN = {
-    "rounding": (explorables.rounding, {"bits": 3, "shift": 0}),
-    "formats": (explorables.formats, {"number": 0.3}),
-    "clipping": (lambda: explorables.clipping(torch.rand(500)), {"bits": 4, "limit": 100}),
-}
+DRAWN = {each.name: each for each in explorables() if each.script}
 EACH = pytest.mark.parametrize("name", DRAWN)
 
 
 @EACH
 def test_what_the_browser_needs_is_shared_with_it(name):
-    make, values = DRAWN[name]
-    drawn = make()
+    drawn = DRAWN[name].small()
     state = drawn.get_state()
-    assert (drawn.values, state["values"], list(state["sliders"])) == (values, values, list(values))
-    assert state["colours"] == plots.COLOURS
+    assert drawn.values == state["values"] and list(drawn.values) == list(state["sliders"]) == list(drawn.choices)
+    assert state["colours"] == COLOURS
     assert "export default { render };" in state["_esm"] and "import " not in state["_esm"]
-    asked = set(re.findall(r"\btexts\.(\w+)", (explorables.JS / f"{name}.js").read_text("utf-8")))
+    asked = set(re.findall(r"\btexts\.(\w+)", (JS / DRAWN[name].script).read_text("utf-8")))
     assert asked and asked <= set(state["texts"])
     for slider in state["sliders"].values():
         assert slider["minimum"] <= slider["value"] <= slider["maximum"] and slider["label"]
@@ -127,42 +100,24 @@ def test_what_the_browser_needs_is_shared_with_it(name):
 
 @EACH
 def test_values_move_either_way(name):
-    drawn = DRAWN[name][0]()
+    drawn = DRAWN[name].small()
     drawn.set_state({"values": {"bits": 2}})  # as the browser does
     assert drawn.values == {"bits": 2}
     drawn.values = {"bits": 3}
     assert drawn.get_state("values") == {"values": {"bits": 3}}
 
 
-@EACH
-def test_a_drawn_explorable_is_saved_with_the_figure_of_its_first_values(name):
-    make, values = DRAWN[name]
-    torch.manual_seed(0)
-    drawn = make()
-    data, metadata = drawn._repr_mimebundle_()
-    assert "application/vnd.jupyter.widget-view+json" in data
-    assert data["image/jpeg"].startswith(b"\xff\xd8")
-    assert data["text/plain"] == metadata["image/jpeg"]["alt"] == f"{drawn.figure.finding}. {drawn.figure.alt}"
-    assert data == {**data, **drawn.figure.still()[0]}
-
-
-def test_the_browser_gets_the_values_that_python_computes_with():
-    values = torch.rand(70_000)
-    sent = np.frombuffer(explorables.clipping(values).data, "float32")
-    assert sent[0] == values.max() and len(sent) <= 50_000
-    assert (sent == plots.enough_of(values)).all()
+SCRIPTS = ("slider.js", "image.js", *(each.script for each in DRAWN.values()))
 
 
 def test_every_file_that_the_browser_runs_belongs_to_a_widget():
-    source = Path(explorables.__file__).read_text("utf-8")
-    modules = [path.read_text("utf-8") for path in explorables.JS.glob("*.js")]
-    widgets = [name for name in ("slider", "image", *DRAWN) if f'"{name}' in source]
-    used = {f"{name}.js" for name in widgets} | {name for text in modules for name in re.findall(r'"\./(.+)"', text)}
-    assert {path.name for path in explorables.JS.iterdir()} == {*used, "explorables.css"}
+    modules = [path.read_text("utf-8") for path in JS.glob("*.js")]
+    used = {*SCRIPTS, *(name for text in modules for name in re.findall(r'"\./(.+)"', text))}
+    assert {path.name for path in JS.iterdir()} == {*used, "explorables.css"}
 
 
-def test_no_two_modules_of_a_widget_use_one_name():
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_no_two_modules_of_a_widget_use_one_name(name):
     """They share a file in the browser."""
-    for name in ("slider", "image", *DRAWN):
-        names = re.findall(r"^(?:export )?(?:function|const|let|class) (\w+)", explorables.module(f"{name}.js"), re.M)
-        assert "render" in names and len(names) == len(set(names))
+    names = re.findall(r"^(?:export )?(?:function|const|let|class) (\w+)", module(name), re.M)
+    assert "render" in names and len(names) == len(set(names))

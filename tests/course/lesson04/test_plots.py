@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import qlab
-from qlab.course import explorables, plots
+from qlab.course.lesson04 import plots
 
 SHARES = ["per tensor", "per channel", "groups of 3"]
 
@@ -92,40 +92,3 @@ def test_full_equalization_is_what_qlab_does(expand, depthwise):
     shown = [ax.lines[0].get_ydata() for ax in plots.equalization(expand, depthwise)(100, 6).axes]
     for layer, ranges in zip((first, second), shown):
         assert np.allclose(layer.weight.detach().flatten(1).abs().amax(1), ranges, rtol=1e-4)
-
-
-@pytest.fixture(params=["channel_ranges", "equalization"])
-def panel(request, expand, depthwise):
-    given = (depthwise,) if request.param == "channel_ranges" else (expand, depthwise)
-    return lambda: getattr(explorables, request.param)(*given)
-
-
-def values(control) -> list:
-    """A control's values: all options, or both ends and some between."""
-    if hasattr(control, "options"):
-        return list(control.options)
-    places = np.linspace(control.minimum, control.maximum, 6)
-    return [round(place / control.step) * int(control.step) for place in places]
-
-
-def test_every_value_of_every_control_is_drawn(panel):
-    panel = panel()
-    frames = set()
-    one, other = panel.controls.values()
-    for first in values(one):
-        for second in values(other):
-            one.value, other.value = first, second
-            assert panel.error is None, (first, second)
-            assert panel.figure.finding and len(panel.figure.alt) > 40
-            frames.add(panel.image.value)
-    assert len(frames) >= 0.9 * len(values(one)) * len(values(other))
-
-
-def test_a_frame_depends_on_the_values_alone(panel):
-    one, other = panel(), panel()
-    before = one.image.value
-    for control in one.controls.values():
-        control.value = values(control)[-1]
-    for control in reversed(other.controls.values()):
-        control.value = values(control)[-1]
-    assert one.image.value == other.image.value != before

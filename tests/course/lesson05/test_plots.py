@@ -8,8 +8,7 @@ import torch
 
 import qlab
 from qlab import bench
-from qlab.course import explorables, plots
-from qlab.course.plots.lesson5 import in_integers
+from qlab.course.lesson05 import plots
 from qlab.int8.reference import Engine
 
 X, W, BIAS, ENDS = torch.tensor([0.9, -0.4, 1.7, -1.1]), torch.tensor([0.31, -0.22, 0.45, 0.12]), 0.25, (-1.0, 3.0)
@@ -25,7 +24,7 @@ def walk():
 
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_the_integers_give_the_code_of_the_reference_engine(bits):
-    found = in_integers(X, W, BIAS, ENDS, bits)
+    found = plots.in_integers(X, W, BIAS, ENDS, bits)
     x_qp = qlab.choose_qparams(-1.1, 1.7, bits)
     w_qp = qlab.choose_qparams(-0.45, 0.45, bits, signed=True, symmetric=True, narrow_range=True)
     out_qp = qlab.choose_qparams(*ENDS, bits)
@@ -43,7 +42,7 @@ def test_each_step_says_what_it_adds_and_shows_nothing_of_the_next(walk):
     rows = [text for text in draw(0, 8).axes[0].texts if text.get_fontfamily() == ["DejaVu Sans Mono"]]
     shown = [sum(bool(row.get_text()) for row in rows[3:]) for step in range(7) if draw(step, 8)]
     assert shown == [0, 2, 3, 4, 5, 6, 7]
-    found = in_integers(X, W, BIAS, ENDS, 8)
+    found = plots.in_integers(X, W, BIAS, ENDS, 8)
     assert draw(0, 8).finding == "Float: 1.000 and the bias 0.25 make 1.250"
     assert f"is {found.sums[-1]:,}" in draw(3, 8).finding and f"code {found.code}" in draw(5, 8).finding
     result = float((X * W).sum() + BIAS)
@@ -122,33 +121,3 @@ def test_the_roofline_names_the_layers_that_gain_least_and_most():
         assert np.allclose(height, np.minimum(level, 10 * intensity))
     places = [line.get_xydata()[0].tolist() for line in figure.axes[0].lines if len(line.get_xydata()) == 1]
     assert np.allclose(places, [[250, 100], [1000, 50], [25_000, 100], [100_000, 400]])
-
-
-# --- panels
-
-
-@pytest.mark.parametrize("panel", [
-    lambda: explorables.dot_product(X, W, BIAS, ENDS), lambda: explorables.saturation(*inputs())
-], ids=["dot_product", "saturation"])  # fmt: skip
-def test_every_value_of_every_control_is_drawn_and_said(panel):
-    panel = panel()
-    seen = {panel.image.value}
-    one, other = panel.controls.values()
-    for value in range(int(one.minimum), int(one.maximum) + 1):
-        for end in (int(other.minimum), int(other.maximum)):
-            one.value, other.value = value, end
-            assert panel.error is None, (value, end)
-            assert panel.figure.finding and panel.figure.alt
-            seen.add(panel.image.value)
-    assert len(seen) > 6
-
-
-@pytest.mark.parametrize("make, values", [
-    (lambda: plots.dot_product(X, W, BIAS, ENDS), [(0, 8), (6, 2), (3, 5)]),
-    (lambda: plots.saturation(*inputs()), [(8, 127), (7, 31), (5, 127)]),
-], ids=["dot_product", "saturation"])  # fmt: skip
-def test_a_frame_depends_on_the_values_and_not_on_the_way_there(make, values):
-    draw = make()
-    for value in values:
-        draw(*values[0]).frame()
-        assert draw(*value).frame() == make()(*value).frame()

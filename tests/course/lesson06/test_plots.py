@@ -9,7 +9,7 @@ import pytest
 
 from qlab import QConfig
 from qlab.analysis import BitCost, BitCosts, Front, LayerSQNR
-from qlab.course import explorables, plots
+from qlab.course.lesson06 import plots
 
 NAMES = ["conv1", "layer1.conv", "fc"]
 WHAT = ("both", "weights", "activations")
@@ -68,39 +68,3 @@ def test_the_bits_shown_are_the_best_that_fit(average):
     assert place == pytest.approx([size / 1024, -10 * np.log10(noise)])
     equal = max(bits for bits in (2, 4, 8) if 250 * bits <= budget + 1e-9)
     assert f"with {equal} bits for all, " in figure.finding
-
-
-# --- panels
-
-
-@pytest.mark.parametrize("panel", [lambda: explorables.layer_noise(tables()), lambda: explorables.bit_budget(front())],
-                         ids=["layer_noise", "bit_budget"])  # fmt: skip
-def test_every_value_of_every_control_is_drawn_and_said(panel):
-    panel = panel()
-    seen = {panel.image.value}
-    for control in panel.controls.values():
-        if isinstance(control, explorables.Slider):
-            steps = round((control.maximum - control.minimum) / control.step)
-            kind = int if control.step == 1 else float
-            values = [
-                kind(control.minimum + place * control.step) for place in range(0, steps + 1, max(1, steps // 10))
-            ]
-        else:
-            values = [value for _, value in control.options]
-        for value in values:
-            control.value = value
-            assert panel.error is None, value
-            assert panel.figure.finding and panel.figure.alt
-            seen.add(panel.image.value)
-    assert len(seen) > 3
-
-
-@pytest.mark.parametrize("make, values", [
-    (lambda: plots.layer_noise(tables()), [("both", 8), ("weights", 2), ("both", 3)]),
-    (lambda: plots.bit_budget(front()), [(8.0,), (2.0,), (4.5,)]),
-], ids=["layer_noise", "bit_budget"])  # fmt: skip
-def test_a_frame_depends_on_the_values_and_not_on_the_way_there(make, values):
-    draw = make()
-    for value in values:
-        draw(*values[0]).frame()
-        assert draw(*value).frame() == make()(*value).frame()

@@ -1,4 +1,4 @@
-"""Lesson 7's figures and panels: what they say is what training through the rounding does."""
+"""Lesson 7's figures: what they say is what training through the rounding does."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from qlab import qat
-from qlab.course import explorables, plots
 from qlab.course.exercises import exercise
+from qlab.course.lesson07 import plots
 
 
 @pytest.fixture(scope="module")
@@ -81,29 +81,3 @@ def test_gathering_counts_the_weights_on_a_rung(training, pull, step):
     assert f"error of the output {100 * one.error:.1f} %" in figure.finding
     assert len(figure.axes[1].lines[0].get_xdata()) == step // 5 + 1  # no look at what is to come
     assert 0 < figure.axes[0].patches[0].get_data().values.max() <= 12
-
-
-@pytest.fixture(params=["one_weight", "learned_scale", "gathering"])
-def panel(request, weights, training) -> explorables.Panel:
-    arguments = {"one_weight": (), "learned_scale": (weights,), "gathering": (training, 5)}
-    return getattr(explorables, request.param)(*arguments[request.param])
-
-
-def test_every_value_of_every_control_is_drawn_and_said(panel):
-    seen = {panel.image.value}
-    for slider in panel.controls.values():
-        for place in np.linspace(0, round((slider.maximum - slider.minimum) / slider.step), 9).round():
-            slider.value = type(slider.value)(slider.minimum + place * slider.step)
-            assert panel.error is None, slider.label
-            assert panel.figure.finding and panel.figure.alt
-            seen.add(panel.image.value)
-    assert len(seen) >= 5
-
-
-def test_a_frame_depends_on_the_values_alone(panel):
-    first = panel.image.value
-    for slider in panel.controls.values():
-        value = slider.value
-        slider.value = type(value)(slider.maximum)
-        slider.value = value
-    assert panel.image.value == first

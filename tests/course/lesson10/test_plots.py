@@ -7,8 +7,7 @@ import pytest
 import torch
 
 import qlab
-from qlab import llm
-from qlab.course import explorables, plots
+from qlab.course.lesson10 import plots
 
 BITS = (2, 3, 4)
 FOUND = {
@@ -98,58 +97,3 @@ def test_half_and_half_is_better_than_either_end():
     draw = plots.smoothing(*layer(), CHANNELS)
     errors = [draw(alpha, 6).axes[1].lines[2].get_ydata()[0] for alpha in (0.0, 0.5, 1.0)]
     assert errors[1] < 0.7 * min(errors[0], errors[2])
-
-
-# --- panels
-
-
-@pytest.mark.parametrize("panel", [
-    lambda: explorables.bits_of_weights(FOUND, 4.0, WRITTEN, "groups"),
-    lambda: explorables.weight_groups(layer()[1], (16, 32, 64)),
-    lambda: explorables.smoothing(*layer(), CHANNELS),
-], ids=["bits_of_weights", "weight_groups", "smoothing"])  # fmt: skip
-def test_every_value_of_every_control_is_drawn_and_said(panel):
-    panel = panel()
-    seen = {panel.image.value}
-    for control in panel.controls.values():
-        for value in getattr(control, "options", None) or np.linspace(control.minimum, control.maximum, 3).tolist():
-            control.value = value if isinstance(value, float) and value % 1 else int(value)
-            assert panel.error is None, (control, value)
-            assert panel.figure.finding and panel.figure.alt
-            seen.add(panel.image.value)
-    assert len(seen) > 2
-
-
-@pytest.mark.parametrize("make, values", [
-    (bits_of_weights, [(4,), (2,), (3,)]),
-    (lambda: plots.weight_groups(layer()[1], (16, 32, 64)), [(4, 64), (2, 16), (8, 32)]),
-    (lambda: plots.smoothing(*layer(), CHANNELS), [(0.5, 6), (0.0, 0), (1.0, 8)]),
-], ids=["bits_of_weights", "weight_groups", "smoothing"])  # fmt: skip
-def test_a_frame_depends_on_the_values_and_not_on_the_way_there(make, values):
-    draw = make()
-    for value in values:
-        draw(*values[0]).frame()
-        assert draw(*value).frame() == make()(*value).frame()
-
-
-# --- the trained model
-
-
-def test_the_tiny_model_is_as_good_as_its_manifest_says():
-    entry = llm.manifest()["granite-tiny"]
-    found = llm.perplexity(llm.tiny(), llm.windows("test", 24))
-    # other windows, and another Python's library: the same kind of text
-    assert 0.75 * entry["test_perplexity"] < found < 1.35 * entry["test_perplexity"]
-    assert entry["test_perplexity"] < 4
-
-
-def test_damaged_weights_are_refused(monkeypatch, tmp_path):
-    from qlab.llm import granite
-
-    for name in ("granite-tiny.safetensors", "manifest.json"):
-        (tmp_path / name).write_bytes((granite.FOLDER / name).read_bytes())
-    with (tmp_path / "granite-tiny.safetensors").open("ab") as file:
-        file.write(b"x")
-    monkeypatch.setattr(granite, "FOLDER", tmp_path)
-    with pytest.raises(ValueError, match="its manifest says .*git checkout"):
-        llm.tiny()
