@@ -1,5 +1,9 @@
 """What all figures share: the colours, the style, and a figure that a notebook shows with its words.
 
+A lesson's ``plots`` make them: data in, a figure out, without widgets and without pyplot. One that moves is a function from
+the controls' values to the figure: always the same one, changed in place, since drawing a new one takes too long for a
+drag. What it shows depends on the values alone.
+
 The colours can be told apart without colour vision (tests/course/test_figure.py simulates it); blue and purple are
 Okabe and Ito's, "Color Universal Design" (2008).
 """
