@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import qlab
 from qlab import PerTensor, QConfig, bench, detect
 from qlab.bench import file_bytes
-from qlab.detect.network import captured
+from qlab.detect.command import captured
 from qlab.graph.prepare import Prepared
 from qlab.int8 import engines
 

@@ -7,13 +7,13 @@ never falls behind, ``command`` is `qlab detect`.
 
 from qlab.detect.boxes import MultiboxLoss, anchors, average_precision, decode, encode, iou, mean_average_precision, nms
 from qlab.detect.command import add_arguments, run
-from qlab.detect.network import Detector, SSDLite, captured, evaluate, find, load, load_qat, read
+from qlab.detect.network import Detector, SSDLite, evaluate, find, load, load_qat, read
 from qlab.detect.scene import CLASSES, SIDE, Boxes, Scene, Scenes, normalize, scenes
 from qlab.detect.training import loss
 from qlab.detect.video import Frame, Meter, Seen, open_source, watch
 
 __all__ = [
     "CLASSES", "SIDE", "Boxes", "Detector", "Frame", "Meter", "MultiboxLoss", "SSDLite", "Scene", "Scenes", "Seen",
-    "add_arguments", "anchors", "average_precision", "captured", "decode", "encode", "evaluate", "find", "iou", "load",
-    "load_qat", "loss", "mean_average_precision", "nms", "normalize", "open_source", "read", "run", "scenes", "watch",
+    "add_arguments", "anchors", "average_precision", "decode", "encode", "evaluate", "find", "iou", "load", "load_qat",
+    "loss", "mean_average_precision", "nms", "normalize", "open_source", "read", "run", "scenes", "watch",
 ]  # fmt: skip

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from qlab.detect import network as networks
 from qlab.detect.coco import Coco
-from qlab.detect.network import Detector, captured
-from qlab.detect.scene import Boxes
+from qlab.detect.network import Detector
+from qlab.detect.scene import SIDE, Boxes
 from qlab.detect.video import Meter, open_source, watch
 from qlab.graph.convert import convert
+from qlab.int8.modules import Int8Network
 
 INK = "#C85200"
 
@@ -74,6 +75,14 @@ def make(network: str, engine: str, threshold: float) -> tuple[Detector | Coco, 
         return Detector(networks.load(), threshold), "SSDLite, float"
     int8 = captured(convert(networks.load_qat(), engine))
     return Detector(int8, threshold), f"SSDLite, int8, engine {int8.engine}"
+
+
+def captured(int8: Int8Network) -> Int8Network:
+    """The same network without Python between its kernels, where its engine can do that."""
+    try:
+        return int8.capture(torch.zeros(1, 3, SIDE, SIDE))
+    except ValueError:
+        return int8
 
 
 def line(meter: Meter, count: int, dropped: int) -> str:

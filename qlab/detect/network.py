@@ -20,7 +20,6 @@ from qlab import models, qat
 from qlab.detect.boxes import anchors, decode, mean_average_precision, nms, rows
 from qlab.detect.scene import CLASSES, SIDE, Boxes, Scenes, normalize
 from qlab.graph.prepare import Prepared, prepare
-from qlab.int8.modules import Int8Network
 
 # As in qlab.models.mobilenet (expansion, channels before the width is halved, repeats, stride), with the stem's and one
 # more halving: 160 pixels become maps of 20, 10 and 5 places a side, behind the stages of 64, 96 and 160 channels.
@@ -85,14 +84,6 @@ def load_qat() -> Prepared:
     prepared = prepare(SSDLite(), qat.qconfig("w8a8"), torch.zeros(1, 3, SIDE, SIDE))
     prepared.load_state_dict(models.weights("ssdlite-scenes-w8a8", CHECKPOINTS))
     return prepared.eval().to(memory_format=torch.channels_last)
-
-
-def captured(int8: Int8Network) -> Int8Network:
-    """The same network without Python between its kernels for one image at a time, where its engine can do that."""
-    try:
-        return int8.capture(torch.zeros(1, 3, SIDE, SIDE))
-    except ValueError:
-        return int8
 
 
 @dataclass

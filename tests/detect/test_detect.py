@@ -217,12 +217,7 @@ def test_a_captured_detector_gives_the_same_boxes(quantized, few):
     if engines.available()["fbgemm"].usable:
         with torch.inference_mode():
             expected = quantized.on("fbgemm")(x)
-            assert torch.equal(detect.captured(quantized.on("fbgemm"))(x), expected)
-
-
-def test_where_an_engine_cannot_capture_the_detector_runs_as_it_is(quantized):
-    plain = quantized.on("reference")
-    assert detect.captured(plain) is plain and not plain._captured
+            assert torch.equal(quantized.on("fbgemm").capture(x)(x), expected)
 
 
 def test_integers_lose_little(trained, quantized):
