@@ -236,7 +236,7 @@ assert maps["QAT"] > maps["float"] - 4
 image = scenes.images[0]
 one = detect.normalize(image[None])
 usable = [name for name, engine in engines.available().items() if engine.usable and name != "reference"]
-on_engines = {"float": network, **{name: detect.captured(int8["QAT"].on(name)) for name in usable}}
+on_engines = {"float": network, **{name: bench.captured(int8["QAT"].on(name), one) for name in usable}}
 timings = bench.compare(on_engines, one, rounds=7, sqnr=0, progress=False)
 fastest = min(usable, key=lambda name: timings[name].ms)
 print(timings)
