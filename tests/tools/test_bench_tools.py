@@ -325,8 +325,8 @@ def test_a_trained_network_is_adopted_with_its_figures(tool, monkeypatch, tmp_pa
 
 PANEL_LESSON = """# %%
 import time
-from qlab.course import explorables
-from qlab.course.plots.figure import Figure
+from qlab.course.figure import Figure
+from qlab.course.widgets import Panel, Slider
 
 image = Figure((2, 1))
 
@@ -338,9 +338,9 @@ def draw(bits, fine, late):
     return image
 
 
-explorables.Panel(
-    draw, bits=explorables.Slider(value=2, minimum=2, maximum=4),
-    fine=explorables.Slider(value=0, minimum=0, maximum=5, step=0.05), late=explorables.Slider(value=0),
+Panel(
+    draw, bits=Slider(value=2, minimum=2, maximum=4), fine=Slider(value=0, minimum=0, maximum=5, step=0.05),
+    late=Slider(value=0),
 )
 """
 
@@ -351,9 +351,7 @@ def test_a_panel_is_timed_over_all_its_values_and_a_slow_redraw_shows(tool, tmp_
     source = tmp_path / "77_lesson.py"
     source.write_text(PANEL_LESSON)
     (panel,) = redraw.panels_of(source)
-    assert redraw.values_of(panel.controls["bits"]) == [2, 3, 4]
-    fine = redraw.values_of(panel.controls["fine"])
-    assert len(fine) == redraw.MOST and (fine[0], fine[-1]) == (0.0, 5.0)
+    assert len(panel.choices["bits"]) == 3 and len(panel.choices["fine"]) > redraw.MOST
     seconds = list(redraw.redraws(panel))
     assert len(seconds) == 2 * (3 + redraw.MOST + 2)
     assert sum(each > 0.05 for each in seconds) >= 3 + redraw.MOST, "with late at its end every redraw waits"
