@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 import qlab
 from qlab import bench, qat
+from qlab.cli import options
 
 Network = Callable[[Tensor], Tensor]
 
@@ -47,11 +48,13 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--network", default="resnet20", help="resnet20 (default), mobilenet_v2 or vgg")
-    parser.add_argument("--data", default="cifar10", choices=["cifar10", "shapes10"], help="default: cifar10")
-    parser.add_argument("--batch-size", type=int, default=128, help="images a step (default: 128)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
-    parser.add_argument("--rounds", type=int, default=7, help="default: 7")
+    parser.add_argument(
+        "--network", type=options.network, default="resnet20", help="resnet20 (default), mobilenet_v2 or vgg"
+    )
+    parser.add_argument("--data", type=options.dataset, default="cifar10", help="cifar10 (default) or shapes10")
+    parser.add_argument("--batch-size", type=options.count, default=128, help="images a step (default: 128)")
+    parser.add_argument("--threads", type=options.threads, default=torch.get_num_threads(), help="default: %(default)s")
+    parser.add_argument("--rounds", type=options.count, default=7, help="default: 7")
     return parser.parse_args(words)
 
 
