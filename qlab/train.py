@@ -128,19 +128,15 @@ def fit(
     the part of the training that the step belongs to, if steps differ; ``about`` is kept with the checkpoint, and with
     it the copy of the data. A folder in which another run has begun (another plan, other data, anything else in
     ``about`` but its "command") is refused with a ValueError. A run that goes on draws what it would have drawn: each
-    epoch has a seed of its own. In several processes (:mod:`qlab.parallel`) each takes its share of a batch. On a GPU the images are
-    kept there too, and steps are recorded (:class:`Step`).
+    epoch has a seed of its own. In several processes (:mod:`qlab.parallel`) each takes its share of a batch. On a GPU
+    the images are kept there too, and steps are recorded (:class:`Step`).
     """
     network.to(device, memory_format=torch.channels_last)
     on_gpu = device.startswith("cuda")
     if on_gpu:
         train, validation = (data.to(device) if hasattr(data, "to") else data for data in (train, validation))
     first = parallel.place()[0] == 0
-    optimizer = torch.optim.SGD(
-        [p for p in network.parameters() if p.requires_grad],
-        torch.tensor(plan.lr, device=device),  # a tensor: what is replayed reads the rate anew
-        plan.momentum, weight_decay=plan.weight_decay, nesterov=plan.momentum > 0, fused=on_gpu,
-    )  # fmt: skip
+    optimizer = _optimizer(network, plan, device)
     about = {"source": getattr(train, "source", None), "images": len(train), **(about or {})}
     history = _resume(folder, plan, about, network, optimizer, device)
     loss = loss or (lambda x, logits, y: F.cross_entropy(logits, y, label_smoothing=plan.label_smoothing))
@@ -155,12 +151,18 @@ def fit(
         row["seconds"] = round(time.perf_counter() - start, 1)
         history.append(row)
         if folder is not None and first:
-            if validation is None or row["validation"] == max(r["validation"] for r in history):
-                write_tensors(folder / "best.safetensors", network.state_dict())
             _checkpoint(folder, network, optimizer, {"plan": asdict(plan), "history": history, "about": about})
         parallel.wait()
     network.eval()
     return history
+
+
+def _optimizer(network: nn.Module, plan: Plan, device: str) -> torch.optim.SGD:
+    """Stochastic gradient descent for what is to be trained; its rate is a tensor, which a replayed step reads anew."""
+    trained = [p for p in network.parameters() if p.requires_grad]
+    lr, on_gpu = torch.tensor(plan.lr, device=device), device.startswith("cuda")
+    options = {"weight_decay": plan.weight_decay, "nesterov": plan.momentum > 0, "fused": on_gpu}
+    return torch.optim.SGD(trained, lr, plan.momentum, **options)
 
 
 class Step:
@@ -254,7 +256,13 @@ def _check_finite(total: float, epoch: int, number: int) -> None:
 
 
 def _checkpoint(folder: Path, network: nn.Module, optimizer, header: dict) -> None:
-    """Everything that the next epoch needs: weights, momentum, and in the header the plan and what has happened."""
+    """Everything that the next epoch needs: weights, momentum, and in the header the plan and what has happened.
+
+    Where the newest epoch is the best so far (or nothing says which one is), its weights are kept apart too.
+    """
+    scores = [row["validation"] for row in header["history"] if "validation" in row]
+    if not scores or scores[-1] == max(scores):
+        write_tensors(folder / "best.safetensors", network.state_dict())
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors[f"momentum.{index}"] = state["momentum_buffer"]
