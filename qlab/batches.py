@@ -25,3 +25,19 @@ def inputs(batches: Batches) -> Iterator[Tensor]:
         if not isinstance(x, Tensor):
             raise ValueError(f"a batch is {type(batch).__name__}: expected a tensor x, or a pair (x, label)")
         yield x
+
+
+def pairs(batches: Batches) -> list[tuple[Tensor, Tensor | None]]:
+    """(x, y) of each batch, y None where there is no label; a Dataset gives batches of 64.
+
+    Raises ValueError when there is no batch.
+
+    >>> import torch
+    >>> [(len(x), y) for x, y in pairs([torch.zeros(4, 3)])]
+    [(4, None)]
+    """
+    batches = list(batches.batches(64) if hasattr(batches, "batches") else batches)
+    found = [(x, batch[1] if isinstance(batch, (tuple, list)) else None) for x, batch in zip(inputs(batches), batches)]
+    if not found:
+        raise ValueError("got no batch: give it at least one, for instance data.sample(256).batches(64)")
+    return found

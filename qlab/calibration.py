@@ -5,6 +5,7 @@ Source: Nagel et al., "A White Paper on Neural Network Quantization" (2021), sec
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from operator import length_hint
@@ -16,9 +17,11 @@ from tqdm.auto import tqdm
 from qlab.batches import Batches, inputs
 from qlab.graph.convert import convert
 from qlab.graph.prepare import Prepared, prepare
+from qlab.graph.run import in_eval
 from qlab.int8 import engines
 from qlab.int8.modules import Int8Network
 from qlab.qconfig import QConfig
+from qlab.quantizers import Quantizer
 
 
 @torch.no_grad()  # not inference_mode: the grids that are found here are trained with later
@@ -29,41 +32,40 @@ def calibrate(prepared: Prepared, batches: Batches, *, progress: bool = True) ->
     calibration starts afresh. Weights need no data, nor do ranges taken at run time: where there is nothing else,
     ``batches`` may be empty. Returns ``prepared``. Raises ValueError when there is no batch, or one is not finite.
     """
-    weights = {layer.weight_quantizer: layer.weight for _, layer in prepared.weighted()}
-    edges = [quantizer for _, quantizer in prepared.quantizers() if quantizer not in weights]
+    edges = [quantizer for _, quantizer in prepared.edges()]
     count = 0
-    with _observing(prepared, weights, edges):
-        total = length_hint(batches) or None
+    total = length_hint(batches) or None
+    with _observing(prepared, edges):
         bar = tqdm(inputs(batches), "calibrating", total, leave=False, unit="batch", delay=2, disable=not progress)
         for x in bar:
             prepared(x)
             count += len(x)
+            prepared.sample = x[:2].detach()
     if count == 0 and any(quantizer.needs_data for quantizer in edges):
         raise ValueError("calibrate got no batch: give it at least one, for instance data.sample(512).batches(64)")
     for name, layer in prepared.weighted():
         try:
-            layer.weight_quantizer.observer(layer.weight)
+            layer.weight_quantizer.observe()
+            layer.weight_quantizer.look_at(layer.weight.detach())
         except ValueError as error:
             raise ValueError(f"the weights of {name}: {error}") from error
-    for quantizer in (*weights, *edges):
+    for _, quantizer in prepared.quantizers():
         quantizer.freeze()
     return prepared
 
 
 @contextmanager
-def _observing(prepared: Prepared, weights, edges):
+def _observing(prepared: Prepared, edges: Iterable[Quantizer]) -> Iterator[None]:
     """The network in eval mode and in float, its edges watched; afterwards as before, whatever happened."""
-    training = prepared.training
-    prepared.eval()
-    for quantizer in (*weights, *edges):
-        quantizer.observe()
-    for quantizer in weights:
+    for _, quantizer in prepared.quantizers():
         quantizer.mode = "off"  # a weight does not change from batch to batch: it is looked at once, at the end
+    for quantizer in edges:
+        quantizer.observe()
     try:
-        yield
+        with in_eval(prepared):
+            yield
     finally:
-        prepared.train(training)
-        for quantizer in (*weights, *edges):
+        for _, quantizer in prepared.quantizers():
             quantizer.mode = "quantize"
 
 

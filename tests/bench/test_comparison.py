@@ -236,7 +236,7 @@ def test_an_engine_that_is_slowed_down_is_not_the_fastest(quick, monkeypatch):
     assert found.engine == quick or quick == "reference"
 
 
-@pytest.mark.parametrize("engine", engines.HISTORICAL)
+@pytest.mark.parametrize("engine", engines.QUANTIZED)
 def test_the_fastest_form_is_captured_where_that_can_be(engine, monkeypatch):
     if not engines.availability(engine).usable:
         pytest.skip(f"no {engine} here")
@@ -254,6 +254,6 @@ def test_a_network_is_captured_where_its_engine_can_do_that():
     x = torch.rand(2, 3, 6, 6)
     int8 = qlab.ptq(convolutions(), [x], QConfig.w8a8(reduce_range=True), engine="reference")
     assert bench.captured(int8, x) is int8 and not int8._captured
-    for name in engines.HISTORICAL:
+    for name in engines.QUANTIZED:
         if engines.availability(name).usable:
             assert list(bench.captured(int8.on(name), x)._captured) == [x.shape]

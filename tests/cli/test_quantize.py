@@ -48,7 +48,7 @@ def test_quantize_says_accuracy_sizes_engine_and_the_copy_of_the_data(small_cour
 
 def test_quantize_spares_an_engine_that_saturates_the_eighth_bit(small_course, capsys, monkeypatch):
     saturating = engines.Availability("reference", True, "works", saturates=True)
-    monkeypatch.setattr(engines, "availability", lambda name: saturating)
+    monkeypatch.setattr(engines.choice, "availability", lambda name: saturating)
     monkeypatch.setattr(engines, "available", lambda: {"reference": saturating})
     assert main(["quantize", "resnet20", "--engine", "reference", "--images", "20"]) == 0
     assert "weights have at most 7 bits" in capsys.readouterr().out
