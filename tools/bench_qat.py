@@ -24,6 +24,7 @@ from torch.nn import functional as F
 import qlab
 from qlab import bench, qat
 from qlab.cli import options
+from qlab.qat import training
 
 Network = Callable[[Tensor], Tensor]
 
@@ -88,7 +89,7 @@ def qlab_qat(network: nn.Module, x: Tensor, method: str, frozen: bool = False) -
     """This package's, with all that ``qlab.qat.fit`` does in a step."""
     prepared = qlab.calibrate(qlab.prepare(network, qat.qconfig("w8a8")), [x], progress=False)
     qat.start(prepared, [x], method).train()
-    prepared.before_step = partial(qat._freeze, prepared, frozen, frozen)
+    prepared.before_step = partial(training._freeze, prepared, frozen, frozen)
     return prepared
 
 
