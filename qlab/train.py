@@ -11,8 +11,7 @@ import math
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,6 +24,7 @@ from tqdm.auto import tqdm
 
 from qlab import parallel
 from qlab.files import load_weights, read_tensors, write_tensors
+from qlab.modes import in_eval_mode
 
 if TYPE_CHECKING:
     from qlab.data import Dataset
@@ -93,18 +93,6 @@ def evaluate(network: nn.Module, data: Dataset, *, batch_size: int = 64, progres
             correct += int((logits.argmax(1) == y.to(device)).sum())
             bar.update(len(y))
     return 100 * parallel.total(correct, device) / len(data)
-
-
-@contextmanager
-def in_eval_mode(network: nn.Module) -> Iterator[None]:
-    """``network`` and all its parts in eval mode; afterwards each part in the mode it was in, whatever happened."""
-    before = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in before:
-            module.training = training
 
 
 def fit(

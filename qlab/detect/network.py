@@ -21,7 +21,7 @@ from qlab.detect.boxes import anchors, decode, mean_average_precision, nms, rows
 from qlab.detect.scene import CLASSES, SIDE, Boxes, Scenes, normalize
 from qlab.files import load_weights
 from qlab.graph.prepare import Prepared, prepare
-from qlab.train import in_eval_mode
+from qlab.modes import in_eval_mode
 
 # As in qlab.models.mobilenet (expansion, channels before the width is halved, repeats, stride), with the stem's and one
 # more halving: 160 pixels become maps of 20, 10 and 5 places a side, behind the stages of 64, 96 and 160 channels.
