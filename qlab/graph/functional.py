@@ -26,6 +26,10 @@ _OPERATORS = {
 } | {operator.iand: operator.and_, operator.ior: operator.or_}
 
 
+class CannotUndo(ValueError):
+    """A tensor is changed in place where others see it."""
+
+
 def without_mutation(network: fx.GraphModule, example: Tensor) -> None:
     """Rewrite each call that changes a tensor in place; the network computes the same, in new tensors.
 
@@ -57,7 +61,7 @@ class _Watcher(fx.Interpreter):
         with torch.no_grad():
             self.run(example.clone())
         if self.refused:
-            raise ValueError(self.refused)
+            raise CannotUndo(self.refused)
         return self.changes
 
     def run_node(self, node: fx.Node) -> object:

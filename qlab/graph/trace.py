@@ -20,7 +20,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from qlab.graph.check import Answers, answers
-from qlab.graph.functional import without_mutation
+from qlab.graph.functional import CannotUndo, without_mutation
 from qlab.graph.standard import drop_what_does_nothing, standardize
 
 
@@ -40,10 +40,10 @@ for _name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "
 class _Tracer(fx.Tracer):
     """Traces into every block except torch's own layers and those that the caller wants whole."""
 
-    def __init__(self, leaves: tuple[type, ...]) -> None:
+    def __init__(self, leaves: tuple[type, ...], lines: bool) -> None:
         super().__init__()
         self.leaves = leaves
-        self.record_stack_traces = True
+        self.record_stack_traces = lines  # which line made a node: dear, so only when a message is to say it
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         return isinstance(module, self.leaves) or super().is_leaf_module(module, name)
@@ -61,20 +61,30 @@ def trace(model: nn.Module, example: Tensor, leaves: tuple[type, ...] = ()) -> f
     """
     model = eval_copy(model)
     expected = _try_out(model, example)
+    try:
+        network = _captured(model, leaves)
+        without_mutation(network, example)
+    except CannotUndo:
+        without_mutation(_captured(model, leaves, lines=True), example)
+        raise
+    with torch.no_grad():
+        ShapeProp(network).propagate(example)
+    standardize(network)
+    network.meta["answers"] = expected
+    return network
+
+
+def _captured(model: nn.Module, leaves: tuple[type, ...], lines: bool = False) -> fx.GraphModule:
+    """What torch.fx sees of a model whose further inputs get their defaults, without what does nothing in eval mode."""
     optional = list(inspect.signature(model.forward).parameters.values())[1:]
     defaults = {one.name: one.default for one in optional if one.default is not one.empty}
     try:
-        graph = _Tracer(leaves).trace(model, concrete_args=defaults or None)
+        graph = _Tracer(leaves, lines).trace(model, concrete_args=defaults or None)
     except Exception as error:
         raise ValueError(_why_not(error)) from error
     network = fx.GraphModule(model, graph, type(model).__name__)
     _drop_optional_inputs(network)
     drop_what_does_nothing(network)
-    without_mutation(network, example)
-    with torch.no_grad():
-        ShapeProp(network).propagate(example)
-    standardize(network)
-    network.meta["answers"] = expected
     return network
 
 
@@ -129,27 +139,17 @@ def _try_out(model: nn.Module, example: Tensor) -> Answers:
 
 def _drop_optional_inputs(network: fx.GraphModule) -> None:
     """Take out the inputs that have a default: the network was traced with it. Raises ValueError for further ones."""
-    first, *others = [node for node in network.graph.nodes if node.op == "placeholder"]
+    _first, *others = [node for node in network.graph.nodes if node.op == "placeholder"]
+    compared = set(others)  # with their defaults, by nodes that read nothing else
+    for node in network.graph.nodes:
+        if node.op == "call_function" and node.all_input_nodes and compared.issuperset(node.all_input_nodes):
+            compared.add(node)
     for node in reversed(network.graph.nodes):
-        if not node.users and (node in others or _only_checks(node, others)):
+        if node in compared and not node.users:
             network.graph.erase_node(node)
     left = [node for node in network.graph.nodes if node.op == "placeholder"]
     if len(left) != 1:
         raise ValueError(f"the network takes {len(left)} inputs ({left}): expected one, a batch of images")
-
-
-def _only_checks(node: fx.Node, inputs: list[fx.Node]) -> bool:
-    """Does this node, which nobody reads, only compare one of the inputs with its default?"""
-    sources, seen = list(node.all_input_nodes), set()
-    while sources:
-        source = sources.pop()
-        seen.add(source)
-        sources += source.all_input_nodes
-    return (
-        node.op == "call_function"
-        and bool(seen & set(inputs))
-        and all(source in inputs or source.op == "call_function" for source in seen)
-    )
 
 
 def _why_not(error: Exception) -> str:
