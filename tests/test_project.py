@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import qlab
+from qlab import extras
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -127,6 +128,36 @@ def test_every_file_beside_the_code_is_package_data():
         pytest.skip("not a git clone")
     others = [path for path in tracked.stdout.split() if not path.endswith(".py")]
     assert [path for path in others if ROOT / path not in shipped] == []
+
+
+STRANGERS = re.compile(r"""pip install[^\n]*?[ "'`]qlab(?![\w./-])|qlab\\*\[(?:llm|onnx|video|test|bench)""")
+
+
+@pytest.mark.parametrize(
+    "text", ['pip install "qlab[video]"', "pip install qlab", "uv pip install -U 'qlab'", "needs `qlab[llm]`"]
+)
+def test_advice_to_install_a_strangers_project_would_be_found(text):
+    assert STRANGERS.search(text)
+
+
+def test_no_text_advises_to_install_a_strangers_project():
+    """PyPI's `qlab` is not ours: to install it would run its setup.py. A notebook says what its source says."""
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if tracked.returncode:
+        pytest.skip("not a git clone")
+    texts = ".py", ".md", ".toml", ".yml", ".txt", ".js", "Makefile", "run", "postBuild"
+    paths = [ROOT / name for name in tracked.stdout.split() if name.endswith(texts)]
+    paths = [path for path in paths if path.exists() and path != Path(__file__).resolve()]
+    assert ROOT / "README.md" in paths
+    found = [(path, hit.group()) for path in paths for hit in STRANGERS.finditer(path.read_text("utf-8"))]
+    assert found == []
+
+
+def test_pip_knows_the_project_by_the_name_that_messages_say():
+    assert PROJECT["name"] == extras.DISTRIBUTION != "qlab"
+    code = "".join(path.read_text("utf-8") for path in (ROOT / "qlab").rglob("*.py"))
+    named = set(re.findall(r"""remedy\(["'](\w+)""", code))
+    assert {"llm", "onnx", "video"} <= named <= set(PROJECT["optional-dependencies"])
 
 
 def test_the_oldest_python_and_torch_are_the_promised_ones():
@@ -264,6 +295,25 @@ def test_a_second_install_takes_torch_from_where_the_first_one_did(installer):
 def test_the_installer_says_which_command_failed(installer):
     with pytest.raises(SystemExit, match=r"this command failed with exit code 3.*\n.*raise SystemExit"):
         installer.run(sys.executable, "-c", "raise SystemExit(3)")
+
+
+@posix
+def test_the_installer_adds_an_extra_to_the_environment_that_is_there(installer, tmp_path, monkeypatch):
+    """Whatever Python calls it: one that is too old to make a .venv will do where there is a .venv."""
+    (tmp_path / "bin").mkdir()
+    fake_uv(tmp_path / "bin", "true")
+    for name, value in {"VENV": tmp_path, "BIN": tmp_path / "bin", "OLDEST": (4, 0)}.items():
+        monkeypatch.setattr(installer, name, value)
+    monkeypatch.setattr(installer.shutil, "which", lambda program: None)
+    monkeypatch.setattr(installer, "works", lambda python: True)
+    monkeypatch.setattr(installer, "check_torch", lambda: None)
+    installer.NOTE.write_text("pypi\n")
+    calls = []
+    monkeypatch.setattr(installer, "run", lambda *command, **options: calls.append(" ".join(map(str, command))))
+    installer.main(["video"])
+    assert calls[0].startswith(f"{tmp_path / 'bin' / 'uv'} pip install") and calls[0].endswith("-e .[video]")
+    assert not any("venv --" in call for call in calls)
+    assert (tmp_path / "ready-video").exists()
 
 
 def test_the_installer_refuses_an_extra_that_is_not_there(installer):

@@ -1,7 +1,8 @@
-"""Make .venv and install qlab and the course's packages into it: `python3 tools/install.py [test] [bench]`.
+"""Make .venv and install qlab and the course's packages into it: `python3 tools/install.py [video] [test] ...`.
 
-`make` calls this; on Windows it is called by hand. It needs a Python with venv and pip, and nothing else: uv,
-which does the installing, is put into .venv when it is not on the PATH.
+`make` calls this. It is called by hand on Windows, and to add to a .venv what an extra of pyproject.toml names. It
+needs a Python with venv and pip, and nothing else: uv, which does the installing, is put into .venv when it is not on
+the PATH.
 
 torch comes in builds of very different size, and torchvision has to come from the same place as torch. So the
 place is chosen once, before anything large is downloaded, and remembered in .venv/torch-source.
@@ -54,13 +55,13 @@ def works(python: Path) -> bool:
 def make_environment() -> str:
     """Make .venv if there is none that works; return the uv that will fill it."""
     uv = shutil.which("uv")
-    new_enough = sys.version_info >= OLDEST
-    if not new_enough and not uv:
+    new_enough, there = sys.version_info >= OLDEST, works(PYTHON)
+    if not (new_enough or uv or there):
         sys.exit(
             f"qlab: this is Python {sys.version.split()[0]}; expected 3.10 or newer. Name one, "
             "for example `make lab PYTHON=python3.12`, or install uv, which can fetch one."
         )
-    if not works(PYTHON):
+    if not there:
         if VENV.exists():
             say("the Python in .venv does not start or is too old: making .venv anew")
             shutil.rmtree(VENV)

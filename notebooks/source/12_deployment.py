@@ -28,6 +28,7 @@ from qlab.course import banner, explorables, plots
 from qlab.course.exercises import check, hint, solution
 from qlab.course.quiz import quiz
 from qlab.course.savings import Machine, Workload, estimate
+from qlab.extras import remedy
 from qlab.int8 import engines
 from qlab.int8.reference import Engine
 
@@ -184,7 +185,7 @@ try:
     import onnxruntime
 except ImportError:
     onnx = onnxruntime = None
-    print('The ONNX cells of this lesson need two packages: pip install "qlab[onnx]"')
+    print(f"The ONNX cells of this lesson need two packages: {remedy('onnx')}")
 
 
 def in_onnxruntime(path, x, integer_kernels=True):

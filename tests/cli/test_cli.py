@@ -16,6 +16,7 @@ from qlab import __main__ as cli
 from qlab import doctor
 from qlab.data import Available
 from qlab.doctor import Finding
+from qlab.extras import remedy
 from qlab.files import read_tensors
 from qlab.int8 import engines
 
@@ -240,7 +241,7 @@ def test_what_a_single_lesson_needs_is_a_hint(monkeypatch):
     monkeypatch.setitem(doctor.EXTRAS, "no-such-package", ("lesson 10", "llm"))
     found = list(doctor.extras())[-1]
     assert (found.state, found.found, found.remedy) == (
-        "hint", "not installed: lesson 10 needs it", 'pip install "qlab[llm]"',
+        "hint", "not installed: lesson 10 needs it", remedy("llm"),
     )  # fmt: skip
 
 
