@@ -15,10 +15,12 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # An install runs again only when what it installs has changed.
-.venv/ready: pyproject.toml constraints.txt tools/install.py
+INSTALLS := pyproject.toml constraints.txt tools/install.py tools/jupyter_settings.py
+
+.venv/ready: $(INSTALLS)
 	@$(PYTHON) tools/install.py
 
-.venv/ready-%: pyproject.toml constraints.txt tools/install.py
+.venv/ready-%: $(INSTALLS)
 	@$(PYTHON) tools/install.py $(subst -, ,$*)
 
 lab: .venv/ready-llm-onnx  ## JupyterLab on lesson 0; PORT=8888, ARGS="--no-browser" and the like

@@ -12,7 +12,6 @@ from __future__ import (
     annotations,
 )  # this file alone has to be readable by an old Python, to say that it is too old
 
-import json
 import os
 import shutil
 import subprocess
@@ -147,14 +146,6 @@ def compile_once() -> None:
     run(PYTHON, "-c", f"import {modules}", env=allowed)
 
 
-def quiet_jupyter() -> None:
-    """Keep JupyterLab's questions about news and updates off the first page that a student sees."""
-    settings = VENV / "share" / "jupyter" / "lab" / "settings" / "overrides.json"
-    settings.parent.mkdir(parents=True, exist_ok=True)
-    choice = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
-    settings.write_text(json.dumps(choice, indent=2) + "\n")
-
-
 def main(extras: list[str]) -> None:
     unknown = [extra for extra in extras if extra not in EXTRAS]
     if unknown:
@@ -174,7 +165,7 @@ def main(extras: list[str]) -> None:
     check_torch()
     compile_once()
     NOTE.write_text(source + "\n")
-    quiet_jupyter()
+    run(PYTHON, "tools/jupyter_settings.py")
     for stamp in ("ready", "-".join(["ready", *extras])):  # what `make` looks at
         (VENV / stamp).touch()
 
