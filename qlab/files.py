@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -53,6 +54,26 @@ def read_tensors(path: str | Path, device: str = "cpu") -> tuple[dict[str, Tenso
             f"{path} was not written by qlab (no 'qlab' entry in its header): expected a file of qlab.save"
         )
     return tensors, json.loads(metadata["qlab"])
+
+
+def load_weights(network: nn.Module, tensors: dict[str, Tensor], source: str | Path) -> None:
+    """Put ``tensors`` into ``network``. Raises ValueError, and names ``source``, when they are another network's."""
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1:2] or [str(error)]
+        what = textwrap.shorten(first[0], 160, placeholder=" ...")
+        raise ValueError(f"{source} holds the weights of another network: {what}") from error
+
+
+def verify(path: str | Path, expected: str) -> None:
+    """Raise ValueError unless the file that qlab brings along at ``path`` is there, with the sha256 ``expected``."""
+    path = Path(path)
+    restore = f"restore it with `git checkout -- {path}`, or install qlab again"
+    if not path.exists():
+        raise ValueError(f"{path} is missing: {restore}")
+    if (found := sha256(path)) != expected:
+        raise ValueError(f"{path} is damaged (sha256 {found[:12]}..., expected {expected[:12]}...): {restore}")
 
 
 def sha256(path: str | Path) -> str:

@@ -11,7 +11,7 @@ from torch import nn
 import qlab
 from qlab import QConfig, correct_bias
 from qlab.bias_correction import mean_of_channels, rectified_moments
-from qlab.graph.walk import as_float, walk
+from qlab.graph.run import as_float, walk
 
 IMAGES = torch.rand(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 LOW = QConfig.preset("w3a8", first_last=None)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import qlab
-from qlab import QConfig, QParams, bench
+from qlab import PerChannel, QConfig, QParams, bench
 from qlab.files import read_tensors, write_tensors
 from qlab.int8 import engines
 
@@ -125,7 +125,9 @@ def load(kind: str, path: Path, threads: int) -> tuple[float, float, float]:
 def first_linear(rounds: int, inputs: int = 25_088, outputs: int = 4_096) -> str:
     """VGG-16's largest layer alone on one image: times and bytes a second, in float32 and in int8."""
     codes = torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8)
-    grids = QParams(torch.full((outputs,), 1e-4), torch.zeros(outputs, dtype=torch.int32), signed=True, axis=0)
+    grids = QParams(
+        torch.full((outputs,), 1e-4), torch.zeros(outputs, dtype=torch.int32), signed=True, granularity=PerChannel(0)
+    )
     x_grid, y_grid = qlab.choose_qparams(0.0, 1.0, 7), qlab.choose_qparams(-4.0, 4.0, 8)
     row, weight = torch.rand(1, inputs), codes.float().mul_(1e-4)
     calls = {"float32": lambda: F.linear(row, weight)}

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 import qlab
 from qlab import PerTensor, QConfig, bench, detect
-from qlab.bench import file_bytes
-from qlab.detect.command import captured
+from qlab.bench import captured, file_bytes
 from qlab.graph.prepare import Prepared
 from qlab.int8 import engines
 
@@ -40,11 +39,12 @@ def main(words: Sequence[str] | None = None) -> int:
     rows = {"float": float_network, **{name: qlab.convert(net, args.engine) for name, net in prepared.items()}}
     for name, net in rows.items():
         print(accuracy(name, net, scenes), flush=True)
-    int8 = {name: captured(qlab.convert(prepared["int8 QAT"], name)) for name in usable()}
+    one = torch.zeros(1, 3, detect.SIDE, detect.SIDE)
+    int8 = {name: captured(qlab.convert(prepared["int8 QAT"], name), one) for name in usable()}
     print(speed({"float": float_network, **int8}, scenes.images[0], args.rounds))
     chosen, why = engines.choose()
     print(f'engine "auto" is {chosen} here: {why}')
-    print(f"a live scene, 30 frames a second: {live(detect.Detector(captured(rows['int8 QAT'])), args.seconds)}")
+    print(f"a live scene, 30 frames a second: {live(detect.Detector(captured(rows['int8 QAT'], one)), args.seconds)}")
     return 0
 
 

@@ -75,7 +75,7 @@ def chosen(words: Sequence[str] | None) -> dict[str, Callable[[Task], Bind]]:
     always.
     """
     own = {f"int8 qlab {name}": partial(qlab_engine, engine=name) for name in engines.NAMES}
-    own |= {f"int8 qlab {name} captured": partial(captured, engine=name) for name in engines.HISTORICAL}
+    own |= {f"int8 qlab {name} captured": partial(captured, engine=name) for name in engines.QUANTIZED}
     own |= {"int8 qlab onnxruntime": on_onnxruntime}
     everything = {**all_baselines(), **own}
     baseline = next(iter(everything))

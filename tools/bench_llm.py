@@ -70,7 +70,7 @@ def quality(model: nn.Module, test: Tensor, calibration: Tensor) -> list[Quality
         quantized = make()
         found = llm.perplexity(quantized, test)
         first = rows[0].perplexity if rows else found
-        memory = 100 * llm.weight_bytes(quantized) / llm.weight_bytes(model)
+        memory = 100 * bench.memory_bytes(quantized) / bench.memory_bytes(model)
         rows.append(Quality(name, found, 100 * (found / first - 1), memory))
     return rows
 
@@ -134,7 +134,7 @@ def measure_large(kind: str, threads: int, small: bool = False) -> dict[str, flo
     prefill, decode = llm.speed(model, prompt, 4)
     peak = peak_bytes()
     return {
-        "made in": seconds, "weights": llm.weight_bytes(model) / 1e9, "before": before / 1e9, "peak": peak / 1e9,
+        "made in": seconds, "weights": bench.memory_bytes(model) / 1e9, "before": before / 1e9, "peak": peak / 1e9,
         "prefill": prefill, "decode": decode,
     }  # fmt: skip
 

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 import qlab
-from qlab import QConfig
+from qlab import PerTensor, QConfig
 from qlab.course import banner, explorables
 from qlab.course.exercises import check, hint, solution
 from qlab.course.quiz import quiz
@@ -276,7 +276,7 @@ assert by_set["training images"] > by_set["plain grey"] + 10
 # %%
 def steps(quantized):
     """The scale of every activation, shape (activations,); the scales of weights have a channel axis."""
-    return torch.stack([q.qparams.scale for _, q in quantized.quantizers() if q.qparams.axis is None])
+    return torch.stack([q.qparams.scale for _, q in quantized.quantizers() if q.qparams.granularity == PerTensor()])
 
 
 wanted = steps(networks["training images"])

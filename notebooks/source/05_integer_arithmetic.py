@@ -295,7 +295,7 @@ print(bench.compare(on_engines, images[:32], threads=1, rounds=5, progress=False
 
 # %% tags=["timing"]
 plain, captured = int8.on("auto"), int8.on("auto")
-if captured.engine in engines.HISTORICAL:
+if captured.engine in engines.QUANTIZED:
     captured.capture(images[:1]).capture(images[:32])
 for batch in (1, 32):
     calls = {"float32": network, "int8": plain, "int8, captured": captured}

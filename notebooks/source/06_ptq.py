@@ -99,13 +99,10 @@ def tables_of(bits):
     """The SQNR of each layer with these bits: weights and activations, weights alone, activations alone."""
     quantized = qlab.prepare(network, QConfig.preset(f"w{bits}a{bits}", first_last=None))
     qlab.calibrate(quantized, [held_in])
-    weights = {layer.weight_quantizer for _, layer in quantized.weighted()}
     found = {}
     for what in ("both", "weights", "activations"):
-        for _, quantizer in quantized.quantizers():
-            rounds = what == "both" or (quantizer in weights) == (what == "weights")
-            quantizer.mode = "quantize" if rounds else "off"
-        found[what, bits] = analysis.layer_sqnr(quantized, [held_in[:16]])
+        with quantized.quantizing(weights=what != "activations", activations=what != "weights"):
+            found[what, bits] = analysis.layer_sqnr(quantized, [held_in[:16]])
     return found
 
 

@@ -182,10 +182,10 @@ solved = llm.weight_only(model, bits=4, windows=calibration)
 lost = {}
 for name, each in (("8 bits", eight), ("4 bits, rounded", nearest), ("4 bits, GPTQ", solved)):
     lost[name] = 100 * (llm.perplexity(each, test) / whole - 1)
-    share = 100 * llm.weight_bytes(each) / llm.weight_bytes(model)
+    share = 100 * bench.memory_bytes(each) / bench.memory_bytes(model)
     print(f"{name:16} perplexity {lost[name]:+.2f} %, memory {share:.1f} % of float32")
 assert abs(lost["8 bits"]) < 0.5 and lost["4 bits, GPTQ"] < 3
-assert llm.weight_bytes(eight) < 0.27 * llm.weight_bytes(model) and llm.weight_bytes(solved) < 0.16 * llm.weight_bytes(model)
+assert bench.memory_bytes(eight) < 0.27 * bench.memory_bytes(model) and bench.memory_bytes(solved) < 0.16 * bench.memory_bytes(model)
 
 # %% [markdown]
 # GPTQ does not make the *weights* more exact, but the *outputs*. Here is one layer with few bits, where the

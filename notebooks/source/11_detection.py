@@ -233,20 +233,11 @@ assert maps["QAT"] > maps["float"] - 4
 # network: here are many small layers, and one image at a time. Between small layers Python itself takes long, so the
 # networks are **captured** (lesson 5) where an engine allows it.
 
-
 # %% tags=["timing"]
-def captured(int8):
-    """Without Python between the kernels, if the engine can do that."""
-    try:
-        return int8.capture(one)
-    except ValueError:
-        return int8
-
-
 image = scenes.images[0]
 one = detect.normalize(image[None])
 usable = [name for name, engine in engines.available().items() if engine.usable and name != "reference"]
-on_engines = {"float": network, **{name: captured(int8["QAT"].on(name)) for name in usable}}
+on_engines = {"float": network, **{name: bench.captured(int8["QAT"].on(name), one) for name in usable}}
 timings = bench.compare(on_engines, one, rounds=7, sqnr=0, progress=False)
 fastest = min(usable, key=lambda name: timings[name].ms)
 print(timings)

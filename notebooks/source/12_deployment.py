@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import qlab
-from qlab import PerTensor, QConfig, QParams, bench
+from qlab import PerChannel, PerTensor, QConfig, QParams, bench
 from qlab.course import banner, explorables, plots
 from qlab.course.exercises import check, hint, solution
 from qlab.course.quiz import quiz
@@ -56,7 +56,9 @@ banner(test)
 # %%
 inputs, outputs = 25_088, 2_048
 codes = torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8, generator=torch.Generator().manual_seed(0))
-w_grid = QParams(torch.full((outputs,), 1e-4), torch.zeros(outputs, dtype=torch.int32), signed=True, axis=0)
+w_grid = QParams(
+    torch.full((outputs,), 1e-4), torch.zeros(outputs, dtype=torch.int32), signed=True, granularity=PerChannel(0)
+)
 x_grid, y_grid = qlab.choose_qparams(0.0, 1.0, bits=7), qlab.choose_qparams(-4.0, 4.0, bits=8)
 row = torch.rand(1, inputs, generator=torch.Generator().manual_seed(1))
 weights = codes.float().mul_(1e-4)  # the same weights in float
@@ -282,7 +284,7 @@ if onnx:
 
 # %% tags=["timing"]
 forms = {"float32": network, "torch's kernels": int8.on("auto")}
-if forms["torch's kernels"].engine in engines.HISTORICAL:
+if forms["torch's kernels"].engine in engines.QUANTIZED:
     forms["torch's kernels"].capture(x[:1]).capture(x[:32])
 if onnx:
     forms["onnxruntime"] = qlab.OnnxNetwork(int8)

@@ -159,7 +159,7 @@ explorables.pareto(known, first)
 # | mend the biases | 6 | `qlab.correct_bias` |
 # | round up or down | 6 | `qlab.adaround` |
 # | train with the rounding | 7 | `qlab.qat.fit(prepared, images, teacher=network)` |
-# | ternary, binary weights | 9 | `QConfig(weight=codebook.Ternary())` |
+# | ternary, binary weights | 9 | `QConfig(weight=qlab.qconfig.Ternary())` |
 
 
 # %% tags=["timing"]

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from qlab import models, qat
 from qlab.detect.boxes import anchors, decode, mean_average_precision, nms, rows
 from qlab.detect.scene import CLASSES, SIDE, Boxes, Scenes, normalize
+from qlab.files import load_weights
 from qlab.graph.prepare import Prepared, prepare
 
 # As in qlab.models.mobilenet (expansion, channels before the width is halved, repeats, stride), with the stem's and one
@@ -73,16 +74,21 @@ def _head(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def load() -> SSDLite:
-    """The trained float detector, in eval mode and channels_last."""
+    """The trained float detector, in eval mode and channels_last. Raises ValueError as qlab.models.load does."""
     network = SSDLite()
-    network.load_state_dict(models.weights("ssdlite-scenes", CHECKPOINTS))
+    load_weights(network, models.weights("ssdlite-scenes", CHECKPOINTS), "ssdlite-scenes")
     return network.eval().to(memory_format=torch.channels_last)
 
 
-def load_qat() -> Prepared:
-    """The detector trained with the rounding of 8-bit weights and 7-bit activations, ready for qlab.convert."""
-    prepared = prepare(SSDLite(), qat.qconfig("w8a8"), torch.zeros(1, 3, SIDE, SIDE))
-    prepared.load_state_dict(models.weights("ssdlite-scenes-w8a8", CHECKPOINTS))
+def load_qat(preset: str = "w8a8") -> Prepared:
+    """The detector trained with the rounding of ``preset``, in eval mode, ready for qlab.convert.
+
+    There is one, with 8-bit weights and 7-bit activations. Raises ValueError as qlab.qat.load does.
+    """
+    key = f"ssdlite-scenes-{preset}"
+    tensors = models.weights(key, CHECKPOINTS)
+    prepared = prepare(SSDLite(), qat.qconfig(preset), torch.zeros(1, 3, SIDE, SIDE))
+    load_weights(prepared, tensors, key)
     return prepared.eval().to(memory_format=torch.channels_last)
 
 

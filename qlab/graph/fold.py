@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx, nn
 
-from qlab.graph.trace import kind_of
+from qlab.graph.nodes import WEIGHTED, calls_of, kind_of, module_of
 
 
 def fold_batchnorm(network: fx.GraphModule) -> fx.GraphModule:
@@ -20,14 +20,13 @@ def fold_batchnorm(network: fx.GraphModule) -> fx.GraphModule:
     A BatchNorm stays where it is when its input has another reader too, or does not come from such a layer.
     """
     for node in list(network.graph.nodes):
-        if node.op != "call_module" or not isinstance(
-            network.get_submodule(node.target), nn.modules.batchnorm._BatchNorm
-        ):
+        norm = module_of(node)
+        if not isinstance(norm, nn.modules.batchnorm._BatchNorm):
             continue
         before = node.args[0]
-        if kind_of(before) not in ("conv", "linear") or len(before.users) > 1 or _called_twice(before):
+        if kind_of(before) not in WEIGHTED or len(before.users) > 1 or calls_of(before) > 1:  # would change others too
             continue
-        fold_layer(network.get_submodule(before.target), network.get_submodule(node.target))
+        fold_layer(module_of(before), norm)
         node.replace_all_uses_with(before)
         network.graph.erase_node(node)
     network.delete_all_unused_submodules()
@@ -66,8 +65,3 @@ def fold_layer(layer: nn.Conv2d | nn.Linear, norm: nn.Module) -> None:
     std, mean = (default if kept is None else kept for kept, default in ((norm.weight, one), (norm.bias, zero)))
     layer.register_buffer("output_mean", mean.detach().clone(), persistent=False)
     layer.register_buffer("output_std", std.detach().abs(), persistent=False)
-
-
-def _called_twice(node: fx.Node) -> bool:
-    """Does another node use the same layer? Then folding would change that one too."""
-    return sum(other.op == "call_module" and other.target == node.target for other in node.graph.nodes) > 1

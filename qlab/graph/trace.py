@@ -17,18 +17,6 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 
-# What a node does, by the module it calls. Everything that is not here stays in float.
-KINDS: dict[type, str] = {
-    nn.Conv2d: "conv",
-    nn.Linear: "linear",
-    nn.ReLU: "relu",
-    nn.ReLU6: "relu6",
-    nn.MaxPool2d: "max_pool",
-    nn.AvgPool2d: "avg_pool",
-    nn.AdaptiveAvgPool2d: "global_pool",
-    nn.Flatten: "flatten",
-}
-
 # Functions and methods with a module that does the same; the module is made from the call's other arguments.
 _MODULE_OF: dict[object, Callable[..., nn.Module]] = {
     F.relu: lambda inplace=False: nn.ReLU(),
@@ -91,37 +79,6 @@ def _try_out(model: nn.Module, example: Tensor) -> None:
             f"the example, {tuple(example.shape)} {example.dtype}, does not run through the network: {error}. "
             "Expected one batch as the network takes it, for instance torch.randn(1, 3, 32, 32)."
         ) from error
-
-
-def kind_of(node: fx.Node) -> str:
-    """What the node does: a value of KINDS, "add", "cat", "input", "output", or "other"."""
-    if node.op == "call_module":
-        cls = type(node.graph.owning_module.get_submodule(node.target))
-        return getattr(cls, "kind", None) or KINDS.get(cls, "other")  # a subclass may compute something else
-    if node.op == "call_function" and node.target in (operator.add, torch.cat):
-        return "add" if node.target is operator.add else "cat"
-    return {"placeholder": "input", "output": "output"}.get(node.op, "other")
-
-
-def name_of(node: fx.Node) -> str:
-    """The layer's path in the model; an operation without a module of its own is named inside its block."""
-    return node.target if node.op == "call_module" else node.meta.get("name", node.name)
-
-
-def shape_of(node: fx.Node) -> tuple[int, ...] | None:
-    """The shape of what the node gave for the example, None when that is not a tensor."""
-    meta = node.meta.get("tensor_meta")
-    return tuple(meta.shape) if hasattr(meta, "shape") else None
-
-
-def insert_module(network: fx.GraphModule, name: str, module: nn.Module, node: fx.Node) -> fx.Node:
-    """A new node right after ``node`` that calls ``module``, kept under ``name``, on what ``node`` gives."""
-    network.add_submodule(name, module)
-    with network.graph.inserting_after(node):
-        new = network.graph.call_module(name, (node,))
-    new.meta["tensor_meta"] = node.meta.get("tensor_meta")
-    new.meta["nn_module_stack"] = node.meta.get("nn_module_stack")
-    return new
 
 
 def _standardize(network: fx.GraphModule) -> None:

@@ -17,8 +17,10 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
 from qlab.affine import QParams, dequantize
-from qlab.graph.report import Report
+from qlab.granularity import PerChannel, PerTensor
 from qlab.int8 import engines
+from qlab.sizes import memory_bytes
+from qlab.tables import Table
 
 
 class Int8Layer(nn.Module):
@@ -54,7 +56,8 @@ class Weighted(Int8Layer):
     def weight_qparams(self) -> QParams:
         """The grid of the weights."""
         zero_point = torch.zeros_like(self.scale, dtype=torch.int32)
-        return QParams(self.scale, zero_point, self.bits, signed=True, axis=0 if self.scale.ndim else None)
+        granularity = PerChannel(0) if self.scale.ndim else PerTensor()
+        return QParams(self.scale, zero_point, self.bits, True, granularity)
 
     def kernel(self, engine, inputs, output):
         method = getattr(engine, self.op)
@@ -241,7 +244,9 @@ class Int8Network(nn.Module):
     makes it fast on small batches.
     """
 
-    def __init__(self, layers: Sequence[Int8Layer], program: Program, report: Report, engine: str = "auto") -> None:
+    def __init__(
+        self, layers: Sequence[Int8Layer], program: Program, report: Table, engine: str | engines.Engine = "auto"
+    ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.program = program
@@ -262,7 +267,7 @@ class Int8Network(nn.Module):
     @property
     def size_bytes(self) -> int:
         """Bytes of weights, scales and biases."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.state_dict().values())
+        return memory_bytes(self)
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
@@ -299,13 +304,13 @@ class Int8Network(nn.Module):
                 f"(N, {', '.join(map(str, self.program.input_shape))}), normalized as in training"
             )
 
-    def on(self, engine: str) -> Int8Network:
+    def on(self, engine: str | engines.Engine) -> Int8Network:
         """The same integers on another engine."""
         return Int8Network(list(self.layers), self.program, self._report, engine)
 
-    def report(self) -> Report:
+    def report(self) -> Table:
         """Every layer: its bits, and why it is in float if it is; the headline names the engine."""
-        return Report(f"{self._report.headline}; engine {self.engine} ({self.reason})", self._report.rows)
+        return self._report.under(f"{self._report.headline}; engine {self.engine} ({self.reason})")
 
     @property
     def saturating(self) -> list[str]:
@@ -342,14 +347,14 @@ class Int8Network(nn.Module):
             if step.output in fused:
                 continue
             layer, inputs, name = self.layers[step.layer], step.inputs, f"{self.layers[step.layer].op}_{number}"
-            inner = next((value for value in inputs if value in fused), None)
-            if inner is None:
+            sums = next((value for value in inputs if value in fused), None)  # of a convolution: they are not rounded
+            if sums is None:
                 kernel = layer.kernel(self._engine, *self._grids(inputs, step.output))
             else:
-                other = inputs[1] if inputs[0] == inner else inputs[0]
-                inputs, name = (*made_by[inner].inputs, other), f"conv2d_{name}"
-                convolution = self.layers[made_by[inner].layer]
-                last = last_reader[other] == number and other not in made_by[inner].inputs
+                other = inputs[1] if inputs[0] == sums else inputs[0]
+                inputs, name = (*made_by[sums].inputs, other), f"conv2d_{name}"
+                convolution = self.layers[made_by[sums].layer]
+                last = last_reader[other] == number and other not in made_by[sums].inputs
                 kernel = convolution.added_kernel(
                     self._engine, *self._grids(inputs, step.output), layer.options["relu"], last
                 )

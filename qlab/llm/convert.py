@@ -95,14 +95,3 @@ def as_bfloat16(model: GraniteForCausalLM) -> GraniteForCausalLM:
     for parameter in model.parameters():
         parameter.data = parameter.data.to(torch.bfloat16)
     return model
-
-
-def weight_bytes(model: nn.Module) -> int:
-    """Bytes of all weights, codes and scales; what two layers share counts once.
-
-    >>> weight_bytes(nn.Linear(10, 5, bias=False))
-    200
-    """
-    tensors = [*model.parameters(), *(buffer for name, buffer in model.named_buffers() if "inv_freq" not in name)]
-    packed = sum(module.packed_bytes for module in model.modules() if isinstance(module, DynamicLinear))
-    return packed + sum({tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in tensors}.values())

@@ -8,6 +8,8 @@ error another column can take over.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -35,7 +37,7 @@ def gptq_quantize(
         scales.append(qp.scale)
         zeros.append(qp.zero_point)
     if group_size:
-        qp = QParams(torch.cat(scales, 1), torch.cat(zeros, 1), bits, qp.signed, None, group_size, qp.narrow_range)
+        qp = replace(qp, scale=torch.cat(scales, 1), zero_point=torch.cat(zeros, 1))
     return codes.to(torch.int8 if qp.signed else torch.uint8), qp
 
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from qlab import models
 from qlab.extras import remedy
-from qlab.files import read_tensors, sha256
 from qlab.llm.convert import linears, replace
 from qlab.llm.layers import DynamicLinear, WeightOnlyEmbedding, WeightOnlyLinear
 
@@ -84,21 +84,14 @@ def tiny() -> GraniteForCausalLM:
     Raises ValueError when its weights are not those that the manifest vouches for (sha256).
     """
     model = build(config())
-    entry = manifest()["granite-tiny"]
-    path = FOLDER / entry["file"]
-    if (found := sha256(path)) != entry["sha256"]:
-        raise ValueError(
-            f"{path} has sha256 {found[:12]}..., its manifest says {entry['sha256'][:12]}...: restore it with "
-            f"`git checkout -- {path}`, or install qlab again"
-        )
-    state = {name: tensor.float() for name, tensor in read_tensors(path)[0].items()}
+    state = {name: tensor.float() for name, tensor in models.weights("granite-tiny", FOLDER).items()}
     model.load_state_dict({**state, "lm_head.weight": state["model.embed_tokens.weight"]})
     return model.requires_grad_(False)
 
 
 def manifest() -> dict[str, dict]:
     """How the committed language models were made, and how good they are."""
-    return json.loads((FOLDER / "manifest.json").read_text())
+    return models.manifest(FOLDER)
 
 
 def load(name: str | Path, dtype: torch.dtype | None = None) -> GraniteForCausalLM:

@@ -8,12 +8,14 @@ tokens come at once. LLM.int8() (Dettmers et al. 2022) leaves the few channels w
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qlab.affine import QParams, choose_qparams, dequantize, quantize
-from qlab.granularity import PerGroup
+from qlab.granularity import PerChannel, PerGroup
 from qlab.int8 import engines
 
 BFLOAT16 = torch.bfloat16
@@ -31,12 +33,11 @@ def weight_qparams(weight: Tensor, bits: int = 8, group_size: int | None = None)
     """
     if group_size is None:
         top = weight.abs().amax(1)
-        qp = choose_qparams(-top, top, bits, signed=True, symmetric=True, narrow_range=True, axis=0)
+        qp = choose_qparams(-top, top, bits, True, True, True, PerChannel(0))
     else:
         groups = PerGroup(group_size).blocks(weight).reshape(len(weight), -1, group_size)
-        qp = choose_qparams(groups.amin(-1), groups.amax(-1), bits, group_size=group_size)
-    scale = qp.scale.to(BFLOAT16).float()
-    return QParams(scale, qp.zero_point, bits, qp.signed, qp.axis, group_size, qp.narrow_range)
+        qp = choose_qparams(groups.amin(-1), groups.amax(-1), bits, granularity=PerGroup(group_size))
+    return replace(qp, scale=qp.scale.to(BFLOAT16).float())
 
 
 def quantize_weight(weight: Tensor, bits: int = 8, group_size: int | None = None) -> tuple[Tensor, QParams]:
@@ -46,7 +47,7 @@ def quantize_weight(weight: Tensor, bits: int = 8, group_size: int | None = None
         qp = weight_qparams(rows, bits, group_size)
         parts.append((quantize(rows, qp), qp.scale, qp.zero_point))
     codes, scale, zero_point = (torch.cat(part) for part in zip(*parts))
-    return codes, QParams(scale, zero_point, bits, qp.signed, qp.axis, group_size, qp.narrow_range)
+    return codes, replace(qp, scale=scale, zero_point=zero_point)
 
 
 def round_weight(weight: Tensor, bits: int, group_size: int | None = None) -> Tensor:
@@ -64,7 +65,7 @@ class WeightOnlyLinear(nn.Module):
     def __init__(self, codes: Tensor, qp: QParams) -> None:
         super().__init__()
         self.out_features, self.in_features = codes.shape
-        self.bits, self.group_size, self.on_kernel = qp.bits, qp.group_size, False
+        self.bits, self.group_size, self.on_kernel = qp.bits, getattr(qp.granularity, "size", None), False
         self.register_buffer("codes", codes if qp.bits == 8 else codes[:, ::2] | codes[:, 1::2] << 4)
         self.register_buffer("scale", qp.scale.to(BFLOAT16))
         self.register_buffer("zero_point", None if qp.bits == 8 else qp.zero_point.to(torch.uint8))

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from qlab.files import read_tensors, sha256
+from qlab.files import load_weights, read_tensors, verify
 from qlab.models.mobilenet import mobilenet_v2
 from qlab.models.resnet import resnet20
 from qlab.models.vgg import vgg
@@ -19,12 +19,19 @@ from qlab.models.vgg import vgg
 ARCHITECTURES = {"resnet20": resnet20, "mobilenet_v2": mobilenet_v2, "vgg": vgg}
 FOLDER = Path(__file__).parent / "checkpoints"
 
-__all__ = ["ARCHITECTURES", "load", "manifest", "mobilenet_v2", "resnet20", "vgg", "weights"]
+__all__ = ["ARCHITECTURES", "build", "load", "manifest", "mobilenet_v2", "resnet20", "vgg", "weights"]
 
 
 def manifest(folder: Path | None = None) -> dict[str, dict]:
     """What is known of each weight file in ``folder`` (default: those committed here), by "<name>-<data>"."""
     return json.loads(((folder or FOLDER) / "manifest.json").read_text())
+
+
+def build(name: str) -> nn.Module:
+    """The network ``name``, with random weights. Raises ValueError when there is no such network."""
+    if name not in ARCHITECTURES:
+        raise ValueError(f"network {name!r}: expected one of {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[name]()
 
 
 def load(name: str, data: str = "cifar10") -> nn.Module:
@@ -33,9 +40,10 @@ def load(name: str, data: str = "cifar10") -> nn.Module:
     ``data`` is what it was trained on, "cifar10" or "shapes10". Raises ValueError when there is no such network, or
     when its weights are not the ones that the manifest vouches for (sha256).
     """
-    state = weights(f"{name}-{data}")
-    network = ARCHITECTURES[name]()
-    network.load_state_dict(state)
+    key = f"{name}-{data}"
+    tensors = weights(key)
+    network = build(name)
+    load_weights(network, tensors, key)
     return network.eval().to(memory_format=torch.channels_last)
 
 
@@ -46,11 +54,5 @@ def weights(key: str, folder: Path | None = None) -> dict[str, Tensor]:
         raise ValueError(f"no trained weights for {key!r}: there are {', '.join(sorted(entries))}")
     entry = entries[key]
     path = (folder or FOLDER) / entry["file"]
-    if not path.exists():
-        raise ValueError(f"{path} is missing: restore it with `git checkout -- {path}`, or install qlab again")
-    if (found := sha256(path)) != entry["sha256"]:
-        raise ValueError(
-            f"{path} has sha256 {found[:12]}..., its manifest says {entry['sha256'][:12]}...: the weights are damaged. "
-            f"Restore them with `git checkout -- {path}`, or install qlab again."
-        )
+    verify(path, entry["sha256"])
     return read_tensors(path)[0]

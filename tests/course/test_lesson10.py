@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import qlab
-from qlab import llm
+from qlab import PerChannel, PerGroup, llm
 from qlab.course import explorables, plots
 
 BITS = (2, 3, 4)
@@ -56,7 +56,7 @@ def test_groups_have_the_error_and_the_memory_that_the_title_says(bits, size):
     weight = layer()[1]
     figure = plots.weight_groups(weight, (16, 32, 64))(bits, size)
     groups = weight.reshape(48, -1, size)
-    grid = qlab.choose_qparams(groups.amin(-1), groups.amax(-1), bits, group_size=size)
+    grid = qlab.choose_qparams(groups.amin(-1), groups.amax(-1), bits, granularity=PerGroup(size))
     error = 100 * float((qlab.fake_quantize(weight, grid) - weight).norm() / weight.norm())
     stored, shown = bits + 32 / size, figure.axes[1].lines[1].get_xydata()[0]
     assert figure.finding.startswith(f"{bits} bits in groups of {size}: {stored:.2f} bits a weight, error ")
@@ -79,7 +79,7 @@ def test_smoothing_has_the_error_that_quantizing_tokens_and_rows_gives(alpha, si
     s = x.abs().amax(0) ** alpha / weight.abs().amax(0) ** (1 - alpha)
 
     def error(x: torch.Tensor, weight: torch.Tensor) -> float:
-        options = {"bits": 8, "signed": True, "symmetric": True, "narrow_range": True, "axis": 0}
+        options = {"bits": 8, "signed": True, "symmetric": True, "narrow_range": True, "granularity": PerChannel(0)}
         tops = x.abs().amax(1), weight.abs().amax(1)
         rounded = [
             qlab.fake_quantize(t, qlab.choose_qparams(-top, top, **options)) for t, top in zip((x, weight), tops)

@@ -13,7 +13,7 @@ from stripes import stripes
 from torch import nn
 
 import qlab
-from qlab import PerGroup, QConfig, QuantSpec, codebook
+from qlab import PerGroup, QConfig, QuantSpec, qconfig
 from qlab.course import challenge, explorables, plots
 from qlab.course.challenge import Budget, Judge, Score, front, stored_kib
 from qlab.course.lessons import lesson99
@@ -81,7 +81,7 @@ def test_a_submission_is_measured_as_integers(judge):
 
 
 def test_what_no_kernel_runs_is_judged_without_a_time_and_does_not_count(judge):
-    score = judge.score("codes", calibrated(QConfig.w8a8(weight=codebook.KMeans(bits=2), first_last=None)))
+    score = judge.score("codes", calibrated(QConfig.w8a8(weight=qconfig.KMeans(bits=2), first_last=None)))
     assert score.time is None
     assert score.objections == ["no integer kernel runs it, so it has no time"]
     assert "time -" in str(score)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 import qlab
-from qlab import QConfig, models
+from qlab import PerChannel, QConfig, models
 from qlab.files import read_tensors, write_tensors
 
+FILE = Path(__file__).parent / "format1.safetensors"
 IMAGES = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
@@ -80,6 +84,31 @@ def test_float_code_of_ones_own_cannot_be_saved(tmp_path, leaves, what):
     with pytest.raises(ValueError, match=f"stays in float and is '{what}', which is neither .*: it cannot be saved"):
         qlab.save(network, tmp_path / "x.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_format_1_says_what_it_said_when_it_was_written(tmp_path):
+    """format1.safetensors: tests/zoo.py with seed 0; weights per channel and per tensor, in 8 and 4 bits, a float island."""
+    network = qlab.load(FILE, engine="reference")
+    images = torch.linspace(-2, 2, 3 * 16 * 16).sin().reshape(1, 3, 16, 16)
+    scores = [
+        0.20906314253807068,
+        -0.014933082275092602,
+        0.1387898176908493,
+        0.058853909373283386,
+        0.014933082275092602,
+    ]
+    torch.testing.assert_close(network(images), torch.tensor([scores]), rtol=1e-6, atol=0)
+    assert qlab.save(network, tmp_path / "again.safetensors").read_bytes() == FILE.read_bytes()
+
+
+def test_the_file_does_not_depend_on_how_the_axis_of_the_scales_is_written(tmp_path):
+    model, files = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)), []
+    for axis in (0, -4):
+        weight = replace(QConfig.w8a8().weight, granularity=PerChannel(axis))
+        path = qlab.save(int8(model, QConfig.w8a8(weight=weight)), tmp_path / f"{axis}.safetensors")
+        files.append(path.read_bytes())
+    assert files[0] == files[1]
+    assert torch.equal(qlab.load(path, engine="reference")(IMAGES), int8(model)(IMAGES))
 
 
 def test_another_format_is_refused(tmp_path):

@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from qlab import models
-from qlab.graph.trace import kind_of, name_of, shape_of, trace
+from qlab.graph.nodes import kind_of, name_of, shape_of
+from qlab.graph.trace import trace
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 

@@ -18,6 +18,7 @@ from qlab.extras import remedy
 from qlab.int8 import engines
 from qlab.llm import gptq, granite, measure, outliers, stages, text
 from qlab.llm.layers import DynamicLinear, WeightOnlyEmbedding, WeightOnlyLinear, round_weight, weight_qparams
+from qlab.sizes import memory_bytes
 
 SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
 SMALL |= {"num_key_value_heads": 2, "attention_multiplier": 1 / 16, "initializer_range": 0.15}
@@ -91,7 +92,7 @@ def test_codes_hold_the_rounded_weight_in_few_bytes(bits, group, rate):
     assert torch.equal(layer.weight_rows(rows), layer.weight_rows()[rows])
     x = torch.randn(2, 5, 128)
     assert torch.allclose(layer(x), F.linear(x, layer.weight_rows()))
-    assert llm.weight_bytes(layer) == weight.numel() * 4 * rate
+    assert memory_bytes(layer) == weight.numel() * 4 * rate
     assert f"128 -> 32, {bits} bits" in repr(layer)
 
 
@@ -140,9 +141,9 @@ def test_the_integer_kernel_computes_the_integers():
     layer = DynamicLinear.from_weight(torch.randn(48, 96))
     x = torch.randn(7, 96)
     exact, bits = layer(x), 7 if engines.availability("onednn_plain").saturates else 8
-    codes, size = layer.codes, llm.weight_bytes(layer)
+    codes, size = layer.codes, memory_bytes(layer)
     y = layer.use_kernel()(x)
-    assert llm.weight_bytes(layer) == size
+    assert memory_bytes(layer) == size
     step = x.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)
     expected = F.linear((x / step).round(), codes.float()) * step * layer.scale
     assert torch.allclose(y, expected, rtol=1e-4, atol=1e-4)
@@ -154,7 +155,7 @@ def test_without_onednn_torchs_own_integer_product_gives_the_same(monkeypatch):
     x = torch.randn(20, 64)
     exact = layer(x)
     nothing = engines.Availability("onednn_plain", False, "taken away")
-    monkeypatch.setattr(engines, "availability", lambda name: nothing)
+    monkeypatch.setattr(engines.matmul, "availability", lambda name: nothing)
     assert torch.allclose(layer.use_kernel()(x), exact, rtol=1e-5, atol=1e-5)
 
 
@@ -163,11 +164,11 @@ def test_without_onednn_torchs_own_integer_product_gives_the_same(monkeypatch):
 def test_the_weight_only_kernels_agree_with_the_floats(bits, group):
     layer = WeightOnlyLinear.from_weight(torch.randn(32, 128), bits, group)
     x = torch.randn(2, 3, 128).to(torch.bfloat16)
-    expected, before = layer(x.float()), llm.weight_bytes(layer)
+    expected, before = layer(x.float()), memory_bytes(layer)
     y = layer.use_kernel()(x)
     assert layer.on_kernel and y.dtype is torch.bfloat16 and y.shape == (2, 3, 32)
     assert (y.float() - expected).abs().max() < 0.02 * expected.abs().max()
-    assert llm.weight_bytes(layer) <= before + 2 * 32 * 128 // (group or 128)
+    assert memory_bytes(layer) <= before + 2 * 32 * 128 // (group or 128)
 
 
 def test_without_kernels_a_layer_computes_in_bfloat16_all_the_same(monkeypatch):
@@ -175,7 +176,7 @@ def test_without_kernels_a_layer_computes_in_bfloat16_all_the_same(monkeypatch):
         raise RuntimeError("no such kernel")
 
     engines.has_weight_products.cache_clear()
-    monkeypatch.setattr(engines, "int8_weight_product", missing)
+    monkeypatch.setattr(engines.matmul, "int8_weight_product", missing)
     try:
         assert not engines.has_weight_products()
         layer = WeightOnlyLinear.from_weight(torch.randn(32, 128), 4, 64).use_kernel()
@@ -190,8 +191,8 @@ def test_without_kernels_a_layer_computes_in_bfloat16_all_the_same(monkeypatch):
 def test_more_bits_mean_less_error_and_more_bytes(model, tokens):
     eight, four = llm.weight_only(model), llm.weight_only(model, 4)
     assert error(model, eight, tokens) < 1e-3 < error(model, four, tokens) < 0.5
-    floats = llm.weight_bytes(model)
-    assert 0.25 < llm.weight_bytes(eight) / floats < 0.27 and 0.14 < llm.weight_bytes(four) / floats < 0.17
+    floats = memory_bytes(model)
+    assert 0.25 < memory_bytes(eight) / floats < 0.27 and 0.14 < memory_bytes(four) / floats < 0.17
     assert sum(isinstance(m, WeightOnlyLinear) for m in eight.modules()) == 15  # 7 a layer, and the last one
     assert eight.model.embed_tokens.rows is eight.lm_head and isinstance(model.lm_head, nn.Linear)
 
@@ -284,7 +285,7 @@ def test_layer_by_layer_a_model_computes_what_it_computes_at_once(model, tokens)
 def test_gptq_helps_a_whole_model(model, tokens):
     nearest, solved = llm.weight_only(model, 4), llm.weight_only(model, 4, windows=tokens)
     assert error(model, solved, tokens) < 0.8 * error(model, nearest, tokens)
-    assert llm.weight_bytes(solved) == llm.weight_bytes(nearest)
+    assert memory_bytes(solved) == memory_bytes(nearest)
 
 
 # --- outliers
@@ -418,7 +419,7 @@ def test_a_model_with_random_weights_is_made_layer_by_layer(kind, tokens):
     again = llm.random_model(configuration, kind)
     assert torch.equal(logits(model, tokens), logits(again, tokens))
     assert logits(model, tokens).isfinite().all() and model.dtype is torch.bfloat16
-    share = llm.weight_bytes(model) / sum(p.numel() for p in llm.build(configuration).parameters()) / 4
+    share = memory_bytes(model) / sum(p.numel() for p in llm.build(configuration).parameters()) / 4
     assert share == pytest.approx({"bf16": 0.5, "int8": 0.26, "int4": 0.16, "w8a8": 0.27}[kind], abs=0.01)
     assert isinstance(model.model.embed_tokens, nn.Embedding if kind == "bf16" else WeightOnlyEmbedding)
 

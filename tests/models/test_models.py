@@ -46,6 +46,13 @@ def test_committed_weights_are_the_ones_the_manifest_vouches_for(key):
 def test_an_unknown_network_is_refused_with_those_there_are():
     with pytest.raises(ValueError, match="no trained weights for 'resnet18-cifar10': there are .*vgg-cifar10"):
         models.load("resnet18")
+    with pytest.raises(ValueError, match="network 'resnet18': expected one of resnet20, mobilenet_v2, vgg"):
+        models.build("resnet18")
+
+
+def test_a_network_with_rounding_is_not_taken_for_a_float_one():
+    with pytest.raises(ValueError, match="resnet20-cifar10-w4a4 holds the weights of another network"):
+        models.load("resnet20", "cifar10-w4a4")
 
 
 @pytest.fixture
@@ -62,7 +69,10 @@ def test_one_wrong_byte_is_found(copied):
     content = bytearray(copied.read_bytes())
     content[-1] ^= 1
     copied.write_bytes(bytes(content))
-    with pytest.raises(ValueError, match="has sha256 .* its manifest says .*damaged.*git checkout"):
+    with pytest.raises(
+        ValueError,
+        match=r"vgg-cifar10.safetensors is damaged \(sha256 .*, expected .*\): restore it with `git checkout",
+    ):
         models.load("vgg")
 
 

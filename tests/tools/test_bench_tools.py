@@ -90,7 +90,7 @@ def test_what_is_missing_or_broken_or_wrong_is_named_and_not_timed(tool, task):
 
 def test_a_captured_network_is_timed_beside_the_plain_one_where_the_engine_can_be_captured(tool, task):
     bench_int8, baselines = tool("bench_int8"), tool("baselines")
-    engine = next(name for name in qlab.int8.engines.HISTORICAL if qlab.int8.engines.availability(name).usable)
+    engine = next(name for name in qlab.int8.engines.QUANTIZED if qlab.int8.engines.availability(name).usable)
     makers = {"float": baselines.eager} | {
         f"{name} captured": partial(bench_int8.captured, engine=name) for name in (engine, "reference")
     }

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw
-from torch import Tensor
 
-from qlab.detect import network as networks
+from qlab import detect
+from qlab.bench import captured
 from qlab.detect.coco import Coco
-from qlab.detect.network import Detector
-from qlab.detect.scene import SIDE, Boxes
+from qlab.detect.scene import SIDE
+from qlab.detect.show import draw, save, words
 from qlab.detect.video import Meter, open_source, watch
 from qlab.graph.convert import convert
-from qlab.int8.modules import Int8Network
-
-INK = "#C85200"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,50 +62,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def make(network: str, engine: str, threshold: float) -> tuple[Detector | Coco, str]:
+def make(network: str, engine: str, threshold: float) -> tuple[detect.Detector | Coco, str]:
     """The detector that --network names, and what to call it."""
     if network == "coco":
         return Coco(threshold), "SSDLite of torchvision, float"
     if network == "float":
-        return Detector(networks.load(), threshold), "SSDLite, float"
-    int8 = captured(convert(networks.load_qat(), engine))
-    return Detector(int8, threshold), f"SSDLite, int8, engine {int8.engine}"
-
-
-def captured(int8: Int8Network) -> Int8Network:
-    """The same network without Python between its kernels, where its engine can do that."""
-    try:
-        return int8.capture(torch.zeros(1, 3, SIDE, SIDE))
-    except ValueError:
-        return int8
+        return detect.Detector(detect.load(), threshold), "SSDLite, float"
+    int8 = captured(convert(detect.load_qat(), engine), torch.zeros(1, 3, SIDE, SIDE))
+    return detect.Detector(int8, threshold), f"SSDLite, int8, engine {int8.engine}"
 
 
 def line(meter: Meter, count: int, dropped: int) -> str:
     """How fast it goes, in words."""
     speed = f"{meter.ms:.1f} ms a frame, could do {meter.fps:.0f} a second; " if count else ""
     return f"{speed}{count} frames seen, {dropped} dropped"
-
-
-def words(found: Boxes, classes: Sequence[str]) -> str:
-    """The boxes in words, the surest first.
-
-    >>> words(Boxes(torch.zeros(1, 4), torch.tensor([1]), torch.tensor([0.9])), ("ring", "star"))
-    'star 0.90'
-    """
-    return ", ".join(f"{classes[label]} {score:.2f}" for label, score in zip(found.labels, found.scores.tolist()))
-
-
-def draw(image: Tensor, found: Boxes, classes: Sequence[str]) -> Image.Image:
-    """The frame with its boxes, for a look at it."""
-    drawn = Image.fromarray(image.permute(1, 2, 0).numpy())
-    pen = ImageDraw.Draw(drawn)
-    for (left, top, right, bottom), label in zip(found.xyxy.tolist(), found.labels):
-        pen.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=INK, width=2)
-        pen.text((left + 3, top + 2), classes[label], fill="white", stroke_width=1, stroke_fill="black")
-    return drawn
-
-
-def save(folder: Path, number: int, drawn: Image.Image) -> None:
-    """Write one frame."""
-    folder.mkdir(parents=True, exist_ok=True)
-    drawn.save(folder / f"{number:06}.jpg", quality=90)

@@ -1,0 +1,18 @@
+"""How large a network is, and how much it has to multiply."""
+
+from __future__ import annotations
+
+import torch
+from zoo import convolutions
+
+import qlab
+from qlab import bench
+
+
+def test_int8_is_a_quarter_in_memory_and_little_more_on_disk():
+    network = convolutions()
+    int8 = qlab.ptq(network, [torch.randn(4, 3, 6, 6)], engine="reference")
+    assert bench.memory_bytes(network) == 4 * sum(p.numel() for p in network.parameters())
+    assert bench.memory_bytes(int8) == int8.size_bytes
+    assert 0.25 < bench.memory_bytes(int8) / bench.memory_bytes(network) < 0.35
+    assert bench.memory_bytes(int8) < bench.file_bytes(int8) < 0.6 * bench.file_bytes(network)
