@@ -233,6 +233,19 @@ def test_every_make_command_in_the_readme_is_a_rule():
     assert commands <= rules
 
 
+def test_make_test_and_a_commit_begin_with_make_lint():
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    assert re.search(r"^test:.* lint\b", makefile, re.MULTILINE) and re.search(r"^lint:", makefile, re.MULTILINE)
+    ((hook,),) = (repo["hooks"] for repo in yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"])
+    assert hook["entry"] == "make lint"
+
+
+def test_types_are_checked_in_rooms_that_are_there():
+    files = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["mypy"]["files"]
+    assert {"qlab/affine.py", "qlab/granularity.py", "qlab/observers.py", "qlab/quantizers.py"} <= set(files)
+    assert [file for file in files if not (ROOT / file).exists()] == []
+
+
 def test_ci_calls_the_readmes_test_command():
     script = (ROOT / ".ci" / "run").read_text("utf-8")
     assert script.rstrip().splitlines()[-1] == "make test", (

@@ -185,9 +185,8 @@ BUSY = """async () => {
     window.busy = kernel.requestExecute({ code: "while True: pass" }).done.finally(() => { window.answered = true; });
     while (kernel.status !== "busy") await new Promise(done => setTimeout(done, 20));
 }"""
-DRAG = (
-    """async ([slider, panel]) => {
-    const image = %s;
+DRAG = """async ([slider, panel]) => {
+    const image = IMAGE;
     const shown = new Set();
     const count = Math.min(Math.round((slider.max - slider.min) / slider.step) + 1, 50);
     const values = Array.from({ length: count }, (_, i) => +slider.min + (slider.max - slider.min) * i / (count - 1));
@@ -199,9 +198,7 @@ DRAG = (
         shown.add(image(panel));
     }
     return [shown.size, count, performance.now() - start];
-}"""
-    % IMAGE
-)
+}""".replace("IMAGE", IMAGE)
 
 
 @pytest.mark.parametrize("page", ["01_rounding.ipynb", "02_clipping.ipynb"], ids=["01", "02"], indirect=True)

@@ -136,7 +136,7 @@ def test_values_move_either_way(name):
 
 @EACH
 def test_a_drawn_explorable_is_saved_with_the_figure_of_its_first_values(name):
-    make, values = DRAWN[name]
+    make, _ = DRAWN[name]
     torch.manual_seed(0)
     drawn = make()
     data, metadata = drawn._repr_mimebundle_()
