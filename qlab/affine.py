@@ -244,6 +244,24 @@ def dequantize(codes: torch.Tensor, qp: QParams) -> torch.Tensor:
     return view.sub(zero_point).mul_(scale).reshape(codes.shape)
 
 
+def round_rows(x: torch.Tensor, qmax: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each row of x in whole steps of its own, ``qmax`` of them for its largest magnitude: dynamic, by token.
+
+    Returns (codes, whole numbers in float32 of x's shape; steps of shape (..., 1)). It is what a symmetric grid for
+    each row does, made anew for every product of a language model (Yao et al., "ZeroQuant", 2022), and so without
+    the checks of :func:`choose_qparams`: NaN stays NaN. A row of nothing but 0 gets codes 0.
+
+    >>> codes, steps = round_rows(torch.tensor([[0.25, -1.0], [4.0, 2.0]]), qmax=4)
+    >>> codes, steps
+    (tensor([[ 1., -4.],
+            [ 4.,  2.]]), tensor([[0.2500],
+            [1.0000]]))
+    """
+    x = x.to(torch.float32)
+    steps = x.abs().amax(-1, keepdim=True).clamp_(min=1e-12).div_(qmax)
+    return (x / steps).round_(), steps
+
+
 def fake_quantize(x: torch.Tensor, qp: QParams) -> torch.Tensor:
     """``dequantize(quantize(x))`` in x's type, with a straight-through gradient: a grid as training sees it.
 

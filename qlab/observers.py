@@ -479,6 +479,19 @@ OBSERVERS = {
 }
 
 
+def grid_of(x: torch.Tensor, spec: QuantSpec) -> QParams:
+    """The grid that the spec's observer chooses when this tensor is all that it sees.
+
+    >>> grid_of(torch.tensor([0.0, 2.55]), QuantSpec(bits=8)).scale
+    tensor(0.0100)
+
+    Raises ValueError for what the observer refuses: no values, NaN, infinity.
+    """
+    observer = build(spec)
+    observer(x)
+    return observer.qparams()
+
+
 def build(spec: QuantSpec) -> Observer:
     """The observer that a spec asks for, by name or by any callable that makes one from a spec.
 

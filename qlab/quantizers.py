@@ -166,16 +166,11 @@ class DynamicQuantizer(Quantizer):
     )
 
     def rounded(self, x: Tensor) -> Tensor:
-        return fake_quantize(x, self._grid(x))
+        return fake_quantize(x, observers.grid_of(x.detach(), self.spec))
 
     def integers(self, w: Tensor) -> tuple[Tensor, QParams]:
-        grid = self._grid(w)
+        grid = observers.grid_of(w.detach(), self.spec)
         return quantize(w.detach(), grid), grid
-
-    def _grid(self, x: Tensor) -> QParams:
-        observer = observers.build(self.spec)
-        observer(x.detach())
-        return observer.qparams()
 
 
 class BinaryQuantizer(Quantizer):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 import qlab
-from qlab.affine import QParams, choose_qparams, dequantize, fake_quantize, fit_grid, grid_limits, quantize
+from qlab.affine import QParams, choose_qparams, dequantize, fake_quantize, fit_grid, grid_limits, quantize, round_rows
 from qlab.granularity import PerChannel, PerGroup, PerTensor
 
 # Tests alone may touch torch's historical quantized tensors; making one warns since torch 2.13.
@@ -640,3 +640,30 @@ def test_bad_input_is_named_with_what_was_expected(call, words):
     with pytest.raises(ValueError) as error:
         call()
     assert words in str(error.value)
+
+
+class TestRoundRows:
+    """A symmetric grid for each row of a matrix, without a QParams."""
+
+    @settings(max_examples=100)
+    @given(st.integers(0, 2**32), st.sampled_from([63, 127]), st.sampled_from([torch.float32, torch.bfloat16]))
+    def test_it_is_the_symmetric_grid_of_each_row(self, seed, qmax, dtype):
+        torch.manual_seed(seed)
+        x = (torch.randn(5, 40) * torch.randn(5, 1).exp2()).to(dtype)
+        x[3] = 0
+        codes, steps = round_rows(x, qmax)
+        top = x.float().abs().amax(1)
+        grid = choose_qparams(-top, top, 7 if qmax == 63 else 8, True, True, True, PerChannel(0))
+        alive = torch.arange(5) != 3
+        torch.testing.assert_close(steps[alive, 0], grid.scale[alive])
+        assert (codes - quantize(x, grid)).abs().max() <= 1  # they differ in the middle between two codes at most
+        assert ((codes * steps - x.float()).abs() <= 0.5001 * steps).all()
+        assert codes.abs().amax(1)[alive].eq(qmax).all() and codes[3].eq(0).all()
+
+    def test_a_row_does_not_change_another_and_nothing_changes_the_input(self):
+        x = torch.randn(2, 3, 8)
+        before = x.clone()
+        codes, steps = round_rows(x, 127)
+        assert codes.shape == x.shape and steps.shape == (2, 3, 1) and torch.equal(x, before)
+        assert torch.equal(round_rows(x[1, 2], 127)[0], codes[1, 2])
+        assert round_rows(torch.tensor([1.0, math.nan]), 127)[0].isnan().all()

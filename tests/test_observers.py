@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qlab.affine import choose_qparams, fake_quantize
-from qlab.granularity import PerChannel, PerGroup
+from qlab.granularity import PerChannel, PerGroup, PerTensor
 from qlab.observers import (
     MSE,
     OBSERVERS,
@@ -24,6 +24,7 @@ from qlab.observers import (
     Observer,
     Percentile,
     build,
+    grid_of,
 )
 from qlab.qconfig import QuantSpec
 
@@ -506,3 +507,13 @@ def test_axes_are_counted_from_the_front_while_all_tensors_have_as_many():
         assert all(fake_quantize(x, grid).shape == x.shape for x in (images, rows))
     mixed.reset()
     assert after(mixed, rows).qparams().granularity == PerChannel(1)
+
+
+def test_the_grid_of_one_tensor_is_what_an_observer_that_saw_it_chooses():
+    x = torch.randn(4, 500)
+    for name in ("minmax", "mse", "dynamic"):
+        for granularity in (PerTensor(), PerChannel(-2)):
+            form = spec(name, granularity=granularity)
+            assert grid_of(x, form) == after(build(form), x).qparams()
+    with pytest.raises(ValueError, match="MinMax has seen no data"):
+        grid_of(torch.empty(0, 3), spec("minmax"))

@@ -20,7 +20,7 @@ import psutil
 import torch
 
 import qlab
-from qlab import bench, llm
+from qlab import PerChannel, PerGroup, bench, llm
 from qlab.course import explorables, plots
 from qlab.course.exercises import check, hint, solution
 from qlab.course.quiz import quiz
@@ -105,8 +105,8 @@ for kind in ("bf16", "int8", "int4", "w8a8"):
 # %%
 found, texts = {}, {}
 for bits in range(2, 9):
-    for kind, group in (("one scale a row", None), ("groups of 64", 64)):
-        rounded = llm.rounded(model, bits, group)
+    for kind, granularity in (("one scale a row", PerChannel(0)), ("groups of 64", PerGroup(64))):
+        rounded = llm.rounded(model, bits, granularity)
         found[kind, bits] = llm.perplexity(rounded, test[:8])
     texts[bits] = bytes(llm.generate(rounded, prompt, 60).tolist()).decode("latin1")
 explorables.bits_of_weights(found, llm.perplexity(model, test[:8]), texts, "groups of 64")
@@ -140,7 +140,7 @@ explorables.weight_groups(weight, (16, 32, 64, 128, 256, 512))
 # %%
 def error(bits, size):
     """The weights' relative error in percent."""
-    off = qlab.dequantize(*llm.quantize_weight(weight, bits, size)) - weight
+    off = qlab.dequantize(*llm.quantize_weight(weight, bits, PerGroup(size))) - weight
     return 100 * float(off.norm() / weight.norm())
 
 
@@ -199,8 +199,8 @@ with torch.inference_mode():
 hook.remove()
 x, w = seen[0].flatten(0, 1).clone(), model.model.layers[1].mlp.gate_proj.weight.detach()
 
-rounded = qlab.dequantize(*llm.quantize_weight(w, bits=3, group_size=64))
-better = qlab.dequantize(*llm.gptq_quantize(w, x.T @ x, bits=3, group_size=64))
+rounded = qlab.dequantize(*llm.quantize_weight(w, 3, PerGroup(64)))
+better = qlab.dequantize(*llm.gptq_quantize(w, x.T @ x, 3, PerGroup(64)))
 for name, each in (("rounded", rounded), ("GPTQ", better)):
     weights, outputs = (each - w).norm() / w.norm(), (x @ (each - w).T).norm() / (x @ w.T).norm()
     print(f"{name:8} error of the weights {weights:.1%}, of the outputs {outputs:.1%}")

@@ -45,6 +45,9 @@ def equalize(network: fx.GraphModule) -> fx.GraphModule:
     bias is absorbed as if the few values below its threshold were not there.
     """
     found = pairs(network)
+    for layer in {layer for pair in found for layer in (pair.first, pair.second)}:
+        for name, values in list(layer.named_parameters(recurse=False)):  # of its own: another layer may share them
+            setattr(layer, name, nn.Parameter(values.detach().clone(), values.requires_grad))
     for pair in found:
         for node in pair.between:
             if kind_of(node) == "relu6":
@@ -131,7 +134,8 @@ def absorb_high_bias(first: Layer, second: Layer) -> Tensor:
     shift = through(second, second.weight, c)
     first.bias -= c
     first.output_mean -= c
-    second.bias = nn.Parameter(shift if second.bias is None else second.bias + shift)
+    bias = shift if second.bias is None else second.bias + shift
+    second.bias = nn.Parameter(bias, second.weight.requires_grad)
     return c
 
 

@@ -31,10 +31,14 @@ WEIGHTLESS = ("add", "cat", *RELUS, "avg_pool", "global_pool", *KEEPS_GRID)
 def kind_of(node: fx.Node) -> str:
     """The kind of a node (see above). A subclass of a layer is "other": it may compute something else."""
     if node.op == "call_module":
-        cls = type(module_of(node))
-        return getattr(cls, "kind", None) or KINDS.get(cls, "other")
-    if node.op == "call_function" and node.target in (operator.add, torch.cat):
-        return "add" if node.target is operator.add else "cat"
+        module = module_of(node)
+        if getattr(module, "return_indices", False):  # a max_pool that gives two things
+            return "other"
+        return getattr(type(module), "kind", None) or KINDS.get(type(module), "other")
+    if node.op == "call_function" and node.target is operator.add:
+        return "add"
+    if node.op == "call_function" and node.target is torch.cat and isinstance(node.args[0], (tuple, list)):
+        return "cat"
     return {"placeholder": "input", "output": "output"}.get(node.op, "other")
 
 
@@ -55,8 +59,8 @@ def shape_of(node: fx.Node) -> tuple[int, ...] | None:
 
 
 def joined_axis(node: fx.Node) -> int:
-    """The axis along which a "cat" joins."""
-    return node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
+    """The axis along which a "cat" joins, counted from the front."""
+    return node.args[1]
 
 
 def only_reader(node: fx.Node) -> fx.Node | None:

@@ -6,6 +6,7 @@ convolution + addition + relu), not inside it. Source: Jacob et al. (CVPR 2018),
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qlab import quantizers
+from qlab.graph.check import prove_float
 from qlab.graph.equalize import equalize as equalize_layers
 from qlab.graph.fold import fold_batchnorm
 from qlab.graph.layers import QuantConv2d, QuantLayer, QuantLinear
@@ -192,6 +194,7 @@ def prepare(
     if equalize:
         equalize_layers(network)
     decisions = _decide(network, qconfig)
+    _require_known(qconfig, network, model)
     weighted = [d for d in decisions.values() if d.kind in WEIGHTED and (d.quantized or d.qconfig is not None)]
     if not weighted:
         found = ", ".join(sorted({type(m).__name__ for _, m in model.named_modules() if not list(m.children())}))
@@ -203,7 +206,10 @@ def prepare(
     _quantize_edges(network, decisions, qconfig)
     _run_in_place(network)
     network.recompile()
-    return Prepared(network, decisions, example).eval()
+    prepared = Prepared(network, decisions, example).eval()
+    if not equalize:
+        prove_float(prepared, model, network.meta["answers"])
+    return prepared
 
 
 def _decide(network: fx.GraphModule, qconfig: QConfig) -> dict[str, Decision]:
@@ -213,7 +219,7 @@ def _decide(network: fx.GraphModule, qconfig: QConfig) -> dict[str, Decision]:
     decisions: dict[str, Decision] = {}
     for node in network.graph.nodes:
         kind = kind_of(node)
-        if kind in ("input", "output") or node.op == "get_attr" or shape_of(node) is None:
+        if kind in ("input", "output") or node.op == "get_attr" or (shape_of(node) is None and module_of(node) is None):
             continue
         module = module_of(node) or nn.Identity()
         config = qconfig.layer(name_of(node), module, edge=node in edges, shortcut=_is_shortcut(node, module))
@@ -230,6 +236,17 @@ def _decide(network: fx.GraphModule, qconfig: QConfig) -> dict[str, Decision]:
             config = None
         decisions[node.name] = Decision(kind if kind != "other" else _what(node, module), config, because)
     return decisions
+
+
+def _require_known(qconfig: QConfig, network: fx.GraphModule, model: nn.Module) -> None:
+    """Raise ValueError for an override whose name is no layer, no operation and no block of the network."""
+    known = {name_of(node) for node in network.graph.nodes} | {name for name, _ in model.named_modules()}
+    for name in qconfig.overrides:
+        if isinstance(name, str) and name not in known:
+            close = difflib.get_close_matches(name, known, 3, 0.0)
+            raise ValueError(
+                f"overrides names {name!r}, which is no layer of this network: did you mean {', '.join(close)}?"
+            )
 
 
 def _is_shortcut(node: fx.Node, module: nn.Module) -> bool:
@@ -258,6 +275,8 @@ def _cannot_carry(node: fx.Node) -> str:
             return f"no integer kernel adds shapes {shapes[0]} and {shapes[1]}"
     if kind_of(node) == "global_pool" and module_of(node).output_size not in (1, (1, 1)):
         return "only global average pooling, AdaptiveAvgPool2d(1), has an integer kernel"
+    if kind_of(node) == "avg_pool" and module_of(node).divisor_override is not None:
+        return "no integer kernel takes divisor_override"
     return ""
 
 
@@ -375,7 +394,7 @@ def _quantizer_behind(network: fx.GraphModule, node: fx.Node, name: str, quantiz
 def _inside_addition(node: fx.Node, decisions: dict[str, Decision]) -> bool:
     """Is this a convolution that only an addition reads, so that an engine may fuse the two? One input at most."""
     reader = only_reader(node)
-    if kind_of(node) != "conv" or reader is None or kind_of(reader) != "add":
+    if kind_of(node) != "conv" or reader is None or kind_of(reader) != "add" or reader.args[0] is reader.args[1]:
         return False
     if not (_is_quantized(node, decisions) and _is_quantized(reader, decisions)):
         return False

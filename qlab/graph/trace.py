@@ -1,38 +1,25 @@
-"""A network as a graph: what torch.fx sees, with every operation in one standard form.
+"""A network as a graph: what torch.fx sees of a copy of it.
 
-``F.relu(x)``, ``torch.relu(x)`` and ``nn.ReLU()(x)`` are one operation to a processor; here they become one kind of
-node, so that the passes after this one have only layers, additions and concatenations to look at.
 Source: Reed, DeVito, He, Ussery, Ansel, "torch.fx: Practical Program Capture and Transformation" (MLSys 2022).
 """
 
 from __future__ import annotations
 
 import copy
-import operator
+import inspect
 import traceback
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
-from torch.nn import functional as F
+from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
-# Functions and methods with a module that does the same; the module is made from the call's other arguments.
-_MODULE_OF: dict[object, Callable[..., nn.Module]] = {
-    F.relu: lambda inplace=False: nn.ReLU(),
-    torch.relu: nn.ReLU,
-    "relu": nn.ReLU,
-    "relu_": nn.ReLU,
-    F.relu6: lambda inplace=False: nn.ReLU6(),
-    F.max_pool2d: nn.MaxPool2d,
-    torch.max_pool2d: nn.MaxPool2d,
-    F.avg_pool2d: nn.AvgPool2d,
-    F.adaptive_avg_pool2d: nn.AdaptiveAvgPool2d,
-    torch.flatten: lambda start_dim=0, end_dim=-1: nn.Flatten(start_dim, end_dim),
-    "flatten": lambda start_dim=0, end_dim=-1: nn.Flatten(start_dim, end_dim),
-    F.dropout: lambda p=0.5, training=True, inplace=False: nn.Identity(),
-}
-_ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
+from qlab.graph.check import Answers, answers
+from qlab.graph.functional import without_mutation
+from qlab.graph.standard import drop_what_does_nothing, standardize
 
 
 class _Tracer(fx.Tracer):
@@ -41,6 +28,7 @@ class _Tracer(fx.Tracer):
     def __init__(self, leaves: tuple[type, ...]) -> None:
         super().__init__()
         self.leaves = leaves
+        self.record_stack_traces = True
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         return isinstance(module, self.leaves) or super().is_leaf_module(module, name)
@@ -50,30 +38,56 @@ def trace(model: nn.Module, example: Tensor, leaves: tuple[type, ...] = ()) -> f
     """A copy of ``model`` in eval mode as a torch.fx graph in standard form, each node with the shape it gives.
 
     ``example`` is one input batch. ``leaves`` are block types to keep whole: not looked into, left in float.
-    Raises ValueError that names the line when the forward pass depends on the data, or when the example does not fit.
+    Its ``meta["answers"]`` are those of the model (:func:`qlab.graph.check.answers`). Raises ValueError that names the
+    line when the forward pass depends on the data, or when the example does not fit.
     """
-    model = copy.deepcopy(model).eval()
-    _try_out(model, example)
-    tracer = _Tracer(leaves)
+    model = eval_copy(model)
+    expected = _try_out(model, example)
+    optional = list(inspect.signature(model.forward).parameters.values())[1:]
+    defaults = {one.name: one.default for one in optional if one.default is not one.empty}
     try:
-        graph = tracer.trace(model)
+        graph = _Tracer(leaves).trace(model, concrete_args=defaults or None)
     except Exception as error:
         raise ValueError(_why_not(error)) from error
     network = fx.GraphModule(model, graph, type(model).__name__)
-    inputs = [node for node in graph.nodes if node.op == "placeholder"]
-    if len(inputs) != 1:
-        raise ValueError(f"the network takes {len(inputs)} inputs ({inputs}): expected one, a batch of images")
-    _standardize(network)
+    _drop_optional_inputs(network)
+    drop_what_does_nothing(network)
+    without_mutation(network, example)
     with torch.no_grad():
         ShapeProp(network).propagate(example)
+    standardize(network)
+    network.meta["answers"] = expected
     return network
 
 
-def _try_out(model: nn.Module, example: Tensor) -> None:
-    """Run the model once as it is, so that an example that does not fit is told apart from a graph that does not trace."""
+def eval_copy(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` in eval mode that shares nothing with it, its weights computed once and for all.
+
+    Weight norm, spectral norm, pruning and other parametrizations compute a weight anew in each call, from tensors of
+    their own; in the copy they are done with, so that a weight is what is stored.
+    """
+    computed = {
+        id(tensor): tensor.detach().clone()  # a deep copy refuses what was computed with gradients
+        for module in model.modules() for tensor in vars(module).values()
+        if isinstance(tensor, Tensor) and not tensor.is_leaf
+    }  # fmt: skip
+    model = copy.deepcopy(model, computed).eval()
+    for module in list(model.modules()):
+        if parametrize.is_parametrized(module):
+            for name in list(module.parametrizations):
+                parametrize.remove_parametrizations(module, name)
+        for key, hook in list(module._forward_pre_hooks.items()):
+            if isinstance(hook, (WeightNorm, SpectralNorm, BasePruningMethod)):
+                hook(module, ())
+                hook.remove(module)
+                module._forward_pre_hooks.pop(key, None)
+    return model
+
+
+def _try_out(model: nn.Module, example: Tensor) -> Answers:
+    """Run the model as it is, so that an example that does not fit is told apart from a graph that does not trace."""
     try:
-        with torch.no_grad():
-            model(example)
+        return answers(model, example)
     except Exception as error:
         raise ValueError(
             f"the example, {tuple(example.shape)} {example.dtype}, does not run through the network: {error}. "
@@ -81,61 +95,29 @@ def _try_out(model: nn.Module, example: Tensor) -> None:
         ) from error
 
 
-def _standardize(network: fx.GraphModule) -> None:
-    """Calls of functions and methods become modules or plain additions; what does nothing in eval mode goes."""
-    for node in list(network.graph.nodes):
-        target = node.target
-        if node.op in ("call_function", "call_method"):
-            if target in _ADDITIONS and len(node.args) == 2 and not node.kwargs:
-                node.op, node.target = "call_function", operator.add
-            elif target in ("view", "reshape") and _keeps_batch(node):
-                _as_module(network, node, nn.Flatten())
-            elif target in _MODULE_OF:
-                options = {name: value for name, value in node.kwargs.items() if name != "input"}
-                _as_module(network, node, _MODULE_OF[target](*node.args[1:], **options))
-        if node.op == "call_module" and isinstance(network.get_submodule(node.target), (nn.Dropout, nn.Identity)):
-            node.replace_all_uses_with(node.args[0])
+def _drop_optional_inputs(network: fx.GraphModule) -> None:
+    """Take out the inputs that have a default: the network was traced with it. Raises ValueError for further ones."""
+    first, *others = [node for node in network.graph.nodes if node.op == "placeholder"]
+    for node in reversed(network.graph.nodes):
+        if not node.users and (node in others or _only_checks(node, others)):
             network.graph.erase_node(node)
-    _name_functions(network)
-    network.graph.eliminate_dead_code()
-    network.delete_all_unused_submodules()
-    network.recompile()
+    left = [node for node in network.graph.nodes if node.op == "placeholder"]
+    if len(left) != 1:
+        raise ValueError(f"the network takes {len(left)} inputs ({left}): expected one, a batch of images")
 
 
-def _name_functions(network: fx.GraphModule) -> None:
-    """Name what is not a module by its block: layer1.0.add, and layer1.0.add_2 when the block adds twice."""
-    seen: dict[str, int] = {}
-    for node in network.graph.nodes:
-        if node.op in ("call_function", "call_method"):
-            name = _in_block(node, getattr(node.target, "__name__", node.target))
-            seen[name] = seen.get(name, 0) + 1
-            node.meta["name"] = name if seen[name] == 1 else f"{name}_{seen[name]}"
-
-
-def _in_block(node: fx.Node, name: str) -> str:
-    """``name`` behind the path of the block in which the node stands."""
-    stack = node.meta.get("nn_module_stack") or {}
-    block = next((path for path, _ in reversed(list(stack.values())) if path), "")
-    return f"{block}.{name}" if block else name
-
-
-def _as_module(network: fx.GraphModule, node: fx.Node, module: nn.Module) -> None:
-    """Turn ``node`` into a call of ``module``, named inside the block that it stands in."""
-    source = node.args[0] if node.args else node.kwargs["input"]
-    name = _in_block(node, node.name)
-    network.add_submodule(name, module)
-    node.op, node.target, node.args, node.kwargs = "call_module", name, (source,), {}
-
-
-def _keeps_batch(node: fx.Node) -> bool:
-    """Is this x.view(x.size(0), -1) in one of its spellings?"""
-    sizes = node.args[1] if isinstance(node.args[1], (tuple, list)) else node.args[1:]
-    if len(sizes) != 2 or sizes[1] != -1 or not isinstance(sizes[0], fx.Node):
-        return False
-    first = sizes[0]
-    if first.target is operator.getitem and first.args[1] == 0:  # x.shape[0], x.size()[0]
-        return first.args[0].target in ("size", getattr)
-    return first.target == "size" and first.args[1:] == (0,)
+def _only_checks(node: fx.Node, inputs: list[fx.Node]) -> bool:
+    """Does this node, which nobody reads, only compare one of the inputs with its default?"""
+    sources, seen = list(node.all_input_nodes), set()
+    while sources:
+        source = sources.pop()
+        seen.add(source)
+        sources += source.all_input_nodes
+    return (
+        node.op == "call_function"
+        and bool(seen & set(inputs))
+        and all(source in inputs or source.op == "call_function" for source in seen)
+    )
 
 
 def _why_not(error: Exception) -> str:

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import qlab
-from qlab import llm
+from qlab import PerChannel, PerGroup, PerTensor, llm
 from qlab.extras import remedy
 from qlab.int8 import engines
 from qlab.llm import gptq, granite, measure, outliers, stages, text
@@ -83,11 +84,13 @@ def test_line_ends_are_the_same_on_every_system(tmp_path):
 # --- layers
 
 
-@pytest.mark.parametrize("bits, group, rate", [(8, None, 0.25 + 1 / 128 / 2), (4, 64, 0.125 + 3 / 64 / 4)])
-def test_codes_hold_the_rounded_weight_in_few_bytes(bits, group, rate):
+@pytest.mark.parametrize(
+    "bits, granularity, rate", [(8, PerChannel(0), 0.25 + 1 / 128 / 2), (4, PerGroup(64), 0.125 + 3 / 64 / 4)]
+)
+def test_codes_hold_the_rounded_weight_in_few_bytes(bits, granularity, rate):
     weight = torch.randn(32, 128)
-    layer = WeightOnlyLinear.from_weight(weight, bits, group)
-    assert torch.equal(layer.weight_rows(), round_weight(weight, bits, group))
+    layer = WeightOnlyLinear.from_weight(weight, bits, granularity)
+    assert torch.equal(layer.weight_rows(), round_weight(weight, bits, granularity))
     rows = torch.tensor([3, 3, 31])
     assert torch.equal(layer.weight_rows(rows), layer.weight_rows()[rows])
     x = torch.randn(2, 5, 128)
@@ -98,17 +101,52 @@ def test_codes_hold_the_rounded_weight_in_few_bytes(bits, group, rate):
 
 def test_rounding_is_off_by_half_a_step_at_most():
     weight = torch.randn(16, 128)
-    for bits, group in ((8, None), (4, 64), (3, 32), (2, 128)):
-        qp = weight_qparams(weight, bits, group)
-        off = qlab.PerGroup(group or 128).blocks((round_weight(weight, bits, group) - weight).abs()).amax(-1)
+    for bits, granularity in ((8, PerChannel(0)), (4, PerGroup(64)), (3, PerGroup(32)), (2, PerGroup(128))):
+        qp = weight_qparams(weight, bits, granularity)
+        off = granularity.blocks((round_weight(weight, bits, granularity) - weight).abs()).amax(-1)
         # bfloat16 has 8 digits: a scale that was rounded down puts the largest value a little beyond the last code
         assert bool((off <= 0.5 * qp.scale.flatten() + 2**-8 * 2**bits * qp.scale.flatten()).all())
 
 
-@pytest.mark.parametrize("bits, group", [(8, 64), (4, None), (5, 64)])
-def test_what_has_no_storage_is_refused(bits, group):
-    with pytest.raises(ValueError, match="expected 8 bits without groups, or 4 with groups"):
-        WeightOnlyLinear.from_weight(torch.randn(16, 64), bits, group)
+@pytest.mark.parametrize("bits, granularity", [(8, PerGroup(64)), (4, PerChannel(0)), (5, PerGroup(64))])
+def test_what_has_no_storage_is_refused(bits, granularity):
+    with pytest.raises(ValueError, match=rf"{bits} bits, .*signed, Per.*: no storage for these codes. Expected 8 bits"):
+        WeightOnlyLinear.from_weight(torch.randn(16, 64), bits, granularity)
+
+
+@pytest.mark.parametrize("granularity", [PerTensor(), PerChannel(1), PerChannel(-1)])
+def test_weights_have_a_scale_for_each_row_or_group(granularity):
+    for refused in (llm.quantize_weight, lambda w, bits, shared: gptq.gptq_quantize(w, torch.eye(64), bits, shared)):
+        with pytest.raises(ValueError, match=r"Per.*: expected PerChannel\(0\), one scale a row, or PerGroup\(size\)"):
+            refused(torch.randn(16, 64), 8, granularity)
+
+
+def test_rows_counted_from_the_end_are_the_same_rows():
+    weight = torch.randn(16, 64)
+    (codes, grids), (others, same) = (llm.quantize_weight(weight, 8, PerChannel(axis)) for axis in (0, -2))
+    assert torch.equal(codes, others) and grids == same
+    layer = WeightOnlyLinear(codes, replace(grids, granularity=PerChannel(-2)))
+    assert torch.equal(layer.weight_rows(), qlab.dequantize(codes, grids))
+
+
+def test_weights_are_rounded_as_those_of_any_other_network():
+    """One scale a row: the grids are a QConfig's, but for scales in bfloat16."""
+    weight = torch.randn(16, 64)
+    for bits in (3, 8):
+        spec = replace(qlab.QConfig.w8a8().weight, bits=bits)
+        expected, found = qlab.observers.grid_of(weight, spec), weight_qparams(weight, bits)
+        assert found == replace(expected, scale=expected.scale.to(torch.bfloat16).float())
+
+
+def test_groups_that_do_not_divide_the_rows_are_refused():
+    for refused in (llm.quantize_weight, lambda w, bits, group: gptq.gptq_quantize(w, torch.eye(64), bits, group)):
+        with pytest.raises(ValueError, match="group size 48 does not divide the 64 values a row"):
+            refused(torch.randn(16, 64), 4, PerGroup(48))
+
+
+def test_codes_of_gptq_that_have_no_storage_are_refused_too(model, tokens):
+    with pytest.raises(ValueError, match="5 bits, unsigned, .*no storage for these codes"):
+        llm.weight_only(model, 5, 64, windows=tokens)
 
 
 def test_inputs_are_rounded_token_by_token():
@@ -160,15 +198,15 @@ def test_without_onednn_torchs_own_integer_product_gives_the_same(monkeypatch):
 
 
 @pytest.mark.skipif(not engines.has_weight_products(), reason="this torch has no weight-only kernels here")
-@pytest.mark.parametrize("bits, group", [(8, None), (4, 32), (4, 64)])
-def test_the_weight_only_kernels_agree_with_the_floats(bits, group):
-    layer = WeightOnlyLinear.from_weight(torch.randn(32, 128), bits, group)
+@pytest.mark.parametrize("bits, granularity", [(8, PerChannel(0)), (4, PerGroup(32)), (4, PerGroup(64))])
+def test_the_weight_only_kernels_agree_with_the_floats(bits, granularity):
+    layer = WeightOnlyLinear.from_weight(torch.randn(32, 128), bits, granularity)
     x = torch.randn(2, 3, 128).to(torch.bfloat16)
     expected, before = layer(x.float()), memory_bytes(layer)
     y = layer.use_kernel()(x)
     assert layer.on_kernel and y.dtype is torch.bfloat16 and y.shape == (2, 3, 32)
     assert (y.float() - expected).abs().max() < 0.02 * expected.abs().max()
-    assert memory_bytes(layer) <= before + 2 * 32 * 128 // (group or 128)
+    assert memory_bytes(layer) <= before + 2 * granularity.blocks(torch.empty(32, 128)).shape[0]
 
 
 def test_without_kernels_a_layer_computes_in_bfloat16_all_the_same(monkeypatch):
@@ -179,7 +217,7 @@ def test_without_kernels_a_layer_computes_in_bfloat16_all_the_same(monkeypatch):
     monkeypatch.setattr(engines.matmul, "int8_weight_product", missing)
     try:
         assert not engines.has_weight_products()
-        layer = WeightOnlyLinear.from_weight(torch.randn(32, 128), 4, 64).use_kernel()
+        layer = WeightOnlyLinear.from_weight(torch.randn(32, 128), 4, PerGroup(64)).use_kernel()
         assert not layer.on_kernel and layer(torch.randn(1, 128).to(torch.bfloat16)).dtype is torch.bfloat16
     finally:
         engines.has_weight_products.cache_clear()
@@ -198,7 +236,7 @@ def test_more_bits_mean_less_error_and_more_bytes(model, tokens):
 
 
 def test_the_decoder_alone_is_rounded_to_any_number_of_bits(model, tokens):
-    errors = [error(model, llm.rounded(model, bits, 64), tokens) for bits in (6, 4, 3, 2)]
+    errors = [error(model, llm.rounded(model, bits, PerGroup(64)), tokens) for bits in (6, 4, 3, 2)]
     assert errors == sorted(errors) and errors[0] > 0
     assert torch.equal(llm.rounded(model, 4).lm_head.weight, model.lm_head.weight)
 
@@ -242,12 +280,12 @@ def problem(rows: int = 24, columns: int = 128, count: int = 400) -> tuple[torch
     return torch.randn(rows, columns, generator=draw), x
 
 
-@pytest.mark.parametrize("bits, group", [(4, 64), (3, 32), (8, None)])
-def test_gptq_makes_the_outputs_error_much_smaller_than_rounding_does(bits, group):
+@pytest.mark.parametrize("bits, granularity", [(4, PerGroup(64)), (3, PerGroup(32)), (8, PerChannel(0))])
+def test_gptq_makes_the_outputs_error_much_smaller_than_rounding_does(bits, granularity):
     weight, x = problem()
-    codes, qp = gptq.gptq_quantize(weight, x.T @ x, bits, group)
-    assert codes.dtype is (torch.uint8 if group else torch.int8)
-    solved, rounded = qlab.dequantize(codes, qp), round_weight(weight, bits, group)
+    codes, qp = gptq.gptq_quantize(weight, x.T @ x, bits, granularity)
+    assert codes.dtype is (torch.int8 if granularity == PerChannel(0) else torch.uint8)
+    solved, rounded = qlab.dequantize(codes, qp), round_weight(weight, bits, granularity)
     right = x @ weight.T
     errors = [float((x @ other.T - right).square().sum()) for other in (solved, rounded)]
     assert errors[0] < 0.5 * errors[1]
@@ -256,8 +294,8 @@ def test_gptq_makes_the_outputs_error_much_smaller_than_rounding_does(bits, grou
 
 def test_with_uncorrelated_inputs_gptq_rounds_to_nearest():
     weight, _ = problem()
-    codes, qp = gptq.gptq_quantize(weight, torch.eye(128) * 7, 4, 64, damp=0.0)
-    assert torch.equal(qlab.dequantize(codes, qp), round_weight(weight, 4, 64))
+    codes, qp = gptq.gptq_quantize(weight, torch.eye(128) * 7, 4, PerGroup(64), damp=0.0)
+    assert torch.equal(qlab.dequantize(codes, qp), round_weight(weight, 4, PerGroup(64)))
 
 
 def test_the_factor_is_one_of_the_inverse_and_a_dead_channel_does_no_harm():

@@ -10,8 +10,10 @@ import torch
 from matplotlib import rc_context
 from torch import Tensor
 
+from qlab.affine import round_rows
 from qlab.course.language import _
 from qlab.course.plots.figure import CLIPPED, ERROR, FLOAT, LINES, QUANTIZED, STYLE, Figure
+from qlab.granularity import PerGroup
 from qlab.llm.layers import round_weight, weight_qparams
 from qlab.llm.outliers import smoothing_scale
 
@@ -90,11 +92,13 @@ def weight_groups(weight: Tensor, sizes: Sequence[int]) -> Callable[[int, int], 
 
     @cache
     def errors(bits: int) -> list[float]:
-        return [100 * float((round_weight(weight, bits, size) - weight).norm() / weight.norm()) for size in sizes]
+        return [
+            100 * float((round_weight(weight, bits, PerGroup(size)) - weight).norm() / weight.norm()) for size in sizes
+        ]
 
     @cache
     def step_of(bits: int, size: int) -> np.ndarray:
-        return weight_qparams(weight[row : row + 1], bits, size).scale[0].repeat_interleave(size).numpy()
+        return weight_qparams(weight[row : row + 1], bits, PerGroup(size)).scale[0].repeat_interleave(size).numpy()
 
     for bits in range(2, 9):
         right.plot([bits + 32 / each for each in sizes], errors(bits), color=LINES, zorder=1)
@@ -119,8 +123,7 @@ def weight_groups(weight: Tensor, sizes: Sequence[int]) -> Callable[[int, int], 
 
 def w8a8_error(x: Tensor, weight: Tensor) -> float:
     """Percent of a linear layer's output that W8A8 gets wrong: a scale for each token, and one for each row."""
-    steps = (tensor.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127 for tensor in (x, weight))
-    rounded = [(tensor / step).round() * step for tensor, step in zip((x, weight), steps)]
+    rounded = [codes * steps for codes, steps in (round_rows(tensor, 127) for tensor in (x, weight))]
     right = x @ weight.T
     return 100 * float((rounded[0] @ rounded[1].T - right).norm() / right.norm())
 

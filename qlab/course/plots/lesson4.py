@@ -23,9 +23,7 @@ LOWEST = -10.0  # dB: a channel whose weights all become 0 has 0 dB, one that ge
 
 def rounded(weight: Tensor, bits: int, granularity: Granularity) -> tuple[Tensor, Tensor]:
     """The weights on a symmetric grid of that many bits, and the scales; the grid clips nothing."""
-    observer = observers.build(QuantSpec(bits, True, True, granularity, narrow_range=True))
-    observer(weight)
-    qparams = observer.qparams()
+    qparams = observers.grid_of(weight, QuantSpec(bits, True, True, granularity, narrow_range=True))
     return fake_quantize(weight, qparams), qparams.scale
 
 

@@ -76,9 +76,7 @@ def _error(x: Tensor, rounded: Tensor) -> float:
 
 def _equal_steps(w: Tensor, bits: int) -> Tensor:
     """The weights on the symmetric grid of equal steps that has the least squared error."""
-    observer = observers.build(QuantSpec(bits, signed=True, symmetric=True, observer="mse"))
-    observer(w)
-    return fake_quantize(w, observer.qparams())
+    return fake_quantize(w, observers.grid_of(w, QuantSpec(bits, signed=True, symmetric=True, observer="mse")))
 
 
 @rc_context(STYLE)

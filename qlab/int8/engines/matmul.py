@@ -8,6 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from qlab.affine import round_rows
 from qlab.int8.engines.choice import availability
 from qlab.int8.engines.packing import direct
 
@@ -62,7 +63,7 @@ def dynamic_linear(weight: Tensor, scale: Tensor) -> Callable[[Tensor], Tensor]:
         transposed = weight.t()
 
         def kernel(x: Tensor) -> Tensor:
-            codes, step = _by_token(x, 127)
+            codes, step = round_rows(x, 127)
             return torch._int_mm(codes.to(torch.int8), transposed).to(torch.float32).mul_(step).mul_(scale)
 
         return kernel
@@ -73,15 +74,8 @@ def dynamic_linear(weight: Tensor, scale: Tensor) -> Callable[[Tensor], Tensor]:
     op, zeros = direct(torch.ops.onednn.qlinear_pointwise.default), torch.zeros(len(scale), dtype=torch.int32)
 
     def kernel(x: Tensor) -> Tensor:
-        codes, step = _by_token(x, middle - 1)
+        codes, step = round_rows(x, middle - 1)
         q = codes.add_(middle).to(torch.uint8)
         return op(q, 1.0, middle, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], "").mul_(step)
 
     return kernel
-
-
-def _by_token(x: Tensor, largest: int) -> tuple[Tensor, Tensor]:
-    """(codes as floats, step): each row of x in whole steps, so that its largest value has the largest code."""
-    x = x.to(torch.float32)
-    step = x.abs().amax(-1, keepdim=True).clamp_(min=1e-12).div_(largest)
-    return (x / step).round_(), step
