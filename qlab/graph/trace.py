@@ -97,7 +97,7 @@ def _try_out(model: nn.Module, example: Tensor) -> Answers:
 
 def _drop_optional_inputs(network: fx.GraphModule) -> None:
     """Take out the inputs that have a default: the network was traced with it. Raises ValueError for further ones."""
-    first, *others = [node for node in network.graph.nodes if node.op == "placeholder"]
+    _, *others = [node for node in network.graph.nodes if node.op == "placeholder"]
     for node in reversed(network.graph.nodes):
         if not node.users and (node in others or _only_checks(node, others)):
             network.graph.erase_node(node)
