@@ -220,10 +220,17 @@ def readme() -> str:
     return (ROOT / "README.md").read_text("utf-8")
 
 
-def test_every_file_that_the_readme_names_is_there():
-    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", readme())
-    assert links, "the README links to the tour of the code"
-    assert [link for link in links if not (ROOT / link).exists()] == []
+GUIDES = "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md"
+OURS = r"(?:qlab|tools|tests|notebooks|binder|data|\.ci)/[\w./*-]*|\.pre-commit-config\.yaml|environment\.yml"
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_every_file_that_a_guide_names_is_there(name):
+    guide = (ROOT / name).read_text("utf-8")
+    links = {(ROOT / name).parent / link for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", guide)}
+    words = {ROOT / path.rstrip(".") for path in re.findall(rf"(?<![\w./~-])(?:{OURS})", guide)}
+    assert links | words
+    assert sorted(str(path) for path in links | words if not list(ROOT.glob(str(path.relative_to(ROOT))))) == []
 
 
 def test_every_make_command_in_the_readme_is_a_rule():
