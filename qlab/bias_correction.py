@@ -41,19 +41,20 @@ def correct_bias(prepared: Prepared, batches: Batches | None = None, *, progress
     stops = tqdm(stops, "bias correction", count, False, unit="layer", delay=2, disable=not progress)
     for stop in stops:
         _, bias = stop.layer.keep_original()
+        axis = 1 if stop.layer.kind == "conv" else -1
         stop.layer.bias = None if bias is None else nn.Parameter(bias.clone())
         with torch.no_grad():
-            found = mean_of_channels(stop.layer(x) for x in stop.inputs)
-        shift = mean_of_channels(stop.targets) - found
+            found = mean_of_channels((stop.layer(x) for x in stop.inputs), axis)
+        shift = mean_of_channels(stop.targets, axis) - found
         stop.layer.bias = nn.Parameter(shift if bias is None else bias + shift)
     return prepared
 
 
-def mean_of_channels(batches: Iterable[Tensor]) -> Tensor:
-    """The mean a channel, over batches, images and places: (N, channels, H, W) or (N, ..., channels)."""
+def mean_of_channels(batches: Iterable[Tensor], axis: int) -> Tensor:
+    """The mean a channel, over batches, images and places; channels lie along ``axis``: 1 or, of linear layers, -1."""
     total, count = 0, 0
     for y in batches:
-        rows = y.movedim(1, -1) if y.ndim == 4 else y
+        rows = y.movedim(axis, -1)
         total = total + rows.flatten(0, -2).double().sum(0)
         count += rows[..., 0].numel()
     return (total / count).float()

@@ -40,6 +40,7 @@ def calibrate(prepared: Prepared, batches: Batches, *, progress: bool = True) ->
         for x in bar:
             prepared(x)
             count += len(x)
+            prepared.sample = x[:2].detach()
     if count == 0 and any(quantizer.needs_data for quantizer in edges):
         raise ValueError("calibrate got no batch: give it at least one, for instance data.sample(512).batches(64)")
     for name, layer in prepared.weighted():

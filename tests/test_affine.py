@@ -14,7 +14,17 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 import qlab
-from qlab.affine import QParams, choose_qparams, dequantize, fake_quantize, fit_grid, grid_limits, quantize, round_rows
+from qlab.affine import (
+    QParams,
+    choose_qparams,
+    dequantize,
+    fake_quantize,
+    fit_grid,
+    grid_limits,
+    quantize,
+    round_rows,
+    within_range,
+)
 from qlab.granularity import PerChannel, PerGroup, PerTensor
 
 # Tests alone may touch torch's historical quantized tensors; making one warns since torch 2.13.
@@ -321,6 +331,15 @@ class TestLaws:
         fake_quantize(x, qp).sum().backward()
         ends = dequantize(torch.tensor([qp.qmin, qp.qmax]), qp) + torch.tensor([-0.5, 0.5]) * qp.scale
         assert torch.equal(x.grad, ((x > ends[0]) & (x < ends[1])).float())
+
+    @settings(max_examples=100)
+    @given(st.data())
+    def test_the_gradient_is_the_upstream_one_within_the_range(self, data):
+        """The fused form gives what the plain mask does, to the bit."""
+        x, qp = data.draw(channels(FORMS))
+        upstream, x = torch.randn(x.shape), x.clone().requires_grad_()
+        fake_quantize(x, qp).backward(upstream)
+        assert torch.equal(x.grad, torch.where(within_range(x.detach(), qp), upstream, 0 * upstream))
 
 
 class TestChosenGrids:

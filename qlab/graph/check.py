@@ -69,8 +69,14 @@ def prove_float(prepared: Prepared, model: nn.Module, expected: Answers) -> None
 
 
 @torch.no_grad()
-def prove_integers(prepared: Prepared, int8: Int8Network, x: Tensor) -> None:
-    """Raise ValueError unless the integers give what the fake-quantized network gives, to within some codes."""
+def prove_integers(prepared: Prepared, int8: Int8Network) -> None:
+    """Raise ValueError unless the integers give what the fake-quantized network gives, to within some codes.
+
+    On two of the images that the network was calibrated with, or on noise.
+    """
+    x = prepared.sample
+    if x is None:
+        x = torch.randn(2, *prepared.input_shape, generator=torch.Generator().manual_seed(0))
     with rounding(prepared, ()):
         floats = prepared(x.clone())
     with rounding(prepared, [quantizer for _, quantizer in prepared.quantizers()]):

@@ -6,6 +6,8 @@ Source: Jacob et al. (CVPR 2018), section 2.
 from __future__ import annotations
 
 import copy
+import operator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -13,6 +15,7 @@ from torch import fx, nn
 
 from qlab.affine import QParams
 from qlab.granularity import PerChannel, PerTensor
+from qlab.graph.check import prove_integers
 from qlab.graph.layers import QuantLayer
 from qlab.graph.nodes import RELUS, WEIGHTED, joined_axis, module_of, name_of
 from qlab.graph.prepare import Prepared
@@ -30,7 +33,10 @@ def convert(prepared: Prepared, engine: str = "auto") -> Int8Network:
     """
     if not isinstance(prepared, Prepared):
         raise TypeError(f"convert takes what qlab.prepare gave, not a {type(prepared).__name__}")
-    return Int8Network(*_Builder(prepared).build(), prepared.report(), engine)
+    int8 = Int8Network(*_Builder(prepared).build(), prepared.report(), engine)
+    if not int8.saturating:  # that was warned of, and gives other answers
+        prove_integers(prepared, int8)
+    return int8
 
 
 @dataclass
@@ -59,7 +65,7 @@ class _Builder:
             if node.op == "placeholder":
                 self.values[node] = _Value(floats=0)
             elif node.op == "output":
-                self._floats(node.args[0])
+                self._answer(node)
             else:
                 self.values[node] = self._visit(node)
         program = Program(tuple(self.steps), tuple(self.grids), frozenset(self.fusible), self.prepared.input_shape)
@@ -124,18 +130,31 @@ class _Builder:
 
     def _float(self, node: fx.Node, module: nn.Module | None) -> _Value:
         """A node that stays in float, or whose weights alone are integers."""
-        if node.op == "get_attr":
-            raise ValueError(
-                f"the network reads the tensor {node.target!r} outside of any layer: put that line into a module of "
-                "its own and pass its type as prepare(..., leaves=(ThatModule,))"
-            )
         inputs = tuple(self._floats(source) for source in node.all_input_nodes)
         if isinstance(module, QuantLayer):
             layer = _weighted(name_of(node), module, "weight_only")
         else:
-            module = _call(node) if module is None else copy.deepcopy(module).eval().requires_grad_(False)
-            layer = int8.Float(name_of(node), module)
+            layer = int8.Float(name_of(node), self._in_float(node, module))
         return _Value(floats=self._step(layer, inputs, None))
+
+    def _in_float(self, node: fx.Node, module: nn.Module | None) -> nn.Module:
+        """What computes a node in float: its layer as it is when the inputs are all that it is called with."""
+        if node.op == "get_attr":
+            return int8.Constant(operator.attrgetter(node.target)(self.prepared.network))
+        if module is None:
+            return _call(node, node.target)
+        module = copy.deepcopy(module).eval().requires_grad_(False)
+        plain = list(node.args) == node.all_input_nodes and not node.kwargs
+        return module if plain else _call(node, module)
+
+    def _answer(self, node: fx.Node) -> None:
+        """The last step: the network's answer in float; a step of its own when it is not one tensor."""
+        answer = node.args[0]
+        inputs = tuple(self._floats(source) for source in node.all_input_nodes)
+        if not isinstance(answer, fx.Node):
+            self._step(int8.Float("output", _call(node, int8.structure)), inputs, None)
+        elif inputs[0] != self.steps[-1].output:  # it was computed before the last step
+            self._step(int8.Float("output", nn.Identity()), inputs, None)
 
     def _step(self, layer: int8.Int8Layer, inputs: tuple[int, ...], grid: QParams | None) -> int:
         self.layers.append(layer)
@@ -187,11 +206,11 @@ def _weighted(name: str, layer: QuantLayer, op: str, **options) -> int8.Weighted
     return cls(name, codes.to(torch.int8), qparams.scale.clone(), bias, qparams.bits, **options)
 
 
-def _call(node: fx.Node) -> int8.Call:
-    """A function or method call of the float network, its tensors replaced by their places among the inputs."""
+def _call(node: fx.Node, target: Callable | str) -> int8.Call:
+    """A call in the float network, its tensors replaced by their places among the inputs."""
     places = {source: int8.Input(place) for place, source in enumerate(node.all_input_nodes)}
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), places.get)
-    return int8.Call(node.target, args, kwargs)
+    return int8.Call(target, args, dict(kwargs))
 
 
 def _pool(name: str, module: nn.Module, kind: str) -> int8.Int8Layer:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import operator
+import re
 from collections.abc import Callable
 
 import torch
@@ -49,37 +50,38 @@ class _Watcher(fx.Interpreter):
         super().__init__(network, garbage_collect_values=False)
         self.order = {node: place for place, node in enumerate(network.graph.nodes)}
         self.changes: dict[fx.Node, fx.Node] = {}
+        self.refused = ""
 
     def changes_of(self, example: Tensor) -> dict[fx.Node, fx.Node]:
         """{call: the node whose tensor it changes}, in the order of the calls."""
         with torch.no_grad():
             self.run(example.clone())
+        if self.refused:
+            raise ValueError(self.refused)
         return self.changes
 
     def run_node(self, node: fx.Node) -> object:
         changed = _changed_by(node)
         if changed is not None and isinstance(self.env.get(changed), Tensor):
-            self._check(node, changed)
+            self.refused = self.refused or self._seen_elsewhere(node, changed)
             self.changes[node] = changed
         return super().run_node(node)
 
-    def _check(self, node: fx.Node, changed: fx.Node) -> None:
-        """Refuse a change that is seen through another view."""
+    def _seen_elsewhere(self, node: fx.Node, changed: fx.Node) -> str:
+        """Why the change cannot be undone, since others see it; empty when it can."""
         if changed.op == "get_attr":
-            raise ValueError(
-                f"{_words(node)} changes {changed.target!r}, a tensor of the network itself, in each call: compute a new "
-                "tensor instead"
-            )
+            return f"{_words(node)} changes {changed.target!r}, a tensor of the network itself: compute a new tensor instead"
         memory = _memory(self.env[changed])
         for other, value in self.env.items():
             read_later = any(self.order[reader] > self.order[node] for reader in other.users)
             if other is changed or not read_later or other in self.changes.values():
                 continue
             if any(_memory(tensor) & memory for tensor in tree_leaves(value) if isinstance(tensor, Tensor)):
-                raise ValueError(
+                return (
                     f"{_words(node)} changes a tensor in place that is read through another view ({name_of(other)}) "
                     "later: compute a new tensor instead, for instance y = y * 0.1 for y.mul_(0.1)"
                 )
+        return ""
 
 
 def _memory(tensor: Tensor) -> set[int]:
@@ -159,5 +161,6 @@ def _named_without(node: fx.Node, *places: object) -> str:
 def _words(node: fx.Node) -> str:
     """The call and its line, for an error message."""
     what = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-    lines = [line.strip() for line in (node.stack_trace or "").splitlines() if line.strip()]
-    return f"{what} ({lines[-2]}: `{lines[-1]}`)" if len(lines) > 1 else what
+    found = re.findall(r'File "(.*?)", line (\d+), in \w+\n\s*(.*)', node.stack_trace or "")
+    own = [(file, line, text) for file, line, text in found if "/torch/" not in file.replace("\\", "/")]
+    return f"{what}, at {own[-1][0]}:{own[-1][1]}: `{own[-1][2]}`," if own else what

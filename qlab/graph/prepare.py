@@ -60,6 +60,7 @@ class Prepared(nn.Module):
         self.network = network
         self.decisions = decisions  # by the node's name
         self.input_shape = tuple(example.shape[1:])
+        self.sample: Tensor | None = None  # two of the images of the last calibration
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import copy
 import inspect
+import operator
 import traceback
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, fx, nn
@@ -22,6 +24,19 @@ from qlab.graph.functional import without_mutation
 from qlab.graph.standard import drop_what_does_nothing, standardize
 
 
+class _Proxy(fx.Proxy):
+    """Sees ``y += x`` as what it is, a change of y; torch.fx's own takes it for y = y + x."""
+
+    def _change(self, function: Callable, other: object) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+
+for _name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "imatmul", "iand", "ior", "ixor"):
+    setattr(
+        _Proxy, f"__{_name}__", lambda self, other, function=getattr(operator, _name): self._change(function, other)
+    )
+
+
 class _Tracer(fx.Tracer):
     """Traces into every block except torch's own layers and those that the caller wants whole."""
 
@@ -32,6 +47,9 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         return isinstance(module, self.leaves) or super().is_leaf_module(module, name)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
 
 def trace(model: nn.Module, example: Tensor, leaves: tuple[type, ...] = ()) -> fx.GraphModule:
@@ -72,16 +90,30 @@ def eval_copy(model: nn.Module) -> nn.Module:
         if isinstance(tensor, Tensor) and not tensor.is_leaf
     }  # fmt: skip
     model = copy.deepcopy(model, computed).eval()
-    for module in list(model.modules()):
-        if parametrize.is_parametrized(module):
-            for name in list(module.parametrizations):
-                parametrize.remove_parametrizations(module, name)
+    for path, module in list(model.named_modules(remove_duplicate=False)):
         for key, hook in list(module._forward_pre_hooks.items()):
             if isinstance(hook, (WeightNorm, SpectralNorm, BasePruningMethod)):
                 hook(module, ())
                 hook.remove(module)
                 module._forward_pre_hooks.pop(key, None)
+        if parametrize.is_parametrized(module):
+            plain = _with_plain_weights(module)
+            if not path:
+                return plain
+            model.set_submodule(path, plain)
     return model
+
+
+def _with_plain_weights(module: nn.Module) -> nn.Module:
+    """The layer as it is without its parametrizations. (torch's own way to remove them changes a class that copies share.)"""
+    base = type(module).__bases__[0]
+    plain = base.__new__(base)
+    plain.__dict__.update(vars(module))
+    plain._modules = {name: part for name, part in module._modules.items() if name != "parametrizations"}
+    plain._parameters = dict(module._parameters)
+    for name in module.parametrizations:
+        plain.register_parameter(name, nn.Parameter(getattr(module, name).detach().clone()))
+    return plain
 
 
 def _try_out(model: nn.Module, example: Tensor) -> Answers:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._pytree import tree_map
 
 from qlab.affine import QParams, dequantize
 from qlab.granularity import PerChannel, PerTensor
@@ -191,20 +190,53 @@ class Input:
 
 
 class Call(nn.Module):
-    """A call of a function, or of a tensor's method given by name, with its other arguments filled in."""
+    """A call of a function, of a layer, or of a tensor's method given by name, with its other arguments filled in."""
 
     def __init__(self, target: Callable | str, args: Sequence, kwargs: dict) -> None:
         super().__init__()
         self.target, self.args, self.kwargs = target, args, kwargs
 
-    def forward(self, *inputs: Tensor):
-        args, kwargs = tree_map(lambda a: inputs[a.place] if isinstance(a, Input) else a, (self.args, self.kwargs))
+    def forward(self, *inputs: object):
+        args, kwargs = filled((self.args, self.kwargs), inputs)
         if isinstance(self.target, str):
             return getattr(args[0], self.target)(*args[1:], **kwargs)
         return self.target(*args, **kwargs)
 
     def extra_repr(self) -> str:
-        return getattr(self.target, "__name__", str(self.target))
+        return (
+            self.target
+            if isinstance(self.target, str)
+            else getattr(self.target, "__name__", type(self.target).__name__)
+        )
+
+
+def filled(arguments: object, inputs: Sequence) -> object:
+    """The arguments of a call with each :class:`Input` replaced; inside tuples, lists, dicts and slices too."""
+    if isinstance(arguments, Input):
+        return inputs[arguments.place]
+    if isinstance(arguments, slice):
+        return slice(*(filled(part, inputs) for part in (arguments.start, arguments.stop, arguments.step)))
+    if isinstance(arguments, (tuple, list)):
+        return type(arguments)(filled(part, inputs) for part in arguments)
+    if isinstance(arguments, dict):
+        return {key: filled(part, inputs) for key, part in arguments.items()}
+    return arguments
+
+
+class Constant(nn.Module):
+    """A tensor of the network's own that no layer holds, such as the positions of a transformer."""
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("value", value.detach().clone())
+
+    def forward(self) -> Tensor:
+        return self.value
+
+
+def structure(value: object) -> object:
+    """A network's answer when it is not one tensor: a tuple, list or dict of values."""
+    return value
 
 
 LAYERS = {cls.op: cls for cls in (
@@ -319,7 +351,7 @@ class Int8Network(nn.Module):
 
     def can_saturate(self, saturates_in: Callable[[int], bool]) -> list[str]:
         """The layers that overflow 16 bits where the kernel of a layer of so many groups adds pairs in them."""
-        inputs = {step.layer: self.program.grids[step.inputs[0]] for step in self.program.steps}
+        inputs = {step.layer: self.program.grids[step.inputs[0]] for step in self.program.steps if step.inputs}
         return [
             layer.name for number, layer in enumerate(self.layers)
             if isinstance(layer, (Int8Conv2d, Int8Linear)) and saturates_in(layer.options.get("groups", 1))

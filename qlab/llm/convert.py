@@ -39,9 +39,10 @@ def weight_only(
     the nearest code. Embedding and last layer have 8 bits always: every token goes through both.
 
     >>> from qlab import llm
+    >>> from qlab.sizes import memory_bytes
     >>> model = llm.tiny()
     >>> small = weight_only(model, bits=4, group_size=64)
-    >>> f"{weight_bytes(small) / weight_bytes(model):.1%} of the bytes"
+    >>> f"{memory_bytes(small) / memory_bytes(model):.1%} of the bytes"
     '14.1% of the bytes'
 
     Raises ValueError for other bits, for 8 bits in groups, for a group size that does not divide a layer's inputs, and
@@ -68,6 +69,7 @@ def dynamic(model: GraniteForCausalLM, threshold: float | None = None) -> Granit
     and last layer have integer weights and float inputs. Raises ValueError for layers with a bias.
 
     >>> from qlab import llm
+    >>> from qlab.sizes import memory_bytes
     >>> dynamic(llm.tiny()).model.layers[0].mlp.down_proj
     DynamicLinear(512 -> 192, W8A8)
     """
@@ -82,6 +84,7 @@ def rounded(model: GraniteForCausalLM, bits: int, granularity: Granularity = Per
     Raises ValueError for another granularity than PerChannel(0) and PerGroup.
 
     >>> from qlab import llm
+    >>> from qlab.sizes import memory_bytes
     >>> weight = rounded(llm.tiny(), 2).model.layers[0].mlp.up_proj.weight
     >>> len(weight[0].unique())          # with 2 bits and one scale a row: minus a step, 0, a step
     3
@@ -123,6 +126,7 @@ def as_bfloat16(model: GraniteForCausalLM) -> GraniteForCausalLM:
     (``model.to(torch.bfloat16)`` would also round the angles of the rotary positions.)
 
     >>> from qlab import llm
+    >>> from qlab.sizes import memory_bytes
     >>> as_bfloat16(weight_only(llm.tiny())).dtype
     torch.bfloat16
     """

@@ -61,14 +61,18 @@ class LearnedQuantizer(AffineQuantizer):
         """Bring a scale that moved too far since the last call to as far as it may go.
 
         In eval mode no step lies behind it, so it only has to be a scale: an average of many steps' scales may lie
-        farther off than one step leads.
+        farther off than one step leads. Raises ValueError where it is none.
         """
         now = self.scale.data  # not the parameter: this must not count as a change since the forward pass
         if self.held is None:
             self.held = now.clone()
         if self.training:
-            now.clamp_(self.held * (1 - LIMIT), self.held * (1 + LIMIT))
-        now.clamp_(SMALLEST_SCALE, self.largest)
+            now.clamp_(self.held * (1 - LIMIT), self.held * (1 + LIMIT)).clamp_(SMALLEST_SCALE, self.largest)
+        elif not bool((now > 0).all()):
+            raise ValueError(
+                f"a learned scale is {float(now.min()):.3g}, which no grid has: what wrote it? An average of weights has to "
+                "be taken where scales are held, behind the next forward pass in training mode"
+            )
         self.held.copy_(now)
 
     def count_in(self, unit: Tensor) -> None:

@@ -177,20 +177,6 @@ def test_what_no_kernel_computes_is_refused_by_name():
         both(models.resnet20(), QConfig(w, QuantSpec(9)))
 
 
-def test_a_tensor_outside_of_any_layer_is_refused_with_the_way_out():
-    class Reads(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(3, 3, 1)
-            self.register_buffer("shift", torch.ones(1))
-
-        def forward(self, x):
-            return self.conv(x) * self.shift
-
-    with pytest.raises(ValueError, match="reads the tensor 'shift' outside of any layer.*leaves"):
-        both(Reads())
-
-
 def test_calls_with_other_arguments_keep_them():
     class Calls(nn.Module):
         def __init__(self) -> None:
