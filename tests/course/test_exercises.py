@@ -309,12 +309,18 @@ def test_what_could_not_be_written_is_written_later(unwritable, fresh, monkeypat
 
 
 def test_two_notebooks_at_once_lose_nothing(fresh):
-    code = "from qlab.course.exercises import hint\nfor _ in range(20): hint('1.1'), hint('1.2')"
-    both = [
-        subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "QLAB_PROGRESS": str(fresh)}) for _ in "ab"
-    ]
+    code = "from qlab.course.exercises import hint; print(flush=True); input(); [hint('1.1') for _ in range(30)]"
+    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": {**os.environ, "QLAB_PROGRESS": str(fresh)}}
+    both = [subprocess.Popen([sys.executable, "-c", code], **options) for _ in range(2)]
+    for process in both:
+        process.stdout.readline()  # it is ready
+    for process in both:
+        process.stdin.write(b"\n")
+        process.stdin.close()
     assert [process.wait(120) for process in both] == [0, 0]
-    assert {name: entry["hints"] for name, entry in json.loads(fresh.read_text()).items()} == {"1.1": 40, "1.2": 40}
+    for process in both:
+        process.stdout.close()
+    assert json.loads(fresh.read_text())["1.1"]["hints"] == 60
 
 
 def test_an_unknown_exercise_is_refused_with_those_there_are():
