@@ -115,7 +115,7 @@ def judge(task: Exercise, answer: Callable) -> Verdict:
     """The verdict on one answer. The arguments that it gets are copies: what it does to them harms nobody."""
     if not callable(answer):
         what = _("{name} is a {type}: give the function itself, as in check({number!r}, {function})")
-        words = {"name": repr(answer), "type": type(answer).__name__, "number": task.name}
+        words = {"name": _short(answer), "type": type(answer).__name__, "number": task.name}
         return Verdict(Kind.CANNOT_JUDGE, what.format(**words, function=task.solution.__name__))
     for case in task.cases:
         expected = task.solution(*copy.deepcopy(case))

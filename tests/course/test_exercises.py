@@ -201,6 +201,10 @@ def test_strange_answers_are_wrong_and_told(found, expected, words):
     assert re.search(words, exercises.differs(found, expected))
 
 
+def test_a_number_in_place_of_a_function_is_told_however_long_it_is():
+    assert "int that cannot be shown (ValueError) is a int: give the function" in judge(TASK, 10**5000).message
+
+
 def test_what_cannot_be_compared_is_not_called_wrong():
     verdict = judge(TASK, lambda x: torch.ones(2).to_sparse() if isinstance(x, torch.Tensor) else 2.0)
     assert verdict.kind is Kind.CANNOT_JUDGE and "returned a Tensor that cannot be compared" in verdict.message
