@@ -17,9 +17,9 @@ from tqdm.auto import tqdm
 from qlab.batches import Batches, inputs
 from qlab.graph.convert import convert
 from qlab.graph.prepare import Prepared, prepare
-from qlab.graph.run import in_eval
 from qlab.int8 import engines
 from qlab.int8.modules import Int8Network
+from qlab.modes import in_eval_mode
 from qlab.qconfig import QConfig
 from qlab.quantizers import Quantizer
 
@@ -62,7 +62,7 @@ def _observing(prepared: Prepared, edges: Iterable[Quantizer]) -> Iterator[None]
     for quantizer in edges:
         quantizer.observe()
     try:
-        with in_eval(prepared):
+        with in_eval_mode(prepared):
             yield
     finally:
         for _, quantizer in prepared.quantizers():

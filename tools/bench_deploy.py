@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 import qlab
 from qlab import PerChannel, QConfig, QParams, bench
+from qlab.cli import options
 from qlab.files import read_tensors, write_tensors
 from qlab.int8 import engines
 
@@ -46,8 +47,8 @@ print(json.dumps([ready, time.perf_counter() - start, psutil.Process().memory_in
 def main(words: Sequence[str] | None = None) -> int:
     """Measure and print; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=1, help="processor threads (default: 1)")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each (default: %(default)s)")
+    parser.add_argument("--threads", type=options.threads, default=1, help="processor threads (default: 1)")
+    parser.add_argument("--rounds", type=options.count, default=7, help="turns of each (default: %(default)s)")
     args = parser.parse_args(words)
     free = psutil.virtual_memory().available
     if free < NEEDED:

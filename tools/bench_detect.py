@@ -21,6 +21,7 @@ from torch import Tensor, nn
 import qlab
 from qlab import PerTensor, QConfig, bench, detect
 from qlab.bench import captured, file_bytes
+from qlab.cli import options
 from qlab.graph.prepare import Prepared
 from qlab.int8 import engines
 
@@ -51,11 +52,13 @@ def main(words: Sequence[str] | None = None) -> int:
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--scenes", type=int, default=500, help="test scenes (default: 500)")
-    parser.add_argument("--engine", default="auto", help="whose arithmetic mAP is measured on (default: auto)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
-    parser.add_argument("--rounds", type=int, default=15, help="rounds of timing (default: 15)")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of a live scene (default: 5)")
+    parser.add_argument("--scenes", type=options.count, default=500, help="test scenes (default: 500)")
+    parser.add_argument(
+        "--engine", type=options.engine, default="auto", help="whose arithmetic mAP is measured on (default: auto)"
+    )
+    parser.add_argument("--threads", type=options.threads, default=torch.get_num_threads(), help="default: %(default)s")
+    parser.add_argument("--rounds", type=options.count, default=15, help="rounds of timing (default: 15)")
+    parser.add_argument("--seconds", type=options.number(0.1, 3600.0), default=5.0, help="of a live scene (default: 5)")
     return parser.parse_args(words)
 
 

@@ -22,8 +22,9 @@ import torch
 
 import qlab
 from qlab import QConfig, analysis
-from qlab.course import banner, explorables
+from qlab.course import banner
 from qlab.course.exercises import check, hint, solution
+from qlab.course.lesson06 import panels
 from qlab.course.quiz import quiz
 
 network = qlab.models.load("resnet20", data=qlab.data.available().name)
@@ -108,7 +109,7 @@ def tables_of(bits):
 
 held_in, _ = next(calibration.batches(32))
 tables = {key: table for bits in range(2, 9) for key, table in tables_of(bits).items()}
-explorables.layer_noise(tables)
+panels.layer_noise(tables)
 
 # %% [markdown]
 # **Explain.** Each layer gets the noise of all layers before it and adds its own. A bit more gives about 6
@@ -186,7 +187,7 @@ check("6.1", packed_bytes)
 # %%
 costs = analysis.bit_costs(network, calibration.subset(slice(24)).batches(24), (2, 3, 4, 6, 8))
 front = analysis.Front(costs)
-explorables.bit_budget(front)
+panels.bit_budget(front)
 
 # %% [markdown]
 # **Explain.** A byte is best spent where it removes most noise. The first layer has few weights and all

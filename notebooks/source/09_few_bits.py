@@ -19,8 +19,9 @@ import torch
 
 import qlab
 from qlab import QConfig, codebook, formats
-from qlab.course import banner, explorables
+from qlab.course import banner
 from qlab.course.exercises import check, hint, solution
+from qlab.course.lesson09 import panels
 from qlab.course.quiz import quiz
 from qlab.qconfig import Binary, KMeans, Ternary
 
@@ -47,7 +48,7 @@ banner(test)
 # **Move** the iterations from 0 to 40, then the bits.
 
 # %%
-explorables.codebook(weights)
+panels.codebook(weights)
 
 # %% [markdown]
 # **Explain.** The centroids move to where the weights are many. Neither of the two steps can raise the error, so it
@@ -178,7 +179,7 @@ assert accuracy.get("w1a32", 100) > accuracy.get("w1a1", 0) + 2
 # **Move** the threshold up from 0. Look for the least error, and see which weights become 0 there.
 
 # %%
-explorables.few_values(weights)
+panels.few_values(weights)
 
 # %% [markdown]
 # **Explain.** The scale with the least error is the mean magnitude of the weights that are kept. For binary

@@ -21,8 +21,8 @@ import torch
 
 import qlab
 from qlab import PerChannel, PerGroup, bench, llm
-from qlab.course import explorables, plots
 from qlab.course.exercises import check, hint, solution
+from qlab.course.lesson10 import panels, plots
 from qlab.course.quiz import quiz
 
 model = llm.tiny()
@@ -109,7 +109,7 @@ for bits in range(2, 9):
         rounded = llm.rounded(model, bits, granularity)
         found[kind, bits] = llm.perplexity(rounded, test[:8])
     texts[bits] = bytes(llm.generate(rounded, prompt, 60).tolist()).decode("latin1")
-explorables.bits_of_weights(found, llm.perplexity(model, test[:8]), texts, "groups of 64")
+panels.bits_of_weights(found, llm.perplexity(model, test[:8]), texts, "groups of 64")
 
 # %% [markdown]
 # **Explain.** Eight bits cost next to nothing, in either way. With few bits, the largest weight of a row makes the
@@ -131,7 +131,7 @@ assert found["groups of 64", 2] < found["one scale a row", 2]
 
 # %%
 weight = model.model.layers[1].mlp.down_proj.weight.detach()
-explorables.weight_groups(weight, (16, 32, 64, 128, 256, 512))
+panels.weight_groups(weight, (16, 32, 64, 128, 256, 512))
 
 # %% [markdown]
 # **Explain.** A grid takes 32 bits here: 16 for the scale and 16 for the zero point, as torch's kernel wants them. In
@@ -265,7 +265,7 @@ assert change > 5
 # **Move** alpha from 0 to 1 and watch both clouds. Then, at the best alpha, make the outliers larger.
 
 # %%
-explorables.smoothing(x[:256], w, (20, 77, 130, 171))
+panels.smoothing(x[:256], w, (20, 77, 130, 171))
 
 # %% [markdown]
 # **Explain.** With $\alpha = 0$ the weights are all alike, and the activations keep the outliers. With $\alpha = 1$ it is

@@ -22,9 +22,8 @@ import torch
 
 import qlab
 from qlab import PerChannel, PerTensor, QConfig, analysis, bench, detect
-from qlab.course import explorables, plots
 from qlab.course.exercises import check, hint, solution
-from qlab.course.live import live_detection
+from qlab.course.lesson11 import panels
 from qlab.course.quiz import quiz
 from qlab.int8 import engines
 
@@ -89,7 +88,7 @@ check("11.2", decode)
 with torch.inference_mode():
     candidates = detect.read(output, threshold=0.05, overlap=1.0)
 chosen = max(range(8), key=lambda number: len(scenes.boxes(number)))
-explorables.suppression(scenes.images[chosen], candidates[chosen], scenes.boxes(chosen), detect.CLASSES)
+panels.suppression(scenes.images[chosen], candidates[chosen], scenes.boxes(chosen), detect.CLASSES)
 
 # %% [markdown]
 # **Explain.** With much overlap allowed, doubles stay. With little, a shape loses its box when another one of its
@@ -313,7 +312,7 @@ assert frame.number == 3 + source.dropped
 # **Move** the least score down to 5 %, and watch both sides while shapes cover each other. Then 70 %.
 
 # %% tags=["timing"]
-live_detection(lambda: detect.open_source("scene:4"), nets, {"float": maps["float"], "int8": maps["QAT"]})
+panels.live_detection(lambda: detect.open_source("scene:4"), nets, {"float": maps["float"], "int8": maps["QAT"]})
 
 # %% [markdown]
 # **Explain.** Where a network is sure, the two agree. Quantization adds a little noise to every score, and a little

@@ -24,10 +24,12 @@ from torch.nn import functional as F
 
 import qlab
 from qlab import PerChannel, PerTensor, QConfig, QParams, bench
-from qlab.course import banner, explorables, plots
+from qlab.course import banner
 from qlab.course.exercises import check, hint, solution
+from qlab.course.lesson05.plots import saturating_sums
+from qlab.course.lesson12 import panels
+from qlab.course.lesson12.savings import Machine, Workload, estimate
 from qlab.course.quiz import quiz
-from qlab.course.savings import Machine, Workload, estimate
 from qlab.extras import remedy
 from qlab.int8 import engines
 from qlab.int8.reference import Engine
@@ -127,7 +129,7 @@ assert works[0].weights == 138_357_544
 # **Move** through the networks. Then put in your own machine, its price, and the line of your users.
 
 # %%
-explorables.savings(works)
+panels.savings(works)
 
 # %% [markdown]
 # **Explain.** The network that uses each weight once a word is memory-bound and gains four times. VGG-16 uses
@@ -222,7 +224,7 @@ if onnx:
 # %%
 weight = torch.tensor([[0.9, -0.4, 0.3, 0.2], [-0.5, 0.7, 0.1, -0.6], [0.4, 0.5, 1.1, 0.3]])
 bias = torch.tensor([0.2, -0.1, 0.05])
-explorables.qdq(weight, bias, 1.0)
+panels.qdq(weight, bias, 1.0)
 
 # %% [markdown]
 # **Explain.** The two rows are the same: the graph and the kernel describe the same numbers. QuantizeLinear
@@ -440,7 +442,7 @@ for bits, net in ((8, eight_bits), (7, int8)):
     first = next(layer for layer in net.layers if layer.op == "conv2d")
     pixel_grid = qlab.choose_qparams(float(x.min()), float(x.max()))
     rows = first.weight.flatten(1).int()
-    exact, saturated = plots.saturating_sums(qlab.quantize(pieces, pixel_grid).int(), rows)
+    exact, saturated = saturating_sums(qlab.quantize(pieces, pixel_grid).int(), rows)
     wrong = float((exact.sum(-1) != saturated).float().mean())
     print(f"{bits}-bit weights: {100 * wrong:.1f} % of the sums are wrong")
     assert (wrong > 0) == (bits == 8)

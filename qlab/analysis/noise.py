@@ -15,7 +15,8 @@ from qlab.analysis.ratio import Ratio, sqnr
 from qlab.batches import pairs
 from qlab.graph.nodes import name_of
 from qlab.graph.prepare import Prepared
-from qlab.graph.run import Stepper, as_float, in_eval
+from qlab.graph.run import Stepper, as_float
+from qlab.modes import in_eval_mode
 from qlab.tables import Table
 
 
@@ -40,7 +41,7 @@ def layer_sqnr(prepared: Prepared, batches: Iterable, *, progress: bool = True) 
     """
     floats, layers = as_float(prepared), dict(prepared.weighted())
     read, given = {name: Ratio() for name in layers}, {name: Ratio() for name in layers}
-    with in_eval(prepared):
+    with in_eval_mode(prepared):
         for x, _ in tqdm(pairs(batches), "SQNR", unit="batch", leave=False, delay=2, disable=not progress):
             both = Stepper(floats, [x]), Stepper(prepared.network, [x])
             for node in prepared.network.graph.nodes:

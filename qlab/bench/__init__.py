@@ -1,8 +1,8 @@
 """How fast and how large a network is, measured so that the figure can be trusted.
 
 Read ``timing`` (seconds a call, in turns), ``comparison`` (networks side by side, whose outputs are checked first),
-``conditions`` (what a time depends on), ``size`` (bytes, multiplications), ``processes`` (several at once, memory at the
-peak), ``roofline`` (what the processor can do at most).
+``conditions`` (what a time depends on), ``size`` (bytes, multiplications), ``processes`` (several at once, memory at
+the peak), ``roofline`` (what the processor can do at most).
 """
 
 from qlab.bench.comparison import Comparison, captured, check_output, compare, compare_calls, fastest

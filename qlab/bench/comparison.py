@@ -179,7 +179,7 @@ def check_output(name: str, output: Tensor, reference: Tensor, sqnr: float = LEA
 def fastest(
     network: Int8Network, x: Tensor, *, threads: int | None = None, rounds: int = 7
 ) -> Int8Network | OnnxNetwork:
-    """The same integers in the form that is the fastest here for batches like ``x``: which engine, captured where possible.
+    """The same integers in the form that is the fastest here for batches like ``x``: which engine, captured if it can be.
 
     That depends on the layers, the batch and the processor, so every engine of :func:`qlab.int8.engines.available` is
     tried, and onnxruntime where it is installed; but not the reference, nor those on which this network's sums can
@@ -198,7 +198,7 @@ def fastest(
 
 
 def captured(network: Int8Network, x: Tensor) -> Int8Network:
-    """``network`` without Python between its kernels for batches like ``x``, where its engine can do that; else as it is."""
+    """``network``, without Python between its kernels for batches like ``x`` where its engine can do that."""
     with suppress(ValueError):
         network.capture(x)
     return network

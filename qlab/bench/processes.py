@@ -39,7 +39,7 @@ def peak_bytes(network: nn.Module, x: Tensor) -> int:
     """Bytes that a call with the batch ``x`` takes at its peak beside the network itself: activations, scratch space.
 
     Measured in a warm process of its own on one thread, as the growth of what it holds in memory. A script needs
-    ``if __name__ == "__main__":`` around the call. Raises OSError where the system does not count that (only Linux does).
+    ``if __name__ == "__main__":`` around the call. Raises OSError where the system does not count that (Linux does).
     """
     if not RESET_PEAK.exists():
         raise OSError(f"no {RESET_PEAK} on this system, so the peak of one call cannot be measured: it takes Linux")

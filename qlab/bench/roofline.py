@@ -14,7 +14,7 @@ from qlab.int8 import engines
 
 @dataclass(frozen=True)
 class Roof:
-    """What a processor can do at most, measured: operations a second in float32 and in int8, bytes a second from memory.
+    """What a processor can do at most, measured: operations a second in float32 and in int8, bytes a second of memory.
 
     A layer that does ``n`` operations for each byte it moves cannot do more than the smaller of its operations a second
     and ``n * bandwidth`` (the roofline model; Williams et al. 2009).

@@ -97,7 +97,7 @@ def interleave(
 
 
 def _sample(call: Callable[[], object], repeats: int) -> float:
-    """Seconds a call, over ``repeats`` calls in a row, without Python's garbage collector: it would come in at random."""
+    """Seconds a call, over ``repeats`` calls in a row, without Python's garbage collector, which comes in at random."""
     collects = gc.isenabled()
     gc.disable()
     try:

@@ -5,41 +5,51 @@ from __future__ import annotations
 import argparse
 import time
 from itertools import islice
-from pathlib import Path
 
 import torch
 
 from qlab import detect
 from qlab.bench import captured
+from qlab.cli import options
 from qlab.detect.coco import Coco
 from qlab.detect.scene import SIDE
 from qlab.detect.show import draw, save, words
-from qlab.detect.video import Meter, open_source, watch
+from qlab.detect.video import Meter, find_source, open_source, watch
 from qlab.graph.convert import convert
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `qlab detect`."""
     parser.add_argument(
-        "--source",
-        default="scene",
+        "--source", type=_source, default="scene",
         help="scene (default), scene:SEED, webcam, webcam:NUMBER, a video file, or a folder",
-    )
-    parser.add_argument(
-        "--network", default="int8", choices=["int8", "float", "coco"],
-        help="the course's detector of shapes in int8 (default) or in float, or torchvision's for 80 everyday things",
     )  # fmt: skip
-    parser.add_argument("--engine", default="auto", help="whose int8 arithmetic (default: auto)")
-    parser.add_argument("--threshold", type=float, default=0.4, help="least score of a box (default: 0.4)")
-    parser.add_argument("--frames", type=int, help="stop after so many frames (default: until Ctrl-C)")
-    parser.add_argument("--threads", type=int, help="processor threads (default: torch's choice)")
-    parser.add_argument("--out", type=Path, help="a folder for the frames, with their boxes drawn in (.jpg)")
+    parser.add_argument(
+        "--network", type=options.one_of("int8", "float", "coco"), default="int8",
+        help="int8 (default) or float: the course's detector of shapes; coco: torchvision's for 80 everyday things",
+    )  # fmt: skip
+    parser.add_argument("--engine", type=options.engine, default="auto", help="whose int8 arithmetic (default: auto)")
+    parser.add_argument("--threshold", type=options.share, default=0.4, help="least score of a box (default: 0.4)")
+    parser.add_argument("--frames", type=options.count, help="stop after so many frames (default: until Ctrl-C)")
+    parser.add_argument("--threads", type=options.threads, help="processor threads (default: torch's choice)")
+    parser.add_argument(
+        "--out", type=options.new_folder, help="a folder for the frames, with their boxes drawn in (.jpg)"
+    )
+
+
+def _source(text: str) -> str:
+    """What names a source of video; it is opened later."""
+    try:
+        find_source(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 def run(args: argparse.Namespace) -> int:
     """`qlab detect`: a line a second, and a last one with the whole; Ctrl-C ends it."""
-    if not 0 <= args.threshold <= 1:
-        raise ValueError(f"--threshold {args.threshold}: expected 0 to 1")
+    if args.network != "int8" and args.engine != "auto":
+        raise argparse.ArgumentTypeError(f"--engine {args.engine} is for --network int8, not for {args.network}")
     torch.set_num_threads(args.threads or torch.get_num_threads())
     with open_source(args.source) as source:
         detector, name = make(args.network, args.engine, args.threshold)

@@ -1,12 +1,13 @@
 """The frame of all commands: which there are, and what a mistake looks like.
 
-A command is a file here with ``add_arguments`` and ``run``. It is imported only when it is called: what one of them lacks
-must not keep the others from answering.
+A command is a file here with ``add_arguments`` and ``run``. It is imported only when it is called: what one of them
+lacks must not keep the others from answering.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -21,21 +22,51 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code. A user's mistake is a line on stderr, not a traceback."""
+    """Run one command; returns the exit code. What goes wrong is a line on stderr, not a traceback.
+
+    An option that cannot be ends with the code 2, as in argparse, before anything has begun; what goes wrong later
+    with 1. With QLAB_TRACEBACK=1 in the environment there is a traceback, to look for a defect of qlab.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     chosen = next((word for word in words if word in COMMANDS), None)
     try:
         args = build_parser(chosen).parse_args(words)
-        return args.run(args) or 0
-    except (ValueError, OSError) as error:
-        print(f"qlab {chosen}: {error}", file=sys.stderr)
-        return 1
-    except ImportError as error:
-        print(f"qlab {chosen}: {error}. `qlab doctor` says what is missing and how to get it.", file=sys.stderr)
-        return 1
+        code = args.run(args) or 0
+        sys.stdout.flush()  # where it cannot be written, that is found here, and not when Python ends
+        return code
     except KeyboardInterrupt:
         print(f"\nqlab {chosen}: stopped", file=sys.stderr)
-        return 130
+        return 130  # what a shell expects: 128, and the number of the signal
+    except Exception as error:
+        if os.environ.get("QLAB_TRACEBACK"):
+            raise
+        print(f"qlab {chosen}: {in_a_line(error)}", file=sys.stderr)
+        _forget_stdout()
+        return 2 if isinstance(error, argparse.ArgumentTypeError) else 1
+
+
+def in_a_line(error: Exception) -> str:
+    """What an error says, and what to do about it.
+
+    >>> in_a_line(ValueError("bits=0: expected 1 to 16"))
+    'bits=0: expected 1 to 16'
+    """
+    said = next(iter(str(error).strip().splitlines()), "")
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, ImportError):
+        return f"{said}. `qlab doctor` says what is missing and how to get it."
+    if isinstance(error, (ValueError, OSError, argparse.ArgumentTypeError)):
+        return said
+    return f"{type(error).__name__}: {said} (QLAB_TRACEBACK=1 shows where)"
+
+
+def _forget_stdout() -> None:
+    """Let go of what stdout does not take (as in `qlab ... | head -1`): Python would try again at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def build_parser(chosen: str | None) -> argparse.ArgumentParser:

@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import qlab
 from qlab.bench import file_bytes
+from qlab.cli import options
 from qlab.int8 import engines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `qlab quantize`."""
-    parser.add_argument("name", help="resnet20, mobilenet_v2 or vgg")
-    parser.add_argument("--data", default="cifar10", choices=["cifar10", "shapes10"], help="default: cifar10")
-    parser.add_argument("--qconfig", default="w8a8", help="bits of weights and activations (default: w8a8)")
-    parser.add_argument("--observer", default="minmax", help="who chooses the activations' ranges (default: minmax)")
-    parser.add_argument("--engine", default="auto", help="whose arithmetic (default: auto; `qlab doctor` lists them)")
-    parser.add_argument("--images", type=int, default=1024, help="training images to calibrate on (default: 1024)")
-    parser.add_argument("--out", type=Path, help="where to save the int8 network (.safetensors)")
+    parser.add_argument("name", type=options.network, help="resnet20, mobilenet_v2 or vgg")
+    parser.add_argument("--data", type=options.dataset, default="cifar10", help="cifar10 (default) or shapes10")
+    parser.add_argument(
+        "--qconfig", type=options.preset, metavar="WxAy", default="w8a8",
+        help="bits of weights and activations (default: w8a8)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--observer",
+        type=options.observer,
+        default="minmax",
+        help="who chooses the activations' ranges (default: minmax)",
+    )
+    parser.add_argument(
+        "--engine",
+        type=options.engine,
+        default="auto",
+        help="whose arithmetic (default: auto; `qlab doctor` lists them)",
+    )
+    parser.add_argument(
+        "--images", type=options.count, default=1024, help="training images to calibrate on (default: 1024)"
+    )
+    parser.add_argument(
+        "--out", type=options.new_file(".safetensors"), help="where to save the int8 network (.safetensors)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
     print(f"{args.name}, {args.qconfig}, engine {int8.engine}, {len(test)} test images of {test.source}")
     if saturates:
         print("  weights have at most 7 bits: with 8, pairs of products would saturate on this processor")
+    if in_float := int8.report().in_float:
+        print(f"  in float: {', '.join(in_float)}")
     for name, each in (("float", network), ("int8", int8)):
         print(f"  {name:5}  {qlab.evaluate(each, test):6.2f} %  {file_bytes(each) / 1024:8.1f} KiB")
     if args.out:

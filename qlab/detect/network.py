@@ -21,6 +21,7 @@ from qlab.detect.boxes import anchors, decode, mean_average_precision, nms, rows
 from qlab.detect.scene import CLASSES, SIDE, Boxes, Scenes, normalize
 from qlab.files import load_weights
 from qlab.graph.prepare import Prepared, prepare
+from qlab.modes import in_eval_mode
 
 # As in qlab.models.mobilenet (expansion, channels before the width is halved, repeats, stride), with the stem's and one
 # more halving: 160 pixels become maps of 20, 10 and 5 places a side, behind the stages of 64, 96 and 160 channels.
@@ -135,9 +136,8 @@ def find(network: nn.Module, scenes: Scenes, threshold: float = 0.01, batch_size
     Raises ValueError when an output is not finite: sorting would hide it.
     """
     found: list[Boxes] = []
-    network.eval()
     bar = tqdm(total=len(scenes), desc=f"{scenes.split} scenes", unit="img", leave=False, delay=2)
-    with torch.inference_mode(), bar:
+    with torch.inference_mode(), in_eval_mode(network), bar:
         for x, _y in scenes.batches(batch_size):
             output = network(x)
             if not output.isfinite().all():

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from qlab.graph.layers import QuantLayer
 from qlab.graph.nodes import RELUS, kind_of, module_of, name_of, only_reader
+from qlab.modes import in_eval_mode
 from qlab.quantizers import Quantizer
 
 if TYPE_CHECKING:
@@ -70,25 +71,13 @@ class Stepper:
 
 
 @contextmanager
-def in_eval(network: nn.Module) -> Iterator[None]:
-    """The network in eval mode; afterwards each of its modules in the mode in which it was, whatever happened."""
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
-@contextmanager
 def rounding(prepared: Prepared, active: Iterable[Quantizer]) -> Iterator[None]:
     """Eval mode, and no rounding but that of the ``active`` quantizers; afterwards as before."""
     active, modes = set(active), {quantizer: quantizer.mode for _, quantizer in prepared.quantizers()}
     for quantizer in modes:
         quantizer.mode = "quantize" if quantizer in active else "off"
     try:
-        with in_eval(prepared):
+        with in_eval_mode(prepared):
             yield
     finally:
         for quantizer, mode in modes.items():
@@ -133,7 +122,7 @@ def walk(prepared: Prepared, batches: Sequence[Tensor]) -> Iterator[Stop]:
         raise ValueError("got no batch: give it at least one, for instance data.sample(512).batches(64)")
     floats, rounded = Stepper(as_float(prepared), batches), Stepper(prepared.network, batches)
     stopped: set[nn.Module] = set()
-    with in_eval(prepared):
+    with in_eval_mode(prepared):
         for node in prepared.network.graph.nodes:
             if node.op == "output":
                 return

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from qlab.granularity import PerChannel
 from qlab.graph.layers import QuantConv2d
 from qlab.graph.prepare import Prepared
-from qlab.graph.run import in_eval
+from qlab.modes import in_eval_mode
 from qlab.qat.lsq import LearnedQuantizer
 from qlab.quantizers import Quantizer
 
@@ -114,7 +114,7 @@ def channel_moments(prepared: Prepared, batches: Iterable[Tensor]) -> dict[Quant
     hooks = [layer.register_forward_hook(watch) for layer in layers]
     device = next(prepared.parameters()).device
     try:
-        with in_eval(prepared):
+        with in_eval_mode(prepared):
             for x in batches:
                 prepared(x.to(device))
     finally:

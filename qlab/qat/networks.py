@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from qlab import models
+from qlab.files import load_weights
 from qlab.graph.prepare import Prepared, prepare
 from qlab.qconfig import QConfig, QuantSpec
 
@@ -40,7 +41,8 @@ def load(name: str, preset: str, data: str = "cifar10") -> Prepared:
 
     Raises ValueError when there is none, or when its file is damaged (sha256).
     """
-    weights = models.weights(f"{name}-{data}-{preset}")
-    prepared = prepare(models.ARCHITECTURES[name](), qconfig(preset))
-    prepared.load_state_dict(weights)
+    key = f"{name}-{data}-{preset}"
+    weights = models.weights(key)
+    prepared = prepare(models.build(name), qconfig(preset))
+    load_weights(prepared, weights, key)
     return prepared.eval().to(memory_format=torch.channels_last)

@@ -37,3 +37,11 @@ class FollowingQuantizer(AffineQuantizer):
             self.observer(x.detach())
             self.qparams = self.observer.qparams()
         return super().rounded(x)
+
+    def get_extra_state(self) -> Tensor:
+        """The averages, so that a broken training goes on as if it had not been."""
+        return torch.empty(0) if self.of_weight else torch.stack([self.observer.lo, self.observer.hi])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        if not self.of_weight:
+            self.observer.lo, self.observer.hi = state.clone()

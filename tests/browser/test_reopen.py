@@ -8,7 +8,11 @@ from lab import CLOSE, SAVE, await_another_image, image_of, jupyterlab, open_not
 
 LESSON = "a_lesson.ipynb"
 # The one place that knows where panels are made: one that the kernel draws, one that the browser does.
-CELLS = "from qlab.course import explorables", "explorables.one_weight()", "explorables.rounding()"
+CELLS = (
+    "from qlab.course.lesson01.panels import rounding\nfrom qlab.course.lesson07.panels import one_weight",
+    "one_weight()",
+    "rounding()",
+)
 PANELS = ".jp-OutputArea-output :is(.widget-vbox:has(> .qlab-image), .qlab-explorable)"
 
 pytestmark = pytest.mark.browser

@@ -71,5 +71,11 @@ def test_bench_says_when_activations_get_7_bits(small_course, capsys, monkeypatc
 
 
 def test_bench_names_an_engine_that_is_not_there(small_course, capsys):
-    assert run("--engine", "tpu") == 1
+    with pytest.raises(SystemExit):
+        run("--engine", "reference", "tpu")
     assert "engine='tpu': expected 'auto'" in capsys.readouterr().err
+
+
+def test_bench_names_a_batch_that_is_larger_than_the_test_split(small_course, capsys):
+    assert run("--batch-size", "4", "2000", "--engine", "reference") == 1
+    assert "--batch-size 2000: there are 1024 test images of noise" in capsys.readouterr().err

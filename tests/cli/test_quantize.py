@@ -55,10 +55,12 @@ def test_quantize_spares_an_engine_that_saturates_the_eighth_bit(small_course, c
 
 
 def test_quantize_names_what_is_not_there(small_course, capsys):
-    with pytest.raises(SystemExit):
-        main(["quantize", "resnet20", "--data", "cifar11"])
-    assert "'cifar11' (choose from" in capsys.readouterr().err
     assert main(["quantize", "resnet20", "--images", "1024"]) == 1
     assert "sample(1024): expected 1 to 40" in capsys.readouterr().err
-    assert main(["quantize", "resnet20", "--images", "20", "--qconfig", "int8"]) == 1
-    assert "preset 'int8': expected w<bits>a<bits>" in capsys.readouterr().err
+
+
+def test_quantize_names_what_stays_in_float(small_course, capsys):
+    assert main(["quantize", "resnet20", "--engine", "reference", "--images", "20", "--qconfig", "w8a32"]) == 0
+    assert "\n  in float: 0, " in capsys.readouterr().out
+    assert main(["quantize", "resnet20", "--engine", "reference", "--images", "20"]) == 0
+    assert "in float" not in capsys.readouterr().out

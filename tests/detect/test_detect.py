@@ -225,6 +225,17 @@ def test_a_captured_detector_gives_the_same_boxes(quantized, few):
             assert torch.equal(quantized.on("fbgemm").capture(x)(x), expected)
 
 
+def test_looking_for_boxes_leaves_the_network_in_its_mode_whatever_happens(few):
+    class Says(torch.nn.Module):
+        def forward(self, x):
+            return torch.full((len(x), 2, 13, 525), torch.nan)
+
+    network = Says().train()
+    with pytest.raises(ValueError, match="the network gave NaN or infinity"):
+        detect.find(network, few)
+    assert network.training
+
+
 def test_integers_lose_little(trained, quantized):
     """On few scenes, so with a wide margin; tools/bench_detect.py measures on many."""
     images = detect.scenes("validation", 48)
