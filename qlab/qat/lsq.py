@@ -65,7 +65,8 @@ class LearnedQuantizer(AffineQuantizer):
         """
         now = self.scale.data  # not the parameter: this must not count as a change since the forward pass
         if self.held is None:
-            self.held = now.clone()
+            with torch.inference_mode(False):  # it is written to in training, wherever it was made
+                self.held = now.clone()
         if self.training:
             now.clamp_(self.held * (1 - LIMIT), self.held * (1 + LIMIT)).clamp_(SMALLEST_SCALE, self.largest)
         elif not bool((now > 0).all()):
