@@ -9,16 +9,18 @@ VENV := .venv/bin
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 LESSON := $(firstword $(wildcard notebooks/00_*.ipynb))
 
-.PHONY: help lab test notebooks bench constraints clean
+.PHONY: help lab test lint notebooks bench constraints clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # An install runs again only when what it installs has changed.
-.venv/ready: pyproject.toml constraints.txt tools/install.py
+INSTALLS := pyproject.toml constraints.txt tools/install.py tools/jupyter_settings.py
+
+.venv/ready: $(INSTALLS)
 	@$(PYTHON) tools/install.py
 
-.venv/ready-%: pyproject.toml constraints.txt tools/install.py
+.venv/ready-%: $(INSTALLS)
 	@$(PYTHON) tools/install.py $(subst -, ,$*)
 
 lab: .venv/ready-llm-onnx  ## JupyterLab on lesson 0; PORT=8888, ARGS="--no-browser" and the like
@@ -29,9 +31,14 @@ lab: .venv/ready-llm-onnx  ## JupyterLab on lesson 0; PORT=8888, ARGS="--no-brow
 # Two workers with one thread each: two threads a worker would fight over two cores. Every test file, and every notebook,
 # stays on one worker (loadscope), because a notebook's cells need each other; tests/conftest.py puts the longest first.
 # What a solved copy has beside its lesson, the exercises, runs in tests/test_notebooks.py.
-test: .venv/ready-test  ## every test, every docstring's example, every notebook; ARGS="-k affine" and the like
+test: .venv/ready-test lint  ## every test, every docstring's example, every notebook; ARGS="-k affine" and the like
 	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder --cov=qlab --cov-fail-under=95 \
 		--nbval-lax --nbval-current-env --nbval-cell-timeout=120 qlab tests $(NOTEBOOKS) $(ARGS)
+
+lint: .venv/ready-test  ## how code looks and whether its types agree; `.venv/bin/ruff format` mends the looks
+	@$(VENV)/ruff check --quiet
+	@$(VENV)/ruff format --check --quiet
+	@$(VENV)/mypy --no-error-summary
 
 notebooks: .venv/ready-test  ## notebooks/source/*.py -> notebooks/*.ipynb, executed
 	@$(VENV)/python tools/build_notebooks.py $(ARGS)
@@ -50,4 +57,4 @@ constraints: .venv/ready  ## the exact versions that a clone installs, anew and 
 	@echo "qlab: $$(grep -c == constraints.txt) versions stand in constraints.txt"
 
 clean:  ## remove .venv and what tests leave behind (not data/)
-	rm -rf .venv build dist artifacts .pytest_cache .hypothesis .coverage .coverage.* *.egg-info
+	rm -rf .venv build dist artifacts .pytest_cache .hypothesis .mypy_cache .ruff_cache .coverage .coverage.* *.egg-info

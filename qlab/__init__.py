@@ -1,8 +1,9 @@
-"""qlab: what quantization does to a neural network, in code that can be read in one evening.
+"""qlab: what quantization does to a neural network, in code that is meant to be read.
 
 Read the files in the order of the course: ``affine`` (one number), ``granularity`` (which numbers share a scale),
-``observers`` (which range), ``qconfig`` (which tensors), ``graph`` (a whole network), ``ptq``, ``qat``, and
-``int8`` (the arithmetic a processor really does).
+``observers`` (which range), ``qconfig`` (which tensors), ``quantizers`` (what rounds them), ``graph`` (a whole network),
+``int8`` (the arithmetic a processor really does), ``calibration`` (all of that in one call), ``qat`` (training with the
+rounding in place).
 """
 
 from __future__ import annotations

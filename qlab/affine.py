@@ -15,12 +15,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import inf
+from typing import TypeAlias
 
 import torch
 
 from qlab.granularity import Granularity, PerChannel, PerGroup, PerTensor, check_granularity
 
-Number = float | torch.Tensor
+Number: TypeAlias = float | torch.Tensor
 SMALLEST_SCALE = torch.finfo(torch.float32).tiny  # below it 1 / scale may overflow, and steps lose digits
 
 

@@ -16,11 +16,16 @@ function.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from qlab.affine import QParams, choose_qparams, fit_grid, grid_limits
 from qlab.granularity import Granularity, PerGroup
 from qlab.qconfig import QuantSpec
+
+if TYPE_CHECKING:
+    from typing import Self  # of Python 3.11
 
 BINS = 2048  # on either side of 0; as many as TensorRT's calibrator has
 BINS_PER_CHANNEL = 512  # a channel has fewer values, and there are many channels
@@ -113,7 +118,7 @@ class Observer:
         self.join(other)
         self._has_seen(other.seen, other.granularity, other.scale_shape)
 
-    def _has_seen(self, values: int, granularity: Granularity, scale_shape: tuple[int, ...]) -> None:
+    def _has_seen(self, values: int, granularity: Granularity, scale_shape: tuple[int, ...] | None) -> None:
         """Count values. Tensors of as many axes each count them from the front; else the spec's way fits them all."""
         if self.seen and granularity != self.granularity:
             granularity = self.spec.granularity
@@ -128,7 +133,7 @@ class Observer:
         """The chosen (lo, hi), one entry for each scale."""
         raise TypeError(f"{self._name} chooses nothing: use MinMax or another observer")
 
-    def join(self, other: Observer) -> None:
+    def join(self, other: Self) -> None:
         """Add the state of an observer of the same class, which has seen something, to this one's."""
         raise TypeError(f"{self._name} chooses nothing: use MinMax or another observer")
 
@@ -149,13 +154,16 @@ class MinMax(Observer):
     (tensor([-1.]), tensor([5.]))
     """
 
+    lo: torch.Tensor  # they are there once something was seen
+    hi: torch.Tensor
+
     def collect(self, rows: torch.Tensor, lo: torch.Tensor, hi: torch.Tensor) -> None:
         self._cover(lo, hi)
 
     def range(self) -> tuple[torch.Tensor, torch.Tensor]:
         return self.lo, self.hi
 
-    def join(self, other: MinMax) -> None:
+    def join(self, other: Self) -> None:
         self._cover(other.lo, other.hi)
 
     def _cover(self, lo: torch.Tensor, hi: torch.Tensor) -> None:
@@ -185,7 +193,7 @@ class MovingAverageMinMax(MinMax):
     def collect(self, rows: torch.Tensor, lo: torch.Tensor, hi: torch.Tensor) -> None:
         self._move(lo, hi, 1.0 if self.seen == 0 else self.momentum)
 
-    def join(self, other: MovingAverageMinMax) -> None:
+    def join(self, other: Self) -> None:
         self._move(other.lo, other.hi, other.seen / (self.seen + other.seen))
 
     def _move(self, lo: torch.Tensor, hi: torch.Tensor, weight: float) -> None:
@@ -270,6 +278,8 @@ class HistogramObserver(MinMax):
     Raises ValueError for PerGroup: a histogram for every few values would be larger than the values.
     """
 
+    histogram: Histogram  # it is there once something was seen
+
     def __init__(self, spec: QuantSpec) -> None:
         if isinstance(spec.granularity, PerGroup):
             raise ValueError(
@@ -278,19 +288,15 @@ class HistogramObserver(MinMax):
             )
         super().__init__(spec)
 
-    def reset(self) -> None:
-        super().reset()
-        self.histogram: Histogram | None = None
-
     def collect(self, rows: torch.Tensor, lo: torch.Tensor, hi: torch.Tensor) -> None:
         super().collect(rows, lo, hi)
-        if self.histogram is None:
+        if not self.seen:
             self.histogram = Histogram(len(rows), BINS if len(rows) == 1 else BINS_PER_CHANNEL, rows.device)
         self.histogram.add(rows, torch.maximum(hi, -lo))
 
-    def join(self, other: HistogramObserver) -> None:
+    def join(self, other: Self) -> None:
         super().join(other)
-        if self.histogram is None:
+        if not self.seen:
             self.histogram = Histogram(len(other.lo), other.histogram.bins, other.lo.device)
         self.histogram.merge(other.histogram)
 

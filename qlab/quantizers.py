@@ -105,6 +105,7 @@ class Quantizer(nn.Module):
 class AffineQuantizer(Quantizer):
     """Rounds to the grid of a :class:`qlab.QParams`, whose range an observer chooses."""
 
+    spec: QuantSpec
     found = ("scale", "zero_point")
 
     def __init__(self, spec: QuantSpec, *, fusible: bool = False) -> None:
@@ -157,6 +158,7 @@ class DynamicQuantizer(Quantizer):
     PerTensor() shares one range among the batch, PerChannel(0) gives each image its own.
     """
 
+    spec: QuantSpec
     needs_data = False
     no_kernel = (
         'their range is taken anew from each batch (observer="dynamic"), kernels need a constant one: choose another '
@@ -180,6 +182,7 @@ class BinaryQuantizer(Quantizer):
     it would hold 42 % of them where they happen to be.
     """
 
+    spec: Binary
     needs_data = False
 
     def integers(self, w: Tensor) -> tuple[Tensor, QParams]:
@@ -194,6 +197,7 @@ class BinaryQuantizer(Quantizer):
 class TernaryQuantizer(Quantizer):
     """Codes -1, 0, 1 times a scale; the gradient passes straight through, as in TWN (section 2.3)."""
 
+    spec: Ternary
     needs_data = False
 
     def integers(self, w: Tensor) -> tuple[Tensor, QParams]:
@@ -209,6 +213,7 @@ class KMeansQuantizer(Quantizer):
     In training the table learns and the weights that it replaces do not: their gradient is 0.
     """
 
+    spec: KMeans
     found = ("centroids", "codes")
 
     def __init__(self, spec: KMeans, *, fusible: bool = False) -> None:
@@ -227,6 +232,8 @@ class KMeansQuantizer(Quantizer):
 
 class FloatQuantizer(Quantizer):
     """Rounds to a smaller float, with a scale if it has 8 bits; straight through, 0 where x was clipped."""
+
+    spec: SmallFloat
 
     def __init__(self, spec: SmallFloat, *, fusible: bool = False) -> None:
         self.needs_data = spec.bits == 8

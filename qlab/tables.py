@@ -72,7 +72,9 @@ def text(headline: str, cells: Sequence[Sequence[str]], right: Collection[int] =
     """
     widths = [max(map(len, column)) for column in zip(*cells)]
     sides = [str.rjust if place in right else str.ljust for place in range(len(widths))]
-    head, *body = ["  ".join(side(*cell) for side, *cell in zip(sides, row, widths)).rstrip() for row in cells]
+    head, *body = [
+        "  ".join(side(cell, width) for side, cell, width in zip(sides, row, widths)).rstrip() for row in cells
+    ]
     lines = [headline, "", head, "  ".join("-" * width for width in widths), *body]
     return "\n".join([*lines, remark] if remark else lines)
 

@@ -134,12 +134,14 @@ def serve(files: dict[str, bytes], **habits):
         def do_GET(self) -> None:
             host.asked.append((self.path, self.headers["Range"]))
             if self.path not in host.files:
-                return self.send_error(404)
+                self.send_error(404)
+                return
             content, start = host.files[self.path], 0
             if host.ranges and (wanted := re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or "")):
                 start = int(wanted[1])
                 if start >= len(content):
-                    return self.send_error(416)
+                    self.send_error(416)
+                    return
                 self.send_response(206)
                 first = start + host.wrong_start
                 self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")

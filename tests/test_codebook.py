@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -136,7 +138,7 @@ def test_each_round_of_lloyd_lowers_the_error_and_the_first_beats_even_steps(w, 
     for iterations in (0, 1, 2, 5, 100):
         centroids, codes = codebook.kmeans(w, bits, iterations=iterations)
         errors.append(squared_error(w, codebook.look_up(centroids, codes)))
-    assert all(after <= before * (1 + 1e-6) for before, after in zip(errors, errors[1:]))
+    assert all(after <= before * (1 + 1e-6) for before, after in pairwise(errors))
     even = torch.linspace(float(w.min()), float(w.max()), 2**bits)
     nearest = (w.reshape(-1, 1) - even).abs().amin(1)
     assert errors[0] == pytest.approx(float(nearest.double().square().sum()), rel=1e-3), "the start: even steps"

@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import qlab
+from qlab import extras
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -129,6 +130,36 @@ def test_every_file_beside_the_code_is_package_data():
     assert [path for path in others if ROOT / path not in shipped] == []
 
 
+STRANGERS = re.compile(r"""pip install[^\n]*?[ "'`]qlab(?![\w./-])|qlab\\*\[(?:llm|onnx|video|test|bench)""")
+
+
+@pytest.mark.parametrize(
+    "text", ['pip install "qlab[video]"', "pip install qlab", "uv pip install -U 'qlab'", "needs `qlab[llm]`"]
+)
+def test_advice_to_install_a_strangers_project_would_be_found(text):
+    assert STRANGERS.search(text)
+
+
+def test_no_text_advises_to_install_a_strangers_project():
+    """PyPI's `qlab` is not ours: to install it would run its setup.py. A notebook says what its source says."""
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if tracked.returncode:
+        pytest.skip("not a git clone")
+    texts = ".py", ".md", ".toml", ".yml", ".txt", ".js", "Makefile", "run", "postBuild"
+    paths = [ROOT / name for name in tracked.stdout.split() if name.endswith(texts)]
+    paths = [path for path in paths if path.exists() and path != Path(__file__).resolve()]
+    assert ROOT / "README.md" in paths
+    found = [(path, hit.group()) for path in paths for hit in STRANGERS.finditer(path.read_text("utf-8"))]
+    assert found == []
+
+
+def test_pip_knows_the_project_by_the_name_that_messages_say():
+    assert PROJECT["name"] == extras.DISTRIBUTION != "qlab"
+    code = "".join(path.read_text("utf-8") for path in (ROOT / "qlab").rglob("*.py"))
+    named = set(re.findall(r"""remedy\(["'](\w+)""", code))
+    assert {"llm", "onnx", "video"} <= named <= set(PROJECT["optional-dependencies"])
+
+
 def test_the_oldest_python_and_torch_are_the_promised_ones():
     assert PROJECT["requires-python"] == ">=3.10"
     torch = next(need for need in dependencies() if need.name == "torch")
@@ -189,10 +220,17 @@ def readme() -> str:
     return (ROOT / "README.md").read_text("utf-8")
 
 
-def test_every_file_that_the_readme_names_is_there():
-    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", readme())
-    assert links, "the README links to the tour of the code"
-    assert [link for link in links if not (ROOT / link).exists()] == []
+GUIDES = "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md"
+OURS = r"(?:qlab|tools|tests|notebooks|binder|data|\.ci)/[\w./*-]*|\.pre-commit-config\.yaml|environment\.yml"
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_every_file_that_a_guide_names_is_there(name):
+    guide = (ROOT / name).read_text("utf-8")
+    links = {(ROOT / name).parent / link for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", guide)}
+    words = {ROOT / path.rstrip(".") for path in re.findall(rf"(?<![\w./~-])(?:{OURS})", guide)}
+    assert links | words
+    assert sorted(str(path) for path in links | words if not list(ROOT.glob(str(path.relative_to(ROOT))))) == []
 
 
 def test_every_make_command_in_the_readme_is_a_rule():
@@ -200,6 +238,19 @@ def test_every_make_command_in_the_readme_is_a_rule():
     commands = set(re.findall(r"\bmake ([a-z]+)\b", "\n".join(re.findall(r"`[^`\n]+`|```.*?```", readme(), re.DOTALL))))
     assert {"lab", "test"} <= commands
     assert commands <= rules
+
+
+def test_make_test_and_a_commit_begin_with_make_lint():
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    assert re.search(r"^test:.* lint\b", makefile, re.MULTILINE) and re.search(r"^lint:", makefile, re.MULTILINE)
+    ((hook,),) = (repo["hooks"] for repo in yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"])
+    assert hook["entry"] == "make lint"
+
+
+def test_types_are_checked_in_rooms_that_are_there():
+    files = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["mypy"]["files"]
+    assert {"qlab/affine.py", "qlab/granularity.py", "qlab/observers.py", "qlab/quantizers.py"} <= set(files)
+    assert [file for file in files if not (ROOT / file).exists()] == []
 
 
 def test_ci_calls_the_readmes_test_command():
@@ -264,6 +315,25 @@ def test_a_second_install_takes_torch_from_where_the_first_one_did(installer):
 def test_the_installer_says_which_command_failed(installer):
     with pytest.raises(SystemExit, match=r"this command failed with exit code 3.*\n.*raise SystemExit"):
         installer.run(sys.executable, "-c", "raise SystemExit(3)")
+
+
+@posix
+def test_the_installer_adds_an_extra_to_the_environment_that_is_there(installer, tmp_path, monkeypatch):
+    """Whatever Python calls it: one that is too old to make a .venv will do where there is a .venv."""
+    (tmp_path / "bin").mkdir()
+    fake_uv(tmp_path / "bin", "true")
+    for name, value in {"VENV": tmp_path, "BIN": tmp_path / "bin", "OLDEST": (4, 0)}.items():
+        monkeypatch.setattr(installer, name, value)
+    monkeypatch.setattr(installer.shutil, "which", lambda program: None)
+    monkeypatch.setattr(installer, "works", lambda python: True)
+    monkeypatch.setattr(installer, "check_torch", lambda: None)
+    installer.NOTE.write_text("pypi\n")
+    calls = []
+    monkeypatch.setattr(installer, "run", lambda *command, **options: calls.append(" ".join(map(str, command))))
+    installer.main(["video"])
+    assert calls[0].startswith(f"{tmp_path / 'bin' / 'uv'} pip install") and calls[0].endswith("-e .[video]")
+    assert not any("venv --" in call for call in calls)
+    assert (tmp_path / "ready-video").exists()
 
 
 def test_the_installer_refuses_an_extra_that_is_not_there(installer):

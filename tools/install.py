@@ -1,7 +1,8 @@
-"""Make .venv and install qlab and the course's packages into it: `python3 tools/install.py [test] [bench]`.
+"""Make .venv and install qlab and the course's packages into it: `python3 tools/install.py [video] [test] ...`.
 
-`make` calls this; on Windows it is called by hand. It needs a Python with venv and pip, and nothing else: uv,
-which does the installing, is put into .venv when it is not on the PATH.
+`make` calls this. It is called by hand on Windows, and to add to a .venv what an extra of pyproject.toml names. It
+needs a Python with venv and pip, and nothing else: uv, which does the installing, is put into .venv when it is not on
+the PATH.
 
 torch comes in builds of very different size, and torchvision has to come from the same place as torch. So the
 place is chosen once, before anything large is downloaded, and remembered in .venv/torch-source.
@@ -11,7 +12,6 @@ from __future__ import (
     annotations,
 )  # this file alone has to be readable by an old Python, to say that it is too old
 
-import json
 import os
 import shutil
 import subprocess
@@ -54,13 +54,13 @@ def works(python: Path) -> bool:
 def make_environment() -> str:
     """Make .venv if there is none that works; return the uv that will fill it."""
     uv = shutil.which("uv")
-    new_enough = sys.version_info >= OLDEST
-    if not new_enough and not uv:
+    new_enough, there = sys.version_info >= OLDEST, works(PYTHON)
+    if not (new_enough or uv or there):
         sys.exit(
             f"qlab: this is Python {sys.version.split()[0]}; expected 3.10 or newer. Name one, "
             "for example `make lab PYTHON=python3.12`, or install uv, which can fetch one."
         )
-    if not works(PYTHON):
+    if not there:
         if VENV.exists():
             say("the Python in .venv does not start or is too old: making .venv anew")
             shutil.rmtree(VENV)
@@ -146,14 +146,6 @@ def compile_once() -> None:
     run(PYTHON, "-c", f"import {modules}", env=allowed)
 
 
-def quiet_jupyter() -> None:
-    """Keep JupyterLab's questions about news and updates off the first page that a student sees."""
-    settings = VENV / "share" / "jupyter" / "lab" / "settings" / "overrides.json"
-    settings.parent.mkdir(parents=True, exist_ok=True)
-    choice = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
-    settings.write_text(json.dumps(choice, indent=2) + "\n")
-
-
 def main(extras: list[str]) -> None:
     unknown = [extra for extra in extras if extra not in EXTRAS]
     if unknown:
@@ -173,7 +165,7 @@ def main(extras: list[str]) -> None:
     check_torch()
     compile_once()
     NOTE.write_text(source + "\n")
-    quiet_jupyter()
+    run(PYTHON, "tools/jupyter_settings.py")
     for stamp in ("ready", "-".join(["ready", *extras])):  # what `make` looks at
         (VENV / stamp).touch()
 

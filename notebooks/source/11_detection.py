@@ -334,7 +334,8 @@ assert sum(sure) / len(sure) > 0.9 and sum(sure) / len(sure) >= sum(unsure) / le
 # ## Your own video
 #
 # A folder of images is a video too, and needs nothing. Files and webcams are read by OpenCV:
-# `pip install "qlab[video]"`. In this notebook, put one of these into the panel above in place of `"scene:4"`:
+# `python3 tools/install.py video` in the course's folder adds it (Windows: `py tools\install.py video`). In this
+# notebook, put one of these into the panel above in place of `"scene:4"`:
 #
 # ```python
 # detect.open_source("webcam")         # or "webcam:1" for the second camera

@@ -30,6 +30,7 @@ from qlab.course.lesson05.plots import saturating_sums
 from qlab.course.lesson12 import panels
 from qlab.course.lesson12.savings import Machine, Workload, estimate
 from qlab.course.quiz import quiz
+from qlab.extras import remedy
 from qlab.int8 import engines
 from qlab.int8.reference import Engine
 
@@ -188,7 +189,7 @@ try:
     import onnxruntime
 except ImportError:
     onnx = onnxruntime = None
-    print('The ONNX cells of this lesson need two packages: pip install "qlab[onnx]"')
+    print(f"The ONNX cells of this lesson need two packages: {remedy('onnx')}")
 
 
 def in_onnxruntime(path, x, integer_kernels=True):

@@ -25,6 +25,7 @@ import torch
 from qlab import models
 from qlab.bench import processor
 from qlab.data import available
+from qlab.extras import remedy
 from qlab.int8 import engines
 
 MARKS = {"fine": "✓", "hint": "!", "gap": "✗"}
@@ -95,7 +96,7 @@ def extras() -> Iterator[Finding]:
         try:
             yield Finding("fine", package, metadata.version(package))
         except metadata.PackageNotFoundError:
-            yield Finding("hint", package, f"not installed: {what} needs it", f'pip install "qlab[{extra}]"')
+            yield Finding("hint", package, f"not installed: {what} needs it", remedy(extra))
 
 
 def torchvision() -> Iterator[Finding]:

@@ -136,7 +136,7 @@ def _try_to_write(folder: Path, expected: str, name: str = "") -> None:
     """Make something for a moment where ``folder`` is or begins, and under such a name."""
     try:
         there = next(path for path in (folder, *folder.parents) if path.exists())
-        missing = [part for part in folder.parts[len(there.parts) :]] + [name]
+        missing = [*folder.parts[len(there.parts) :], name]
         with tempfile.TemporaryDirectory(prefix=max(missing, key=len), dir=there):
             pass
     except OSError as error:

@@ -25,6 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from qlab.detect.scene import SIDE, Boxes, Scene
+from qlab.extras import remedy
 
 FPS = 30.0  # of a scene and of a folder
 LARGEST = 320  # pixels a side: a frame is cut to its middle square, and made no larger than this
@@ -247,7 +248,7 @@ def opencv():
     try:
         import cv2
     except ImportError as error:
-        raise ImportError('webcams and video files need OpenCV: pip install "qlab[video]"') from error
+        raise ImportError(f"webcams and video files need OpenCV: {remedy('video')}") from error
     return cv2
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from qlab.extras import remedy
 from qlab.int8.modules import Call, Input
 from qlab.int8.reference import pair, pooled
 
@@ -28,7 +29,7 @@ def library() -> ModuleType:
     try:
         import onnx
     except ImportError as error:
-        raise ImportError('ONNX files need the package onnx: pip install "qlab[onnx]"') from error
+        raise ImportError(f"ONNX files need the package onnx: {remedy('onnx')}") from error
     return onnx
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from qlab.export.operators import library as onnx_library
 from qlab.export.qdq import BATCH, INPUT, OUTPUT, onnx_model
+from qlab.extras import remedy
 from qlab.int8 import engines
 from qlab.int8.modules import Int8Network
 from qlab.int8.reference import finite
@@ -85,5 +86,5 @@ def library() -> ModuleType:
     try:
         import onnxruntime
     except ImportError as error:
-        raise ImportError('onnxruntime\'s kernels need the package: pip install "qlab[onnx]"') from error
+        raise ImportError(f"onnxruntime's kernels need the package: {remedy('onnx')}") from error
     return onnxruntime

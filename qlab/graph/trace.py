@@ -139,7 +139,7 @@ def _try_out(model: nn.Module, example: Tensor) -> Answers:
 
 def _drop_optional_inputs(network: fx.GraphModule) -> None:
     """Take out the inputs that have a default: the network was traced with it. Raises ValueError for further ones."""
-    _first, *others = [node for node in network.graph.nodes if node.op == "placeholder"]
+    _, *others = [node for node in network.graph.nodes if node.op == "placeholder"]
     compared = set(others)  # with their defaults, by nodes that read nothing else
     for node in network.graph.nodes:
         if node.op == "call_function" and node.all_input_nodes and compared.issuperset(node.all_input_nodes):

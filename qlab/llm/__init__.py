@@ -2,7 +2,7 @@
 
 Read ``granite`` (the models), ``text`` (what the tiny one was trained on), ``layers`` (weight-only, W8A8), ``convert`` (a whole
 model), ``gptq`` with ``stages`` (better rounding), ``outliers`` (SmoothQuant), ``measure`` (perplexity, speed). Needs
-transformers: ``pip install "qlab[llm]"``.
+transformers, the extra ``llm``: ``python3 tools/install.py llm``.
 """
 
 from qlab.llm.convert import as_bfloat16, dynamic, linears, rounded, weight_only

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from qlab import models
+from qlab.extras import remedy
 from qlab.granularity import PerGroup
 from qlab.llm.convert import linears, replace
 from qlab.llm.layers import DynamicLinear, WeightOnlyEmbedding, WeightOnlyLinear
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from transformers import GraniteConfig, GraniteForCausalLM, PreTrainedTokenizerBase
 
 FOLDER = Path(__file__).parent / "checkpoints"
-MISSING = 'language models need transformers: pip install "qlab[llm]" (in a clone: python tools/install.py llm)'
 
 # A byte is a token. Multipliers as in Granite 3.1, but for a width of 192 and 4 layers.
 TINY = {
@@ -57,7 +57,7 @@ def config(size: Mapping[str, object] | None = None, **changes: object) -> Grani
     try:
         from transformers.models.granite.configuration_granite import GraniteConfig
     except ImportError as error:
-        raise ImportError(MISSING) from error
+        raise ImportError(f"language models need transformers: {remedy('llm')}") from error
     return GraniteConfig(**{**(size or TINY), **changes})
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -60,7 +60,7 @@ def test_sqnr_is_the_share_of_noise_in_decibel_whatever_the_size_of_both(seed, d
 def test_a_bit_more_is_worth_six_decibel():
     x = torch.rand(10_000)
     values = [analysis.sqnr(x, qlab.fake_quantize(x, qlab.choose_qparams(0.0, 1.0, bits))) for bits in (4, 5, 6, 7)]
-    assert all(5.5 < b - a < 6.6 for a, b in zip(values, values[1:]))
+    assert all(5.5 < b - a < 6.6 for a, b in pairwise(values))
 
 
 def test_no_noise_and_no_signal():

@@ -6,83 +6,31 @@ nbval's part of `make test`.
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
 import pytest
 from cells import code_cells, shows, with_what_they_need
+from lab import CLOSE, IMAGE, await_another_image, image_of, jupyterlab, open_notebook, page_of, run_all
 
 ROOT = Path(__file__).resolve().parents[2]
 ARTIFACTS = ROOT / "artifacts"
 LESSONS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
-SETTINGS = {
-    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},  # it would cover the page
-    "notebook-extension/tracker": {"windowingMode": "none"},  # else a cell out of sight may not be in the page
-}
 WIDGET = "application/vnd.jupyter.widget-view+json"
-
-READY = """async () => {
-    const app = window.jupyterapp;
-    while (!app.shell.currentWidget?.sessionContext?.session?.kernel)
-        await new Promise(done => setTimeout(done, 100));
-    const panel = app.shell.currentWidget;
-    await panel.context.ready;
-    await panel.sessionContext.ready;
-    await panel.sessionContext.session.kernel.info;
-}"""
-OPEN = (
-    "async path => { await window.jupyterapp.commands.execute('docmanager:open', { path }); }"  # gives no widget back
-)
-CLOSE = """async () => {
-    const panel = window.jupyterapp.shell.currentWidget;
-    await panel.sessionContext.shutdown();
-    panel.dispose();
-}"""
-RUN_ALL = "() => window.jupyterapp.commands.execute('notebook:run-all-cells')"
 
 pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory, chromium) -> Iterator[str]:
-    """The address of a JupyterLab that shows a copy of the lessons, with settings of its own."""
+def app(tmp_path_factory, chromium):
+    """JupyterLab on a copy of the lessons. All are opened in this one page: loading it costs seconds each time."""
     folder = tmp_path_factory.mktemp("lab")
     (folder / "lessons").mkdir()
     for lesson in LESSONS:
         nbformat.write(with_panels(ROOT / "notebooks" / lesson), folder / "lessons" / lesson)
-    for name, chosen in SETTINGS.items():
-        settings = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
-        settings.parent.mkdir(parents=True)
-        settings.write_text(json.dumps(chosen))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {
-        "JUPYTER_CONFIG_DIR": str(folder / "config"), "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
-        "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
-    }  # fmt: skip
-    command = [
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1",
-        f"--port={port}", "--IdentityProvider.token=", "--ServerApp.password=", "--LabApp.expose_app_in_browser=True",
-        f"--ServerApp.root_dir={folder / 'lessons'}",
-    ]  # fmt: skip
-    with open(folder / "log", "w") as log:
-        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        try:
-            wait_for(f"http://127.0.0.1:{port}/api", server, folder / "log")
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.terminate()
-            server.wait(30)
+    with jupyterlab(folder) as address, page_of(address, chromium, folder / "profile") as page:
+        yield page
 
 
 def with_panels(path: Path) -> nbformat.NotebookNode:
@@ -94,55 +42,12 @@ def with_panels(path: Path) -> nbformat.NotebookNode:
     return lesson
 
 
-def wait_for(address: str, server: subprocess.Popen, log: Path, seconds: float = 240) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and server.poll() is None:
-        try:
-            urllib.request.urlopen(address, timeout=5).close()
-            return
-        except OSError:
-            time.sleep(0.2)
-    pytest.fail(f"JupyterLab did not start:\n{log.read_text()[-2000:]}")
-
-
-@pytest.fixture(scope="module")
-def browser(lab, chromium, tmp_path_factory):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            tmp_path_factory.mktemp("profile"), executable_path=chromium, headless=True,
-            args=["--no-sandbox", "--disable-dev-shm-usage"], viewport={"width": 1280, "height": 900},
-        )  # fmt: skip
-        yield context
-        context.close()
-
-
-@pytest.fixture(scope="module")
-def app(lab, browser):
-    """JupyterLab without a document. All lessons are opened in it: loading it costs seconds each time."""
-    page = browser.new_page()
-    page.complaints = []
-    page.on("pageerror", lambda error: page.complaints.append(str(error)))
-    page.on("request", lambda request: None if request.url.startswith((lab, "data:", "blob:")) else
-            page.complaints.append(f"a request leaves this computer: {request.url}"))  # fmt: skip
-    page.set_default_timeout(60_000)
-    page.goto(f"{lab}/lab?reset")
-    page.wait_for_function("() => window.jupyterapp")
-    page.evaluate("() => window.jupyterapp.restored")
-    return page
-
-
 @pytest.fixture(scope="module", params=LESSONS, ids=lambda name: name[:2])
 def page(app, request):
     """A lesson, opened and run."""
     app.complaints.clear()
-    app.evaluate(OPEN, request.param)
-    app.wait_for_selector(".jp-NotebookPanel .jp-Cell")
-    app.evaluate(READY)
-    app.set_default_timeout(300_000)
-    app.evaluate(RUN_ALL)
-    app.set_default_timeout(60_000)
+    open_notebook(app, request.param)
+    run_all(app)
     yield app
     app.evaluate(CLOSE)  # one kernel at a time: a student's computer has room for no more
 
@@ -167,9 +72,6 @@ def test_every_cell_ran_and_nothing_complains(page):
 
 PANELS = ".jp-OutputArea-output :is(.widget-vbox:has(> .qlab-image), .qlab-explorable)"
 QUIZ = ".jp-OutputArea-output .widget-vbox:has(> .widget-vbox .widget-radio)"
-# An image's address is new for each image; a canvas gives its pixels, and bits are written on their buttons.
-IMAGE = """panel => panel.querySelector("img")?.src ?? panel.querySelector("canvas")?.toDataURL()
-    ?? panel.querySelector(".qlab-sheet").innerText"""
 
 
 def panels(page) -> list:
@@ -180,15 +82,6 @@ def panels(page) -> list:
     assert given, "a lesson without a panel"
     expect(page.locator(PANELS)).to_have_count(given, timeout=60_000)
     return page.locator(PANELS).all()
-
-
-def image_of(panel) -> str:
-    return panel.evaluate(IMAGE)
-
-
-def await_another_image(panel, before: str) -> None:
-    changed = f"([panel, before]) => ({IMAGE})(panel) !== before"
-    panel.page.wait_for_function(changed, arg=[panel.element_handle(), before])
 
 
 def test_every_control_moves_its_figure(page, request):
@@ -292,9 +185,8 @@ BUSY = """async () => {
     window.busy = kernel.requestExecute({ code: "while True: pass" }).done.finally(() => { window.answered = true; });
     while (kernel.status !== "busy") await new Promise(done => setTimeout(done, 20));
 }"""
-DRAG = (
-    """async ([slider, panel]) => {
-    const image = %s;
+DRAG = """async ([slider, panel]) => {
+    const image = IMAGE;
     const shown = new Set();
     const count = Math.min(Math.round((slider.max - slider.min) / slider.step) + 1, 50);
     const values = Array.from({ length: count }, (_, i) => +slider.min + (slider.max - slider.min) * i / (count - 1));
@@ -306,9 +198,7 @@ DRAG = (
         shown.add(image(panel));
     }
     return [shown.size, count, performance.now() - start];
-}"""
-    % IMAGE
-)
+}""".replace("IMAGE", IMAGE)
 
 
 @pytest.mark.parametrize("page", ["01_rounding.ipynb", "02_clipping.ipynb"], ids=["01", "02"], indirect=True)

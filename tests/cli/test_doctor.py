@@ -12,6 +12,7 @@ from qlab.cli import doctor
 from qlab.cli.doctor import Finding
 from qlab.cli.main import main
 from qlab.data import Available
+from qlab.extras import remedy
 from qlab.int8 import engines
 
 
@@ -123,7 +124,7 @@ def test_what_a_single_lesson_needs_is_a_hint(monkeypatch):
     monkeypatch.setitem(doctor.EXTRAS, "no-such-package", ("lesson 10", "llm"))
     found = list(doctor.extras())[-1]
     assert (found.state, found.found, found.remedy) == (
-        "hint", "not installed: lesson 10 needs it", 'pip install "qlab[llm]"',
+        "hint", "not installed: lesson 10 needs it", remedy("llm"),
     )  # fmt: skip
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import re
+import subprocess
+import sys
 from html import unescape
 
+import numpy as np
 import pytest
 import torch
 
@@ -137,6 +142,75 @@ def test_a_difference_is_named(found, expected, words):
     assert exercises.differs(expected, expected) == ""
 
 
+class Stubborn:
+    """Nothing can be done with it."""
+
+    def _refuse(self, *others):
+        raise ArithmeticError("no")
+
+    __eq__ = __float__ = __repr__ = __len__ = __bool__ = _refuse
+    __hash__ = None
+
+
+STRANGE = [
+    10**400, 10**5000, -(10**400), 1j, "", b"1", {}, [], (), set(), object(), Stubborn(), [Stubborn()] * 3, float("inf"),
+    np.float32(0.5), np.int64(3), np.True_, np.array(2.0), np.zeros(3), np.zeros((2, 2)), np.ones(4, ">i4"), np.array(["a", "b"]),
+    np.array([None, 1]), torch.zeros(0), torch.ones(3), torch.ones(2, 2, dtype=torch.int8), torch.ones(3, dtype=torch.complex64),
+    torch.eye(3).to_sparse(), torch.tensor(True), torch.ones(1, requires_grad=True),
+    [torch.ones(2), np.ones(3)], qlab.QParams(1.0, 0), float, None,
+]  # fmt: skip
+
+
+@EACH
+def test_whatever_is_returned_gets_a_verdict(task):
+    for number, strange in enumerate(STRANGE):
+        verdict = judge(task, lambda *arguments, answer=strange: answer)
+        assert verdict.kind is not Kind.RIGHT, number
+        assert str(verdict)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (np.array([1.0, 2.0]), torch.tensor([1.0, 2.0])),
+        (np.arange(3), torch.arange(3)),
+        (np.ones(2, ">f4"), torch.ones(2)),
+        (np.array([True, False]), torch.tensor([True, False])),
+        (np.float32(0.5), 0.5),
+        (np.array(0.5), 0.5),
+        (np.True_, True),
+        ([np.int64(1), np.array([2.0])], (1, torch.tensor([2.0]))),
+        (np.array(["a", "b"]), ("a", "b")),
+    ],
+)
+def test_numpys_arrays_and_numbers_count_as_what_they_hold(found, expected):
+    assert exercises.differs(found, expected) == ""
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "words"),
+    [
+        (np.array([1.0, 3.0]), torch.tensor([1.0, 2.0]), "you give tensor"),
+        (np.zeros(3), torch.zeros(2), r"shape \(3,\), expected \(2,\)"),
+        (np.array([True, True]), True, "expected True"),
+        (np.array([1.0, 2.0]), "yes", "expected 'yes'"),
+        (10**400, 1.0, "you give 1000.*, expected 1.0"),
+        pytest.param(10**5000, 1.0, r"you give int that cannot be shown \(ValueError\), expected 1.0", id="no-digits"),
+    ],
+)
+def test_strange_answers_are_wrong_and_told(found, expected, words):
+    assert re.search(words, exercises.differs(found, expected))
+
+
+def test_a_number_in_place_of_a_function_is_told_however_long_it_is():
+    assert "int that cannot be shown (ValueError) is a int: give the function" in judge(TASK, 10**5000).message
+
+
+def test_what_cannot_be_compared_is_not_called_wrong():
+    verdict = judge(TASK, lambda x: torch.ones(2).to_sparse() if isinstance(x, torch.Tensor) else 2.0)
+    assert verdict.kind is Kind.CANNOT_JUDGE and "returned a Tensor that cannot be compared" in verdict.message
+
+
 def test_words_of_students_are_text_and_not_markup():
     assert "&lt;b&gt;" in judge(TASK, lambda x: "<b>")._repr_html_()
 
@@ -156,7 +230,7 @@ def test_progress_counts_what_was_solved_and_survives(fresh):
         "1.1": {"right": True, "tries": 2, "hints": 0, "solution": False},
         "1.2": {"right": False, "tries": 0, "hints": 1, "solution": True},
     }
-    assert list(fresh.parent.iterdir()) == [fresh]
+    assert {path.name for path in fresh.parent.iterdir()} == {"progress.json", ".progress.json.lock"}
 
 
 def test_a_teacher_collects_progress_files_into_one_table(fresh, tmp_path):
@@ -170,10 +244,88 @@ def test_a_teacher_collects_progress_files_into_one_table(fresh, tmp_path):
 @pytest.mark.parametrize("content", ["{", "[]", '{"1.1": {}}', '{"1.1": 3}'])
 def test_a_damaged_progress_file_is_named(fresh, content):
     fresh.write_text(content)
-    with pytest.raises(ValueError, match="progress.json is no progress file .*delete it"):
+    with pytest.raises(ValueError, match=r"progress.json is no progress file \(.+\): delete it"):
         progress()
-    with pytest.raises(ValueError, match="nobody.json is no progress file"):
-        collect([fresh.with_name("nobody.json")])
+    assert "is no progress file" in collect([fresh])[0]["problem"]
+    verdict = check("1.1", exercises.exercise("1.1").solution)
+    assert verdict.right and "progress is not kept" in verdict.message and "delete it" in verdict.message
+    assert fresh.read_text() == content, "a damaged file is not written over"
+
+
+def test_one_bad_file_does_not_keep_a_teacher_from_the_others(fresh, tmp_path):
+    check("1.1", exercises.exercise("1.1").solution)
+    (tmp_path / "bad.json").write_text('{"1.1": {"right": true, "tries": "many", "hints": 0, "solution": false}}')
+    bad, nobody, good = collect([tmp_path / "bad.json", tmp_path / "nobody.json", fresh])
+    assert (
+        "bad.json is no progress file (an exercise in it has no right, tries" in bad["problem"] and bad["solved"] == 0
+    )
+    assert "nobody.json is no progress file" in nobody["problem"] and bad.keys() == nobody.keys() == good.keys()
+    assert good["problem"] == "" and good["solved"] == 1
+
+
+def test_files_that_kept_their_name_are_told_apart_by_their_folders(fresh, tmp_path):
+    check("1.1", exercises.exercise("1.1").solution)
+    for name in ("ada", "bob"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "progress.json").write_text(fresh.read_text())
+    assert [row["student"] for row in collect(sorted(tmp_path.glob("*/progress.json")))] == ["ada", "bob"]
+
+
+@pytest.fixture(params=["full", "read-only", "no folder"])
+def unwritable(request, fresh, monkeypatch, tmp_path):
+    """Progress cannot be written, until ``unwritable()`` is called."""
+    if request.param == "no folder":
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("QLAB_PROGRESS", str(tmp_path / "file" / "progress.json"))
+    number, name = {"full": (errno.ENOSPC, "whole"), "read-only": (errno.EACCES, "FileLock")}.get(
+        request.param, (0, "")
+    )
+
+    def fail(*arguments, **options):
+        raise OSError(number, os.strerror(number), "progress.json")
+
+    if name:
+        monkeypatch.setattr(exercises, name, fail)
+    yield monkeypatch.undo
+    exercises._UNKEPT.clear()
+
+
+def test_where_progress_cannot_be_written_the_answer_comes_all_the_same(unwritable, fresh):
+    right, wrong = exercises.exercise("1.1").solution, lambda lo, hi, bits: 0.0
+    assert check("1.1", right).right and check("1.1", wrong).kind is Kind.WRONG
+    said = [check("1.1", right).message, hint("1.1").data, hint("1.1").data, solution("1.1").data]
+    assert all("progress is not kept: " in text and "QLAB_PROGRESS may name" in text for text in said)
+    assert "**1/" in said[1] and "**2/" in said[2] and "return" in said[3]
+    assert not fresh.exists() and "1 of 5" in progress().data
+
+
+def test_what_could_not_be_written_is_written_later(unwritable, fresh, monkeypatch):
+    check("1.1", exercises.exercise("1.1").solution)
+    unkept = exercises._UNKEPT.pop(exercises.progress_file())
+    unwritable()
+    monkeypatch.setenv("QLAB_PROGRESS", str(fresh))
+    exercises._UNKEPT[fresh] = unkept
+    assert "progress" not in hint("1.2").data
+    assert {name: entry["right"] for name, entry in json.loads(fresh.read_text()).items()} == {
+        "1.1": True,
+        "1.2": False,
+    }
+    assert exercises._UNKEPT == {}
+
+
+def test_two_notebooks_at_once_lose_nothing(fresh):
+    code = "from qlab.course.exercises import hint; print(flush=True); input(); [hint('1.1') for _ in range(30)]"
+    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": {**os.environ, "QLAB_PROGRESS": str(fresh)}}
+    both = [subprocess.Popen([sys.executable, "-c", code], **options) for _ in range(2)]
+    for process in both:
+        process.stdout.readline()  # it is ready
+    for process in both:
+        process.stdin.write(b"\n")
+        process.stdin.close()
+    assert [process.wait(120) for process in both] == [0, 0]
+    for process in both:
+        process.stdout.close()
+    assert json.loads(fresh.read_text())["1.1"]["hints"] == 60
 
 
 def test_an_unknown_exercise_is_refused_with_those_there_are():

@@ -17,8 +17,7 @@ def texts_of(tree: ast.AST) -> Iterator[ast.AST]:
     """What a student will read: titles, descriptions, labels of controls and axes."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute):
-            if node.targets[0].attr in ("finding", "alt"):
-                yield node.value
+            yield from [node.value] if node.targets[0].attr in ("finding", "alt") else []
         if isinstance(node, ast.keyword) and node.arg in ("label", "xlabel", "ylabel", "title"):
             yield node.value
         if isinstance(node, ast.FunctionDef) and node.name.endswith("_texts"):

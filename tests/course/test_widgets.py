@@ -70,7 +70,7 @@ def test_a_panel_and_an_explorable_of_the_browser_say_what_draw_can_be_asked_for
     assert small_panel(reciprocal).choices == {"x": [0, 1, 2, 3]}
     drawn = Drawn("rounding", lambda x: reciprocal(x), {}, x=dict(label="x", value=0, minimum=0, maximum=1, step=0.5))
     assert drawn.choices == {"x": [0, 0.5, 1]}
-    assert drawn.draw(**{"x": 1}).finding == "1/x = 1.00"
+    assert drawn.draw(x=1).finding == "1/x = 1.00"
 
 
 @pytest.mark.parametrize("count, most", [(3, 9), (9, 9), (10, 9), (500, 9), (5, 2)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import re
 import threading
 import time
 from queue import Queue
@@ -14,6 +15,7 @@ from PIL import Image
 
 from qlab.detect import Meter, Scene, open_source, video, watch
 from qlab.detect.video import Camera, FileSource, FolderSource, Recorded, SceneSource
+from qlab.extras import remedy
 
 
 class Time:
@@ -181,7 +183,7 @@ def test_without_opencv_one_line_says_what_to_install(monkeypatch, tmp_path, sou
 
     monkeypatch.setattr(builtins, "__import__", without)
     (tmp_path / "film").touch()
-    with pytest.raises(ImportError, match=r'need OpenCV: pip install "qlab\[video\]"$'):
+    with pytest.raises(ImportError, match=re.escape(f"need OpenCV: {remedy('video')}") + "$"):
         open_source("webcam" if source == "webcam" else tmp_path / "film")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 import qlab
 from qlab import QConfig, QuantSpec, models
 from qlab.data import shapes10
+from qlab.extras import remedy
 from qlab.int8 import engines
 from qlab.int8.modules import Dequantize
 from qlab.int8.reference import Engine
@@ -353,7 +355,7 @@ def test_a_function_without_an_onnx_form_is_named(tmp_path):
 def test_a_missing_package_is_named_with_what_to_install(tmp_path, monkeypatch):
     network = int8(layers())
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(ImportError, match=r'ONNX files need the package onnx: pip install "qlab\[onnx\]"'):
+    with pytest.raises(ImportError, match=re.escape(f"ONNX files need the package onnx: {remedy('onnx')}")):
         qlab.save_onnx(network, tmp_path / "net.onnx")
 
 
@@ -410,7 +412,7 @@ def test_onnxruntime_saturates_on_x86_without_vnni(arm, vnni, saturates, monkeyp
 def test_without_onnxruntime_its_network_says_what_to_install(monkeypatch):
     network = int8(layers())
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ImportError, match=r'onnxruntime\'s kernels need the package: pip install "qlab\[onnx\]"'):
+    with pytest.raises(ImportError, match=re.escape(f"onnxruntime's kernels need the package: {remedy('onnx')}")):
         qlab.OnnxNetwork(network)
 
 

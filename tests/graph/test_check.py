@@ -27,7 +27,7 @@ class Base(nn.Module):
         self.conv, self.norm, self.relu = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(inplace=True)
         self.second, self.third = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
         self.fc = nn.Linear(8, 5)
-        for name, values in self.norm.named_buffers():
+        for values in self.norm.buffers():
             if values.is_floating_point():
                 nn.init.uniform_(values, 0.5, 1.5)
 

@@ -174,7 +174,7 @@ EXERCISES = (
             multiplies,
             clamps_too_early,
             rounds_halves_up,
-        ),  # fmt: skip
+        ),
     ),
     Exercise(
         "1.3",

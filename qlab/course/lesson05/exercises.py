@@ -221,7 +221,7 @@ EXERCISES = (
             rounds_away_from_zero,
             leaves_the_codes,
             clamps_before_the_zero_point,
-        ),  # fmt: skip
+        ),
     ),
     Exercise(
         "5.5",

@@ -102,8 +102,8 @@ def _extreme_layers(engine: Engine, bits: int, groups: Sequence[int]) -> list[Te
     for sign, count in product((127, -127), groups):
         channels = max(16, count)
         x, bias = torch.full((1, channels, 4, 4), float(x_qp.qmax)), torch.ones(channels)
-        weight = torch.full((channels, channels // count, 3, 3), sign, dtype=torch.int8)
-        for weight in (weight,) if count > 1 else (weight, weight[:, :, :1, :1], weight[:, :, 0, 0]):
+        square = torch.full((channels, channels // count, 3, 3), sign, dtype=torch.int8)
+        for weight in (square,) if count > 1 else (square, square[:, :, :1, :1], square[:, :, 0, 0]):
             out_qp = QParams(sum_bound(weight, x_qp) * 0.01 / 100, 128)  # no sum may leave the grid
             if weight.ndim == 4:
                 kernel = engine.conv2d(weight, bias, weight_qp, x_qp, out_qp, padding=1, groups=count)

@@ -96,7 +96,7 @@ def test_a_disturbance_that_hits_both_hits_neither(judge, monkeypatch):
 def test_the_two_are_timed_on_the_same_images(judge, monkeypatch):
     def interleave(calls, progress):
         assert [call().shape for call in calls.values()] == [(32, 2), (32, 2)]
-        return {name: (1.0,) for name in calls}
+        return dict.fromkeys(calls, (1.0,))
 
     monkeypatch.setattr(challenge.bench, "interleave", interleave)
     assert judge._time(judge.pace) == 1.0
