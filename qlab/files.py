@@ -138,7 +138,7 @@ def read_tensors(path: str | Path, device: str = "cpu") -> tuple[dict[str, Tenso
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or no safetensors file ({error}): {AGAIN}") from error
+        raise ValueError(f"{path} is damaged or no safetensors file ({str(error)[:200]}): {AGAIN}") from error
     if "qlab" not in metadata:
         raise ValueError(
             f"{path} was not written by qlab (no 'qlab' entry in its header): expected a file of qlab.save"

@@ -73,10 +73,7 @@ def load(name: str, preset: str, data: str = "cifar10") -> Prepared:
 
     Raises ValueError when there is none, or when its file is damaged (sha256).
     """
-    weights = models.weights(f"{name}-{data}-{preset}")
-    prepared = prepare(models.ARCHITECTURES[name](), qconfig(preset))
-    prepared.load_state_dict(weights)
-    return prepared.eval().to(memory_format=torch.channels_last)
+    return models.trained(lambda: prepare(models.ARCHITECTURES[name](), qconfig(preset)), f"{name}-{data}-{preset}")
 
 
 def fit(

@@ -74,16 +74,13 @@ def _head(inputs: int, outputs: int) -> nn.Sequential:
 
 def load() -> SSDLite:
     """The trained float detector, in eval mode and channels_last."""
-    network = SSDLite()
-    network.load_state_dict(models.weights("ssdlite-scenes", CHECKPOINTS))
-    return network.eval().to(memory_format=torch.channels_last)
+    return models.trained(SSDLite, "ssdlite-scenes", CHECKPOINTS)
 
 
 def load_qat() -> Prepared:
     """The detector trained with the rounding of 8-bit weights and 7-bit activations, ready for qlab.convert."""
-    prepared = prepare(SSDLite(), qat.qconfig("w8a8"), torch.zeros(1, 3, SIDE, SIDE))
-    prepared.load_state_dict(models.weights("ssdlite-scenes-w8a8", CHECKPOINTS))
-    return prepared.eval().to(memory_format=torch.channels_last)
+    images = torch.zeros(1, 3, SIDE, SIDE)
+    return models.trained(lambda: prepare(SSDLite(), qat.qconfig("w8a8"), images), "ssdlite-scenes-w8a8", CHECKPOINTS)
 
 
 @dataclass
