@@ -124,7 +124,7 @@ def train(args: argparse.Namespace) -> int:
     import torch
 
     from qlab import data, models, parallel, qat
-    from qlab.files import read_tensors
+    from qlab.files import check_tensors, read_tensors
     from qlab.train import Plan, evaluate, fit
 
     torch.set_num_threads(args.threads or torch.get_num_threads())
@@ -134,7 +134,9 @@ def train(args: argparse.Namespace) -> int:
     torch.manual_seed(plan.seed)
     network = models.load(args.name, args.data) if args.qat else models.ARCHITECTURES[args.name]()
     if args.init and not args.qat:
-        network.load_state_dict(read_tensors(args.init)[0])
+        initial = read_tensors(args.init)[0]
+        check_tensors(initial, network.state_dict(), str(args.init))
+        network.load_state_dict(initial)
     with parallel.processes(args.device or ("cuda" if torch.cuda.is_available() else "cpu")) as device:
         say = print if parallel.place()[0] == 0 else lambda *words, **options: None
         datasets = {split: getattr(data, args.data)(split) for split in ("train", "validation", "test")}

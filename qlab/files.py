@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-MOST_HEADER = 1 << 24  # bytes of a safetensors header; that of a network of a thousand layers has 0.2 million
+MOST_HEADER = 1 << 22  # bytes of a safetensors header; that of a network of a thousand layers has 0.2 million
 LEFT = re.compile(r"\.qlab-([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.part")  # what a write that was killed leaves behind
 DAY = 24 * 3600  # seconds
 AGAIN = "fetch or save it again"
@@ -103,15 +103,19 @@ def _lives(process: int) -> bool:
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict | None = None) -> Path:
     """Save tensors and a JSON header as safetensors, all or nothing: a reader never sees half a file.
 
-    Raises ValueError for a header with NaN or infinity, which are no JSON, and OSError where ``path`` cannot be written.
+    Raises ValueError for a header with NaN or infinity, which are no JSON, or one that is too long to be read again, and
+    OSError where ``path`` cannot be written.
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
         words = json.dumps(header or {}, separators=(",", ":"), allow_nan=False)
     except ValueError as error:
         raise ValueError(f"the header of {path} holds NaN or infinity, which JSON has no words for") from error
+    content = save(plain, {"qlab": words})  # safetensors' own writer of files takes no notice of the umask
+    if (length := int.from_bytes(content[:8], "little")) > MOST_HEADER:
+        raise ValueError(f"the header of {path} has {length:,} bytes, and more than {MOST_HEADER:,} are not read again")
     with whole(path) as part:
-        part.write_bytes(save(plain, {"qlab": words}))  # safetensors' own writer takes no notice of the umask
+        part.write_bytes(content)
     return Path(path)
 
 
@@ -146,7 +150,7 @@ def read_tensors(path: str | Path, device: str = "cpu") -> tuple[dict[str, Tenso
     return tensors, parse_json(metadata["qlab"], f"the header of {path}")
 
 
-def read_json(path: str | Path, most: int = 1 << 24) -> dict:
+def read_json(path: str | Path, most: int = MOST_HEADER) -> dict:
     """The JSON object in a file of at most ``most`` bytes; ValueError or OSError, which names it, for anything else."""
     with open(regular(path), "rb") as file:
         content = file.read(most + 1)

@@ -245,9 +245,16 @@ def _resume(folder: Path | None, plan: Plan, network: nn.Module, optimizer, devi
     if path is None or not path.exists():
         return []
     tensors, header = read_tensors(path, device)
+    if not isinstance(header.get("plan"), dict) or not isinstance(header.get("history"), list):
+        raise ValueError(f"{path} says nothing of a plan and a history: it is no checkpoint, choose another folder")
     if {**asdict(Plan()), **header["plan"]} != asdict(plan):  # a setting that was not there yet had its default
         raise ValueError(f"{path} was trained with {header['plan']}, not with {asdict(plan)}: choose another folder")
-    network.load_state_dict({n[8:]: t for n, t in tensors.items() if n.startswith("network.")})
+    state = {n[8:]: t for n, t in tensors.items() if n.startswith("network.")}
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        words = " ".join(str(error).split())[:300]
+        raise ValueError(f"{path} holds another network ({words}): choose another folder") from error
     momentum = {int(n[9:]): {"momentum_buffer": t} for n, t in tensors.items() if n.startswith("momentum.")}
     optimizer.load_state_dict({**optimizer.state_dict(), "state": momentum})
     return header["history"]

@@ -95,6 +95,14 @@ def test_a_header_that_json_cannot_hold_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_header_that_would_not_be_read_again_is_not_written(tmp_path):
+    with pytest.raises(
+        ValueError, match="the header of .*x.safetensors has 5,0.* bytes, and more than 4,194,304 are not"
+    ):
+        write_tensors(tmp_path / "x.safetensors", {}, {"words": "x" * 5_000_000})
+    assert list(tmp_path.iterdir()) == []
+
+
 @linux
 def test_a_link_is_followed_to_what_it_names(tmp_path):
     (tmp_path / "real").mkdir()

@@ -112,6 +112,25 @@ def test_a_run_from_before_a_setting_was_there_goes_on(tmp_path):
     assert len(train.fit(tiny(), stripes(32), stripes(32), PLAN, folder=tmp_path, progress=False)) == PLAN.epochs
 
 
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda tensors, header: header.clear(), "says nothing of a plan and a history: it is no checkpoint"),
+        (lambda tensors, header: header.update(plan=3), "says nothing of a plan and a history"),
+        (lambda tensors, header: tensors.clear(), "holds another network .*: choose another folder"),
+    ],
+)
+def test_a_checkpoint_that_is_none_is_named(tmp_path, change, words):
+    train.fit(tiny(), stripes(32), stripes(32), PLAN, folder=tmp_path, progress=False)
+    path = tmp_path / "last.safetensors"
+    tensors, header = read_tensors(path)
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    change(tensors, header)
+    write_tensors(path, tensors, header)
+    with pytest.raises(ValueError, match=f"{path} {words}"):
+        train.fit(tiny(), stripes(32), stripes(32), PLAN, folder=tmp_path, progress=False)
+
+
 def test_a_loss_of_ones_own_is_used():
     network = nn.Sequential(nn.Flatten(), nn.LazyLinear(2))
     network(torch.zeros(1, 3, 32, 32))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from qlab import __main__ as cli
 from qlab import doctor
 from qlab.data import Available
 from qlab.doctor import Finding
-from qlab.files import read_tensors
+from qlab.files import read_tensors, write_tensors
 from qlab.int8 import engines
 
 # --- the frame
@@ -299,6 +300,19 @@ def test_train_trains_goes_on_and_says_how_good_it_is(tiny, tmp_path, capsys):
     best = tmp_path / "runs" / "tiny-stripes" / "best.safetensors"
     assert cli.main(["train", *tiny, "--init", str(best), "--out", "second"]) == 0
     assert (tmp_path / "second" / "last.safetensors").exists()
+
+
+def test_train_says_when_the_weights_to_begin_with_are_another_networks(tiny, tmp_path, capsys):
+    path = write_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(1)})
+    assert cli.main(["train", *tiny, "--init", str(path)]) == 1
+    assert "x.safetensors: '0.bias' is missing" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other devices")
+def test_an_integer_network_is_not_saved_over_a_device(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="pipe is a pipe: expected an ordinary file"):
+        qlab.save(qlab.ptq(Tiny().eval(), [torch.randn(2, 3, 32, 32)], engine="reference"), tmp_path / "pipe")
 
 
 def test_train_with_qat_goes_on_from_the_float_network(tiny, tmp_path, capsys, monkeypatch):

@@ -165,6 +165,18 @@ def in_float(header: dict, name: str) -> dict:
     return next(o for kind, _, o in header["layers"] if kind == "float" and o.get("class", o.get("function")) == name)
 
 
+def swap(header: dict, number: int, name: str, **arguments) -> None:
+    """Another layer of torch.nn in that place."""
+    header["layers"][number][2] = {"class": name, "arguments": arguments}
+
+
+def normalized(header: dict, tensors: dict) -> None:
+    """A BatchNorm as no training leaves it."""
+    swap(header, 5, "BatchNorm2d", num_features=4)
+    for name, tensor in nn.BatchNorm2d(4).state_dict().items():
+        tensors[f"5.module.{name}"] = -tensor if name == "running_var" else tensor
+
+
 def give(change):
     """What changes the tensors only."""
     return lambda header, tensors: tensors.update(change(tensors))
@@ -234,6 +246,13 @@ FORGED = {
                               "an argument of layer 6 is a list of 1, expected a number"),
     "an input that is not there": (lambda h, t: in_float(h, "mul").update(arguments=[{"input": 3}, 2.0]), "step 6, 'mul' can"),
     "an input below 0": (lambda h, t: in_float(h, "mul").update(arguments=[{"input": -1}, 2.0]), "an argument of layer 6"),
+    "a cat of numbers": (lambda h, t: in_float(h, "mul").update(function="cat", arguments=[[1, 2], 1]), "what layer 6 joins"),
+    "a cat without axis": (lambda h, t: in_float(h, "mul").update(function="cat", arguments=[[{"input": 0}], 99]), "the axis of"),
+    "half a grid": (lambda h, t: h["grids"].__setitem__(1, [1.0, 0]), "grid 1 is a list of 2, expected a scale, a zero"),
+    "an image as large as a town": (lambda h, t: swap(h, 5, "Upsample", scale_factor=1e5), "step 5, .* gives no tensor of 1 to"),
+    "an argument that becomes another": (lambda h, t: swap(h, 5, "LayerNorm", normalized_shape=8), "does not keep its arg"),
+    "two inputs for one": (lambda h, t: h["steps"][5].__setitem__(1, [5, 5]), "step 5, 'act' cannot be done .2 inputs"),
+    "a variance below 0": (lambda h, t: normalized(h, t), "layer 5: 'running_var' holds numbers below 0"),
     "a missing bias": (lambda h, t: t.pop("1.bias"), "layer 1: 'bias' is missing"),
     "a missing weight": (lambda h, t: t.pop("1.weight"), "layer 1: 'weight' is missing"),
     "a bias that is not said": (lambda h, t: layer(h, "conv2d").update(bias=False), "layer 1: 'bias' is one tensor too many"),
@@ -327,6 +346,27 @@ def test_a_layer_whose_sums_overflow_is_refused_by_the_engine_and_the_file_named
         ValueError, match="x.safetensors is damaged, or no network for engine 'reference': multipliers from"
     ):
         qlab.load(path, engine="reference")
+
+
+def test_padding_that_an_engine_would_make_is_counted():
+    x, weight = torch.empty(1, 64, 8, 8, device="meta"), torch.empty(4, 64, 3, 3, device="meta")
+    assert checks._convolve(x, weight, 1, 1000, 1, 1).shape == (1, 4, 2006, 2006)
+    with pytest.raises(ValueError, match="too much padding"):
+        checks._convolve(x, weight, 1, (1024, 1024), 1, 1)
+
+
+def test_what_load_would_refuse_is_not_written(tmp_path):
+    network = qlab.load(FORMAT_1, engine="reference")
+    network.layers[1].bias = network.layers[1].bias * float("nan")
+    with pytest.raises(ValueError, match="this network cannot be saved: layer 1: 'bias' holds NaN or infinity"):
+        qlab.save(network, tmp_path / "x.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_layers_that_a_file_may_name_are_torchs_own_and_have_no_layers_in_them():
+    for name in checks.FLOAT_LAYERS:
+        assert issubclass(getattr(nn, name), nn.Module)
+    assert not checks.FLOAT_LAYERS & {"Sequential", "ModuleList", "LSTM", "Transformer", "MultiheadAttention", "Module"}
 
 
 def test_numbers_that_are_no_numbers_never_become_code():
