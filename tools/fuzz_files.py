@@ -13,9 +13,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import gzip
 import hashlib
 import io
 import json
+import lzma
 import os
 import pickle
 import pickletools
@@ -32,7 +34,6 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,6 @@ from qlab.data import copies
 from qlab.data.official import read_batch
 from qlab.export import checks
 from qlab.files import read_tensors
-
 
 MEMORY = 1 << 30  # bytes that one file may take, beyond what Python, torch and qlab have taken before
 SECONDS = 20  # of computing that one file may take
@@ -160,14 +160,9 @@ def repacked(data: bytes, dice: random.Random) -> bytes:
 # --- What is read, and what is right
 
 
-@dataclass(frozen=True)
-class Kind:
-    """One kind of file: ``make(folder, dice)`` writes a changed one and gives what reads it, and its name in errors.
-
-    What reads it raises AssertionError where the answer is not the right one.
-    """
-
-    make: Callable[[Path, random.Random], tuple[Callable[[], None], str]]
+# Each kind is a function that writes a changed file into a folder, and gives what reads it, and its name in errors. What
+# reads it raises AssertionError where the answer is not the right one.
+Case = tuple[Callable[[], None], str]
 
 
 class Net(nn.Module):
@@ -197,7 +192,7 @@ def network_file() -> tuple[dict, dict]:
         return {name: tensor.clone() for name, tensor in tensors.items()}, header
 
 
-def networks(folder: Path, dice: random.Random) -> tuple[Callable[[], None], str]:
+def networks(folder: Path, dice: random.Random) -> Case:
     """Saved integer networks, of format 2 and 1. Right: saved again, they are the same file, and they run."""
     tensors, header = SEEDS["network"]
     path, forged = folder / "net.safetensors", dice.random() < 0.7
@@ -247,7 +242,7 @@ def _given(layers: list, asked: list) -> list:
     return given
 
 
-def checkpoints(folder: Path, dice: random.Random) -> tuple[Callable[[], None], str]:
+def checkpoints(folder: Path, dice: random.Random) -> Case:
     """Weight files, for which a manifest vouches. Right: the tensors are those that the file says."""
     tensors, header = SEEDS["checkpoint"]
     path = folder / "vgg-shapes10.safetensors"
@@ -273,7 +268,7 @@ def checkpoints(folder: Path, dice: random.Random) -> tuple[Callable[[], None], 
     return read, str(folder)
 
 
-def manifests(folder: Path, dice: random.Random) -> tuple[Callable[[], None], str]:
+def manifests(folder: Path, dice: random.Random) -> Case:
     """Manifests. Right: the entries are those that any reader of JSON finds, the weights the committed ones."""
     path = folder / "manifest.json"
     (folder / "vgg-shapes10.safetensors").symlink_to(SEEDS["vgg"])
@@ -292,7 +287,6 @@ def manifests(folder: Path, dice: random.Random) -> tuple[Callable[[], None], st
     return read, str(folder)
 
 
-OPCODES = [opcode for opcode in map(chr, range(256))]
 PIECES = [
     b"cnumpy\ndtype\nU\x02O8K\x00K\x01\x87R", b"c_codecs\nencode\nX\x02\x00\x00\x00abX\x08\x00\x00\x00punycode\x86R",
     b"r\xff\xff\xff\x7f", b"\x8a\xff" + b"\xff" * 255, b"cos\nsystem\nU\x04true\x85R", b"(I99999\nl", b"(]}tt", b"0", b"2", b"1",
@@ -301,7 +295,7 @@ PIECES = [
 ]  # fmt: skip
 
 
-def batches(folder: Path, dice: random.Random) -> tuple[Callable[[], None], str]:
+def batches(folder: Path, dice: random.Random) -> Case:
     """Official batches. Right: the arrays that Python's own unpickler gives, which sees only what was let through.
 
     It looks at the lengths of frames, which say nothing about the arrays: it gets the pickle without them. The one in
@@ -331,13 +325,13 @@ def batches(folder: Path, dice: random.Random) -> tuple[Callable[[], None], str]
     return read, "data_batch_1"
 
 
-def archives(folder: Path, dice: random.Random) -> tuple[Callable[[], None], str]:
+def archives(folder: Path, dice: random.Random) -> Case:
     """Tar and zip archives. Right: the images of each split and class are those that were packed, in whatever order."""
     name = dice.choice(sorted(SEEDS["archives"]))
     data, path = SEEDS["archives"][name], folder / name
     if name.endswith((".tar.gz", ".tar.xz")) and dice.random() < 0.5:  # beneath the compression, which has a checksum
-        unpack, pack = (zlib_open, zlib_pack) if name.endswith("gz") else (lzma_open, lzma_pack)
-        path.write_bytes(pack(headers_changed(unpack(data), dice)))
+        module = gzip if name.endswith("gz") else lzma
+        path.write_bytes(module.compress(headers_changed(module.decompress(data), dice)))
     elif name.endswith(".tar") and dice.random() < 0.5:
         path.write_bytes(headers_changed(data, dice))
     else:
@@ -383,27 +377,6 @@ def headers_changed(data: bytes, dice: random.Random) -> bytes:
     return bytes(data)
 
 
-def zlib_open(data: bytes) -> bytes:
-    return zlib.decompress(data, 31)
-
-
-def zlib_pack(data: bytes) -> bytes:
-    packer = zlib.compressobj(1, zlib.DEFLATED, 31)
-    return packer.compress(data) + packer.flush()
-
-
-def lzma_open(data: bytes) -> bytes:
-    import lzma
-
-    return lzma.decompress(data)
-
-
-def lzma_pack(data: bytes) -> bytes:
-    import lzma
-
-    return lzma.compress(data, preset=0)
-
-
 def classes_of(tensors: dict) -> dict:
     """Split and class -> its images, sorted; validation is a part of train."""
     found: dict = {}
@@ -414,7 +387,7 @@ def classes_of(tensors: dict) -> dict:
     return {key: sorted(images) for key, images in found.items()}
 
 
-def images(folder: Path, dice: random.Random) -> tuple[Callable[[], None], str]:
+def images(folder: Path, dice: random.Random) -> Case:
     """PNG and JPEG files. Right: for PNG, whose parts have checksums, what Pillow gives; JPEG has none, any 32x32 pixels."""
     kind = dice.choice(["PNG", "PNG", "JPEG"])
     data = SEEDS[kind]
@@ -460,7 +433,7 @@ def png_changed(data: bytes, dice: random.Random) -> bytes:
     return out
 
 
-KINDS = {kind.__name__: Kind(kind) for kind in (networks, checkpoints, batches, archives, images, manifests)}
+KINDS = {kind.__name__: kind for kind in (networks, checkpoints, batches, archives, images, manifests)}
 SEEDS: dict = {}
 
 
@@ -542,7 +515,7 @@ def fuzz(seconds: float, seed: int, kinds: list[str], keep: Path | None) -> dict
     while time.monotonic() < end:
         kind, dice = kinds[number % len(kinds)], random.Random(f"{seed} {number}")
         with tempfile.TemporaryDirectory(prefix="qlab-fuzz-") as name:
-            read, shown = KINDS[kind].make(Path(name), dice)
+            read, shown = KINDS[kind](Path(name), dice)
             words = in_child(read, shown)
             counts[kind][words if words in ("right", "refused") else "findings"] += 1
             if words not in ("right", "refused"):
