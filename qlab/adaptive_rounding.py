@@ -7,16 +7,15 @@ Blankevoort, "Up or Down? Adaptive Rounding for Post-Training Quantization" (ICM
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from qlab.affine import QParams
+from qlab.batches import Batches, inputs
 from qlab.graph.prepare import Prepared
-from qlab.graph.walk import Stop, original, walk
+from qlab.graph.run import Stop, walk
 
 ZETA, GAMMA = 1.1, -0.1  # equation 23: a sigmoid stretched beyond 0 and 1, so that it reaches both
 BETA = 20.0, 2.0  # the regularizer's exponent falls from the first to the second: decide late
@@ -29,7 +28,7 @@ MOST = 2**25  # values that the patches of one layer may have (128 MiB)
 
 
 def adaround(
-    prepared: Prepared, batches: Iterable, *, steps: int = 1000, seed: int = 0, progress: bool = True
+    prepared: Prepared, batches: Batches, *, steps: int = 1000, seed: int = 0, progress: bool = True
 ) -> Prepared:
     """Round each layer's weights up or down as its output wants it; changes weights and biases.
 
@@ -51,9 +50,10 @@ def adaround(
                 "expected a QuantSpec, such as QConfig.w4a8().weight"
             )
     generator = torch.Generator().manual_seed(seed)
-    for stop in tqdm(walk(prepared, batches), "AdaRound", len(layers), False, unit="layer", disable=not progress):
+    stops = walk(prepared, list(inputs(batches)))
+    for stop in tqdm(stops, "AdaRound", len(layers), False, unit="layer", disable=not progress):
         layer, qparams = stop.layer, stop.layer.weight_quantizer.qparams
-        weight, bias = original(layer)
+        weight, bias = layer.keep_original()
         problem = Reconstruction(stop, generator, bias)
         rounded = learn(problem, weight.to(layer.weight.device), qparams, steps)
         with torch.no_grad():

@@ -18,7 +18,7 @@ from math import inf
 
 import torch
 
-from qlab.granularity import Granularity, PerChannel, PerGroup, PerTensor
+from qlab.granularity import Granularity, PerChannel, PerGroup, PerTensor, check_granularity
 
 Number = float | torch.Tensor
 SMALLEST_SCALE = torch.finfo(torch.float32).tiny  # below it 1 / scale may overflow, and steps lose digits
@@ -40,8 +40,7 @@ def grid_limits(bits: int, signed: bool, narrow_range: bool = False) -> tuple[in
 
     Raises ValueError for bits outside 1 to 16, for a narrow range without sign, and for one of 1 bit.
     """
-    if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 16:
-        raise ValueError(f"bits={bits!r}: expected a whole number from 1 to 16")
+    check_bits(bits, most=16)
     if not signed:
         if narrow_range:
             raise ValueError(
@@ -54,13 +53,20 @@ def grid_limits(bits: int, signed: bool, narrow_range: bool = False) -> tuple[in
     return -(2 ** (bits - 1)) + narrow_range, 2 ** (bits - 1) - 1
 
 
+def check_bits(bits: int, most: int) -> None:
+    """Raise ValueError unless ``bits`` is a whole number from 1 to ``most``."""
+    if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= most:
+        raise ValueError(f"bits={bits!r}: expected a whole number from 1 to {most}")
+
+
 @dataclass(frozen=True, eq=False)
 class QParams:
     """A grid, or one for every channel or group: all that turns codes into values and back.
 
     - ``scale``: float32, the distance of two neighbours on the grid; finite and not below 1.2e-38.
     - ``zero_point``: int32, the code of the value 0; ``qmin <= zero_point <= qmax``.
-    - Both have shape () per tensor, (channels,) with ``axis``, (rows, groups a row) with ``group_size``.
+    - ``granularity``: which values share a scale. Both tensors have shape () with PerTensor, (channels,) with
+      PerChannel, (rows, groups a row) with PerGroup.
     - The values are ``(code - zero_point) * scale`` for the codes qmin to qmax; the largest is a finite
       float32.
 
@@ -78,8 +84,7 @@ class QParams:
     zero_point: torch.Tensor
     bits: int = 8
     signed: bool = False
-    axis: int | None = None
-    group_size: int | None = None
+    granularity: Granularity = PerTensor()
     narrow_range: bool = False
 
     def __post_init__(self) -> None:
@@ -104,21 +109,17 @@ class QParams:
         """The highest code."""
         return grid_limits(self.bits, self.signed, self.narrow_range)[1]
 
-    @property
-    def granularity(self) -> Granularity:
-        """Which values share a scale."""
-        if self.group_size is not None:
-            if self.axis is not None:
-                raise ValueError(f"axis={self.axis} and group_size={self.group_size}: expected one of the two")
-            return PerGroup(self.group_size)
-        return PerTensor() if self.axis is None else PerChannel(self.axis)
-
     def to(self, device: torch.device | str) -> QParams:
         """The same grid with its tensors on another device."""
         return replace(self, scale=self.scale.to(device), zero_point=self.zero_point.to(device))
 
     def __eq__(self, other: object) -> bool:
-        """Two grids are equal when every code has the same meaning in both."""
+        """Two grids are equal when every code has the same meaning in both.
+
+        A grid does not know how many axes its tensors have, so ``PerChannel(-1)`` and ``PerChannel(1)`` are two
+        meanings here. Whoever makes a grid from a tensor counts axes from the front (:meth:`Granularity.of`), so
+        that the grids of two tensors compare as they should.
+        """
         if not isinstance(other, QParams):
             return NotImplemented
         if (self.qmin, self.qmax, self.granularity) != (other.qmin, other.qmax, other.granularity):
@@ -134,15 +135,13 @@ def choose_qparams(
     signed: bool = False,
     symmetric: bool = False,
     narrow_range: bool = False,
-    axis: int | None = None,
-    group_size: int | None = None,
+    granularity: Granularity = PerTensor(),
 ) -> QParams:
     """The grid that covers the values from lo to hi, widened to contain 0.
 
-    lo and hi are numbers, or tensors of the scale's shape with ``axis`` (one entry a channel) or
-    ``group_size`` (rows, groups a row). ``symmetric`` puts the zero point at 0: a signed grid gets the
-    smallest scale that covers both ends, an unsigned one needs lo >= 0. A range of nothing but 0 gets scale
-    1, on which 0 is exact.
+    lo and hi are numbers, or tensors of the scale's shape: one entry a channel with PerChannel, (rows, groups
+    a row) with PerGroup. ``symmetric`` puts the zero point at 0: a signed grid gets the smallest scale that
+    covers both ends, an unsigned one needs lo >= 0. A range of nothing but 0 gets scale 1, on which 0 is exact.
 
     >>> qp = choose_qparams(-1.0, 3.0, bits=2)
     >>> qp.scale, qp.zero_point
@@ -173,7 +172,7 @@ def choose_qparams(
     good = (span >= 0) & (span < inf) & (scale >= SMALLEST_SCALE) & (scale < inf)  # NaN fails all of these
     if not bool(good.all()):
         raise ValueError(_range_error(lo, hi, scale, bits))
-    return QParams(scale, zero_point, bits, signed, axis, group_size, narrow_range)
+    return QParams(scale, zero_point, bits, signed, granularity, narrow_range)
 
 
 def fit_grid(
@@ -244,12 +243,30 @@ def dequantize(codes: torch.Tensor, qp: QParams) -> torch.Tensor:
     return view.sub(zero_point).mul_(scale).reshape(codes.shape)
 
 
+def round_rows(x: torch.Tensor, qmax: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each row of x in whole steps of its own, ``qmax`` of them for its largest magnitude: dynamic, by token.
+
+    Returns (codes, whole numbers in float32 of x's shape; steps of shape (..., 1)). It is what a symmetric grid for
+    each row does, made anew for every product of a language model (Yao et al., "ZeroQuant", 2022), and so without
+    the checks of :func:`choose_qparams`: NaN stays NaN. A row of nothing but 0 gets codes 0.
+
+    >>> codes, steps = round_rows(torch.tensor([[0.25, -1.0], [4.0, 2.0]]), qmax=4)
+    >>> codes, steps
+    (tensor([[ 1., -4.],
+            [ 4.,  2.]]), tensor([[0.2500],
+            [1.0000]]))
+    """
+    x = x.to(torch.float32)
+    steps = x.abs().amax(-1, keepdim=True).clamp_(min=1e-12).div_(qmax)
+    return (x / steps).round_(), steps
+
+
 def fake_quantize(x: torch.Tensor, qp: QParams) -> torch.Tensor:
     """``dequantize(quantize(x))`` in x's type, with a straight-through gradient: a grid as training sees it.
 
     Rounding has the gradient 0 almost everywhere, from which nothing can be learned. So the gradient passes
-    as if there had been no rounding, but is 0 where x was clipped. It flows to x alone (learned scales:
-    ``qlab.qat``).
+    as if there had been no rounding, but is 0 where x was clipped: it is multiplied by :func:`within_range`.
+    It flows to x alone (learned scales: ``qlab.qat``).
 
     It gives the bits of torch.fake_quantize_per_tensor_affine and its per-channel sister, but does not call
     them: on a CPU they take 3 to 18 times as long (tools/bench_numbers.py), turn NaN into a number, and the
@@ -270,8 +287,21 @@ def fake_quantize(x: torch.Tensor, qp: QParams) -> torch.Tensor:
     return (y if y.shape == x.shape else y.reshape(x.shape)).to(x.dtype)
 
 
+def within_range(x: torch.Tensor, qp: QParams) -> torch.Tensor:
+    """Which values of x the grid does not clip: True where their code lies from qmin to qmax, of x's shape.
+
+    It is the derivative of :func:`fake_quantize`, when rounding itself is taken to have the derivative 1.
+
+    >>> within_range(torch.tensor([-1.0, 0.2, 0.4, 9.0]), QParams(0.5, 0, bits=3))
+    tensor([False,  True,  True, False])
+    """
+    view, scale, zero_point = _align(x, qp)
+    codes = torch.round(view * scale.reciprocal()) + zero_point
+    return ((codes >= qp.qmin) & (codes <= qp.qmax)).reshape(x.shape)
+
+
 class _StraightThrough(torch.autograd.Function):
-    """Rounding to a grid whose gradient is 1 within the grid's ends and 0 beyond them."""
+    """Rounding to a grid with the gradient ``gradient * within_range(x, qp)``, faster than it is written."""
 
     @staticmethod
     def forward(ctx, x, scale, zero_point, qmin, qmax):
@@ -309,7 +339,7 @@ def _align(x: torch.Tensor, qp: QParams) -> tuple[torch.Tensor, torch.Tensor, to
     if not x.is_floating_point():
         raise ValueError(f"x is {x.dtype}: expected a floating tensor; write x.float()")
     work = x if x.dtype is torch.float64 else x.float()
-    if qp.axis is None and qp.group_size is None:
+    if not qp.scale.ndim:
         return work, qp.scale, qp.zero_point.to(work.dtype)
     granularity = qp.granularity
     if granularity.scale_shape(x.shape) != tuple(qp.scale.shape):
@@ -349,13 +379,14 @@ def _range_error(lo: torch.Tensor, hi: torch.Tensor, scale: torch.Tensor, bits: 
 
 def _check_shapes(scale: torch.Tensor, zero_point: torch.Tensor, granularity: Granularity) -> None:
     """ValueError when scale and zero point differ in shape, or have not as many axes as their granularity."""
+    check_granularity(granularity)
     ndim = {PerTensor: 0, PerChannel: 1, PerGroup: 2}[type(granularity)]
     if scale.ndim != ndim or scale.shape != zero_point.shape:
         raise ValueError(
             f"scale of shape {tuple(scale.shape)} and zero_point of shape "
             f"{tuple(zero_point.shape)} with {granularity}: expected both with {ndim} "
-            "dimensions. Shape () goes with neither axis nor group_size, (channels,) with axis, "
-            "(rows, groups a row) with group_size"
+            "dimensions. Shape () goes with PerTensor, (channels,) with PerChannel, (rows, groups a "
+            "row) with PerGroup"
         )
 
 

@@ -14,16 +14,17 @@ import torch
 from torch import Tensor, fx, nn
 from tqdm.auto import tqdm
 
-from qlab.codebook import GridQuantizer
+from qlab.batches import Batches, inputs
 from qlab.graph.equalize import through
-from qlab.graph.prepare import FakeQuantizer, Prepared
-from qlab.graph.trace import kind_of
-from qlab.graph.walk import original, walk
+from qlab.graph.layers import QuantLayer
+from qlab.graph.nodes import RELUS, WEIGHTED, joined_axis, kind_of, module_of
+from qlab.graph.prepare import Prepared
+from qlab.graph.run import walk
 
 Moments = tuple[Tensor, Tensor] | None  # mean and variance a channel, None when unknown
 
 
-def correct_bias(prepared: Prepared, batches: Iterable | None = None, *, progress: bool = True) -> Prepared:
+def correct_bias(prepared: Prepared, batches: Batches | None = None, *, progress: bool = True) -> Prepared:
     """Give every channel of every layer the mean back that it has in the float network, by its bias.
 
     With ``batches`` (x, or pairs whose label is not looked at; 512 images do): layer by layer, each one
@@ -36,22 +37,24 @@ def correct_bias(prepared: Prepared, batches: Iterable | None = None, *, progres
     if batches is None:
         return _correct_from_statistics(prepared)
     count = sum(1 for _ in prepared.weighted())
-    stops = tqdm(walk(prepared, batches), "bias correction", count, False, unit="layer", delay=2, disable=not progress)
+    stops = walk(prepared, list(inputs(batches)))
+    stops = tqdm(stops, "bias correction", count, False, unit="layer", delay=2, disable=not progress)
     for stop in stops:
-        _, bias = original(stop.layer)
+        _, bias = stop.layer.keep_original()
+        axis = 1 if stop.layer.kind == "conv" else -1
         stop.layer.bias = None if bias is None else nn.Parameter(bias.clone())
         with torch.no_grad():
-            found = mean_of_channels(stop.layer(x) for x in stop.inputs)
-        shift = mean_of_channels(stop.targets) - found
+            found = mean_of_channels((stop.layer(x) for x in stop.inputs), axis)
+        shift = mean_of_channels(stop.targets, axis) - found
         stop.layer.bias = nn.Parameter(shift if bias is None else bias + shift)
     return prepared
 
 
-def mean_of_channels(batches: Iterable[Tensor]) -> Tensor:
-    """The mean a channel, over batches, images and places: (N, channels, H, W) or (N, ..., channels)."""
+def mean_of_channels(batches: Iterable[Tensor], axis: int) -> Tensor:
+    """The mean a channel, over batches, images and places; channels lie along ``axis``: 1 or, of linear layers, -1."""
     total, count = 0, 0
     for y in batches:
-        rows = y.movedim(1, -1) if y.ndim == 4 else y
+        rows = y.movedim(axis, -1)
         total = total + rows.flatten(0, -2).double().sum(0)
         count += rows[..., 0].numel()
     return (total / count).float()
@@ -83,11 +86,11 @@ def _correct_from_statistics(prepared: Prepared) -> Prepared:
     moments: dict[fx.Node, Moments] = {}
     corrected = 0
     for node in prepared.network.graph.nodes:
-        layer = prepared.network.get_submodule(node.target) if node.op == "call_module" else None
-        moments[node] = _moments(node, layer, [moments[source] for source in node.all_input_nodes])
-        if not hasattr(layer, "weight_quantizer") or moments[node.all_input_nodes[0]] is None:
+        layer = module_of(node)
+        moments[node] = _moments(node, [moments[source] for source in node.all_input_nodes])
+        if not isinstance(layer, QuantLayer) or moments[node.all_input_nodes[0]] is None:
             continue
-        weight, bias = original(layer)
+        weight, bias = layer.keep_original()
         with torch.no_grad():
             error = layer.weight_quantizer(layer.weight) - weight
             shift = through(layer, error, moments[node.all_input_nodes[0]][0])
@@ -101,22 +104,22 @@ def _correct_from_statistics(prepared: Prepared) -> Prepared:
     return prepared
 
 
-def _moments(node: fx.Node, module: nn.Module | None, inputs: list[Moments]) -> Moments:
+def _moments(node: fx.Node, inputs: list[Moments]) -> Moments:
     """Mean and variance of what a node gives, as if all values were normal and independent of each other."""
-    if isinstance(module, (FakeQuantizer, GridQuantizer)):
-        return inputs[0]
     kind = kind_of(node)
-    if kind in ("conv", "linear"):
-        return (module.output_mean, module.output_std**2) if hasattr(module, "output_mean") else None
+    if kind in WEIGHTED:
+        layer = module_of(node)
+        return (layer.output_mean, layer.output_std**2) if hasattr(layer, "output_mean") else None
     if not inputs or any(known is None for known in inputs):
         return None
-    if kind in ("relu", "relu6"):
+    if kind in RELUS:
         return rectified_moments(*inputs[0], top=6.0 if kind == "relu6" else math.inf)
     if kind == "add" and len(inputs) == 2:
         return tuple(a + b for a, b in zip(*inputs))
-    if kind == "cat" and node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0) == 1:
+    if kind == "cat" and joined_axis(node) == 1:
         return tuple(torch.cat(parts) for parts in zip(*inputs))
-    return inputs[0] if kind in ("avg_pool", "global_pool", "flatten") else None  # averages keep the mean
+    keeps = kind in ("quantizer", "avg_pool", "global_pool", "flatten")  # averages keep the mean
+    return inputs[0] if keeps else None
 
 
 def _cdf(x: Tensor) -> Tensor:

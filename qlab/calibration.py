@@ -5,20 +5,23 @@ Source: Nagel et al., "A White Paper on Neural Network Quantization" (2021), sec
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
+from operator import length_hint
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
+from qlab.batches import Batches, inputs
 from qlab.graph.convert import convert
 from qlab.graph.prepare import Prepared, prepare
 from qlab.int8 import engines
 from qlab.int8.modules import Int8Network
+from qlab.modes import in_eval_mode
 from qlab.qconfig import QConfig
-
-Batches = Iterable[Tensor | tuple[Tensor, Tensor]]
+from qlab.quantizers import Quantizer
 
 
 @torch.no_grad()  # not inference_mode: the grids that are found here are trained with later
@@ -29,40 +32,40 @@ def calibrate(prepared: Prepared, batches: Batches, *, progress: bool = True) ->
     calibration starts afresh. Weights need no data, nor do ranges taken at run time: where there is nothing else,
     ``batches`` may be empty. Returns ``prepared``. Raises ValueError when there is no batch, or one is not finite.
     """
-    weights = {layer.weight_quantizer: layer.weight for _, layer in prepared.weighted()}
-    edges = [quantizer for _, quantizer in prepared.quantizers() if quantizer not in weights]
+    edges = [quantizer for _, quantizer in prepared.edges()]
     count = 0
-    with _observing(prepared, weights, edges):
-        for batch in tqdm(batches, "calibrating", unit="batch", leave=False, delay=2, disable=not progress):
-            x = batch[0] if isinstance(batch, (tuple, list)) else batch
+    total = length_hint(batches) or None
+    with _observing(prepared, edges):
+        bar = tqdm(inputs(batches), "calibrating", total, leave=False, unit="batch", delay=2, disable=not progress)
+        for x in bar:
             prepared(x)
             count += len(x)
+            prepared.sample = x[:2].detach()
     if count == 0 and any(quantizer.needs_data for quantizer in edges):
         raise ValueError("calibrate got no batch: give it at least one, for instance data.sample(512).batches(64)")
     for name, layer in prepared.weighted():
         try:
-            layer.weight_quantizer.observer(layer.weight)
+            layer.weight_quantizer.observe()
+            layer.weight_quantizer.look_at(layer.weight.detach())
         except ValueError as error:
             raise ValueError(f"the weights of {name}: {error}") from error
-    for quantizer in (*weights, *edges):
+    for _, quantizer in prepared.quantizers():
         quantizer.freeze()
     return prepared
 
 
 @contextmanager
-def _observing(prepared: Prepared, weights, edges):
+def _observing(prepared: Prepared, edges: Iterable[Quantizer]) -> Iterator[None]:
     """The network in eval mode and in float, its edges watched; afterwards as before, whatever happened."""
-    training = prepared.training
-    prepared.eval()
-    for quantizer in (*weights, *edges):
-        quantizer.observe()
-    for quantizer in weights:
+    for _, quantizer in prepared.quantizers():
         quantizer.mode = "off"  # a weight does not change from batch to batch: it is looked at once, at the end
+    for quantizer in edges:
+        quantizer.observe()
     try:
-        yield
+        with in_eval_mode(prepared):
+            yield
     finally:
-        prepared.train(training)
-        for quantizer in (*weights, *edges):
+        for _, quantizer in prepared.quantizers():
             quantizer.mode = "quantize"
 
 
@@ -72,18 +75,12 @@ def ptq(model: nn.Module, batches: Batches, qconfig: QConfig | None = None, engi
     ``batches`` are calibration inputs, with or without labels; ``engine`` as in :func:`qlab.convert`. ``qconfig`` None
     means w8a8, with ``reduce_range`` where the engine needs it. ``model`` is not changed.
     """
-    batches = iter(batches)
-    first = next(batches, None)
-    if first is None:
+    batches = inputs(batches)
+    x = next(batches, None)
+    if x is None:
         raise ValueError("ptq got no batch: give it at least one, for instance data.sample(512).batches(64)")
-    x = first[0] if isinstance(first, (tuple, list)) else first
     if qconfig is None:
         name = engines.choose()[0] if engine == "auto" else engines.get(engine).name
         qconfig = QConfig.w8a8(reduce_range=engines.saturates_on(name, model))
     prepared = prepare(model, qconfig, x[:1])
-    return convert(calibrate(prepared, _chain(first, batches)), engine)
-
-
-def _chain(first, rest):
-    yield first
-    yield from rest
+    return convert(calibrate(prepared, chain([x], batches)), engine)

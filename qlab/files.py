@@ -15,6 +15,7 @@ import re
 import secrets
 import stat
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 MOST_HEADER = 1 << 22  # bytes of a safetensors header; that of a network of a thousand layers has 0.2 million
 LEFT = re.compile(r"\.qlab-([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.part")  # what a write that was killed leaves behind
@@ -221,6 +222,30 @@ def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], w
 
 def _kind(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def load_weights(network: nn.Module, tensors: dict[str, Tensor], source: str | Path) -> None:
+    """Put ``tensors`` into ``network``.
+
+    Raises ValueError, and names ``source``, when they are another network's, of another type, or not finite.
+    """
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1:2] or [str(error)]
+        what = textwrap.shorten(first[0], 160, placeholder=" ...")
+        raise ValueError(f"{source} holds the weights of another network: {what}") from error
+    check_tensors(tensors, network.state_dict(), str(source))  # torch takes other types, and pads shapes
+
+
+def verify(path: str | Path, expected: str) -> None:
+    """Raise ValueError unless the file that qlab brings along at ``path`` is there, with the sha256 ``expected``."""
+    path = Path(path)
+    restore = f"restore it with `git checkout -- {path}`, or install qlab again"
+    if not path.exists():
+        raise ValueError(f"{path} is missing: {restore}")
+    if (found := sha256(path)) != expected:
+        raise ValueError(f"{path} is damaged (sha256 {found[:12]}..., expected {expected[:12]}...): {restore}")
 
 
 def sha256(path: str | Path) -> str:

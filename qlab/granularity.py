@@ -17,6 +17,17 @@ import torch
 class Granularity:
     """What :class:`PerTensor`, :class:`PerChannel` and :class:`PerGroup` share; use one of the three."""
 
+    def of(self, shape: Sequence[int]) -> Granularity:
+        """The same granularity as tensors of this shape spell it: axes are counted from the front.
+
+        Which axis is the last depends on how many there are, so ``PerChannel(-1)`` and ``PerChannel(3)`` are equal
+        only once a tensor has said so. Raises ValueError for an axis that the shape does not have.
+
+        >>> PerChannel(-4).of((64, 3, 7, 7)), PerTensor().of((64, 3, 7, 7))
+        (PerChannel(axis=0), PerTensor())
+        """
+        return self
+
     def scale_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The shape of the scale of a tensor of this shape; ValueError when the two do not fit."""
         raise TypeError(f"{type(self).__name__} is no granularity: use PerTensor, PerChannel or PerGroup")
@@ -66,11 +77,14 @@ class PerChannel(Granularity):
     def __post_init__(self) -> None:
         _require_int("axis", self.axis)
 
-    def scale_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+    def of(self, shape: Sequence[int]) -> PerChannel:
         if not -len(shape) <= self.axis < len(shape):
             allowed = f"{-len(shape)} to {len(shape) - 1}" if len(shape) else "none: use PerTensor()"
             raise ValueError(f"axis {self.axis} is not in a tensor of shape {tuple(shape)}: its axes are {allowed}")
-        return (shape[self.axis],)
+        return PerChannel(self.axis % len(shape))
+
+    def scale_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        return (shape[self.of(shape).axis],)
 
     def align(self, x: torch.Tensor, *parameters: torch.Tensor) -> tuple[torch.Tensor, ...]:
         shape = [1] * x.ndim
@@ -122,6 +136,12 @@ class PerGroup(Granularity):
     def blocks(self, x: torch.Tensor) -> torch.Tensor:
         rows, groups = self.scale_shape(x.shape)
         return x.reshape(rows * groups, self.size)
+
+
+def check_granularity(value: object) -> None:
+    """ValueError when the value is none of the three granularities."""
+    if not isinstance(value, (PerTensor, PerChannel, PerGroup)):
+        raise ValueError(f"granularity={value!r}: expected PerTensor(), PerChannel(axis) or PerGroup(size)")
 
 
 def _memory_order(x: torch.Tensor) -> list[int]:

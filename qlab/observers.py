@@ -19,7 +19,7 @@ from __future__ import annotations
 import torch
 
 from qlab.affine import QParams, choose_qparams, fit_grid, grid_limits
-from qlab.granularity import PerChannel, PerGroup
+from qlab.granularity import Granularity, PerGroup
 from qlab.qconfig import QuantSpec
 
 BINS = 2048  # on either side of 0; as many as TensorRT's calibrator has
@@ -47,6 +47,7 @@ class Observer:
     def reset(self) -> None:
         """Forget everything."""
         self.seen = 0
+        self.granularity = self.spec.granularity
         self.scale_shape: tuple[int, ...] | None = None
 
     def __call__(self, x: torch.Tensor) -> None:
@@ -77,8 +78,7 @@ class Observer:
                 "them"
             )
         self.collect(rows, lo, hi)
-        self.seen += x.numel()
-        self.scale_shape = scale_shape
+        self._has_seen(x.numel(), self.spec.granularity.of(x.shape), scale_shape)
 
     def qparams(self) -> QParams:
         """The grid for the range that this observer chooses. Raises ValueError when it has seen nothing.
@@ -93,17 +93,8 @@ class Observer:
                 "qlab.calibrate(prepared, batches), or call observer(x)"
             )
         lo, hi = (end.reshape(self.scale_shape) for end in self.range())
-        spec, granularity = self.spec, self.spec.granularity
-        return choose_qparams(
-            lo,
-            hi,
-            spec.bits,
-            spec.signed,
-            spec.symmetric,
-            spec.narrow_range,
-            axis=granularity.axis if isinstance(granularity, PerChannel) else None,
-            group_size=granularity.size if isinstance(granularity, PerGroup) else None,
-        )
+        spec = self.spec
+        return choose_qparams(lo, hi, spec.bits, spec.signed, spec.symmetric, spec.narrow_range, self.granularity)
 
     def merge(self, other: Observer) -> None:
         """Take in what another observer of the same kind has seen, as in another process."""
@@ -120,8 +111,14 @@ class Observer:
                 "not merge; expected observers of the same tensor"
             )
         self.join(other)
-        self.seen += other.seen
-        self.scale_shape = other.scale_shape
+        self._has_seen(other.seen, other.granularity, other.scale_shape)
+
+    def _has_seen(self, values: int, granularity: Granularity, scale_shape: tuple[int, ...]) -> None:
+        """Count values. Tensors of as many axes each count them from the front; else the spec's way fits them all."""
+        if self.seen and granularity != self.granularity:
+            granularity = self.spec.granularity
+        self.seen += values
+        self.granularity, self.scale_shape = granularity, scale_shape
 
     def collect(self, rows: torch.Tensor, lo: torch.Tensor, hi: torch.Tensor) -> None:
         """Keep what is needed of a batch: a row for each scale, and each row's smallest and largest value."""
@@ -474,6 +471,19 @@ OBSERVERS = {
     "entropy": Entropy,
     "dynamic": MinMax,  # of one batch: see qlab.graph.prepare.DynamicQuantizer
 }
+
+
+def grid_of(x: torch.Tensor, spec: QuantSpec) -> QParams:
+    """The grid that the spec's observer chooses when this tensor is all that it sees.
+
+    >>> grid_of(torch.tensor([0.0, 2.55]), QuantSpec(bits=8)).scale
+    tensor(0.0100)
+
+    Raises ValueError for what the observer refuses: no values, NaN, infinity.
+    """
+    observer = build(spec)
+    observer(x)
+    return observer.qparams()
 
 
 def build(spec: QuantSpec) -> Observer:

@@ -1,4 +1,7 @@
-"""What is quantized, and how: one :class:`QuantSpec` a tensor, one :class:`QConfig` a network.
+"""What is quantized, and how: one :class:`Spec` a tensor, one :class:`QConfig` a network.
+
+:class:`QuantSpec` asks for equal steps, :class:`Binary`, :class:`Ternary`, :class:`KMeans` and :class:`SmallFloat`
+for other values (:mod:`qlab.codebook`). :mod:`qlab.quantizers` makes what a spec asks for.
 
 ``w4a8`` is the field's shorthand: weights with 4 bits, activations (the numbers that flow between layers)
 with 8.
@@ -9,16 +12,25 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 from torch import Tensor, nn
 
-from qlab.affine import QParams, grid_limits
-from qlab.codebook import Binary, Grid
-from qlab.granularity import Granularity, PerChannel, PerTensor
+from qlab.affine import QParams, check_bits, grid_limits
+from qlab.formats import float_format
+from qlab.granularity import Granularity, PerChannel, PerTensor, check_granularity
+
+
+class Spec:
+    """What all specs have: ``bits``, ``granularity``, and words for tables (``name``, ``observer``); use one of them."""
+
+    for_activations: ClassVar[bool] = True  # or is it made from weights, and holds for them alone?
+    name: ClassVar[str] = ""  # of a grid whose steps are not even
+    observer: ClassVar[str | Callable] = ""  # empty where nobody has to choose a range
 
 
 @dataclass(frozen=True)
-class QuantSpec:
+class QuantSpec(Spec):
     """How one tensor is quantized: the grid's width, its form, who shares a scale, and who chooses the range.
 
     ``observer`` is a name from :mod:`qlab.observers` ("minmax", "moving_average", "percentile", "mse",
@@ -39,21 +51,98 @@ class QuantSpec:
 
     def __post_init__(self) -> None:
         grid_limits(self.bits, self.signed, self.narrow_range)  # raises where there is no such grid
+        check_granularity(self.granularity)
         if self.bits == 1 and self.signed and self.symmetric:
             raise ValueError("bits=1, signed and symmetric: its codes are -1 and 0; expected at least 2 bits")
 
     def qparams(self, scale: Tensor, zero_point: Tensor) -> QParams:
         """The grid of this form with the given scale and zero point."""
-        axis = getattr(self.granularity, "axis", None)
-        size = getattr(self.granularity, "size", None)
-        return QParams(scale, zero_point, self.bits, self.signed, axis, size, self.narrow_range)
+        return QParams(scale, zero_point, self.bits, self.signed, self.granularity, self.narrow_range)
+
+
+@dataclass(frozen=True)
+class Binary(Spec):
+    """One bit: sign(w) times the mean magnitude of the channel (XNOR-Net), or with PerTensor() of the layer (DoReFa).
+
+    Both are taken anew from the weights at each forward pass, since training moves them.
+
+    >>> Binary().bits, Binary(PerTensor())
+    (1, Binary(granularity=PerTensor()))
+    """
+
+    granularity: Granularity = PerChannel(0)
+    bits: ClassVar[int] = 1
+    name: ClassVar[str] = "binary"
+    for_activations: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class Ternary(Spec):
+    """-1, 0 or 1 times a scale, taken anew from the weights at each forward pass. TWN's own form is per layer.
+
+    >>> Ternary(PerTensor()).bits
+    2
+    """
+
+    granularity: Granularity = PerChannel(0)
+    bits: ClassVar[int] = 2
+    name: ClassVar[str] = "ternary"
+    for_activations: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class KMeans(Spec):
+    """A table of 2**bits values for a layer (Deep Compression), or for each channel; 32 bits a value are stored too.
+
+    >>> KMeans(4)
+    KMeans(bits=4, granularity=PerTensor())
+    """
+
+    bits: int = 4
+    granularity: Granularity = PerTensor()
+    name: ClassVar[str] = "k-means"
+    for_activations: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_bits(self.bits, most=8)
+
+
+@dataclass(frozen=True)
+class SmallFloat(Spec):
+    """The values of a smaller float (:mod:`qlab.formats`). Those of 8 bits are scaled so that the largest magnitude is
+    the format's largest.
+
+    >>> SmallFloat("e5m2").bits, SmallFloat("bfloat16").bits
+    (8, 16)
+    """
+
+    format: str = "e4m3"
+    granularity: Granularity = PerTensor()
+
+    def __post_init__(self) -> None:
+        float_format(self.format)  # raises where there is no such format
+
+    @property
+    def bits(self) -> int:
+        """8 or 16."""
+        return 8 * float_format(self.format).itemsize
+
+    @property
+    def name(self) -> str:
+        """The format."""
+        return self.format
+
+    @property
+    def observer(self) -> str:
+        """How the scale is chosen; empty when there is none."""
+        return "largest magnitude" if self.bits == 8 else ""
 
 
 @dataclass(frozen=True)
 class QConfig:
     """How a network is quantized: its weights, its activations, and the exceptions.
 
-    - ``weight``: the spec of every weight, or another grid (:mod:`qlab.codebook`). ``activation``: the spec
+    - ``weight``: the spec of every weight. ``activation``: the spec
       of every input of a convolution or linear layer; None leaves activations in float (weight-only, W4A32).
     - ``elementwise``: the spec of the tensors that are only carried (added, pooled, concatenated, given out).
       Sums of few bits lose more than they save, so it stays at 8 bits; with 8-bit activations the two are one
@@ -72,9 +161,9 @@ class QConfig:
     True
     """
 
-    weight: QuantSpec | Grid = QuantSpec(8, signed=True, symmetric=True, granularity=PerChannel(0), narrow_range=True)
-    activation: QuantSpec | Grid | None = QuantSpec(8)
-    elementwise: QuantSpec | Grid = QuantSpec(8)
+    weight: Spec = QuantSpec(8, signed=True, symmetric=True, granularity=PerChannel(0), narrow_range=True)
+    activation: Spec | None = QuantSpec(8)
+    elementwise: Spec = QuantSpec(8)
     first_last: int | None = 8
     shortcuts: int | None = None
     overrides: Mapping[str | type, QConfig | None] = field(default_factory=dict)
@@ -82,10 +171,10 @@ class QConfig:
     def __post_init__(self) -> None:
         for role in ("activation", "elementwise"):
             spec = getattr(self, role)
-            if isinstance(spec, Grid) and not spec.for_activations:
+            if spec is not None and not spec.for_activations:
                 raise ValueError(
-                    f"{role}={spec}: this grid is made from weights and holds for them alone; expected a "
-                    "QuantSpec such as QuantSpec(bits=1), or a codebook.FloatGrid"
+                    f"{role}={spec}: its values are made from weights and hold for them alone; expected a "
+                    "QuantSpec such as QuantSpec(bits=1), or a SmallFloat"
                 )
         for key, value in self.overrides.items():
             if not isinstance(key, (str, type)):
@@ -102,7 +191,7 @@ class QConfig:
         """The configuration that a shorthand such as "w8a8" or "w4a32" names; a32 leaves activations in
         float.
 
-        w1 means the binary grid (:class:`qlab.codebook.Binary`), as one bit of equal steps around 0 is none.
+        w1 means :class:`Binary`, as one bit of equal steps around 0 is none.
         ``observer`` chooses the range of the activations. ``reduce_range`` gives 8-bit weights 7 bits, so that
         two products, 2 * 255 * 63 at most, fit the 16 bits in which a processor without VNNI adds them up (a
         weight has a scale for each channel and needs the bit less than an activation). ``changes`` are fields
@@ -172,15 +261,15 @@ class QConfig:
     def at_least(self, bits: int) -> QConfig:
         """The same configuration with no spec below ``bits``, nor activations above what the elementwise has.
 
-        A grid of :mod:`qlab.codebook` with fewer bits gives way to the default one of equal steps.
+        Another spec with fewer bits gives way to the default one of equal steps.
 
         >>> QConfig.preset("w1a1").at_least(8).weight == QConfig.w8a8().weight
         True
         """
 
-        def widen(spec: QuantSpec | Grid | None, most: int) -> QuantSpec | Grid | None:
+        def widen(spec: Spec | None, most: int) -> Spec | None:
             if spec is None or spec.bits >= min(bits, most):
                 return spec
-            return replace(QConfig.weight if isinstance(spec, Grid) else spec, bits=min(bits, most))
+            return replace(spec if isinstance(spec, QuantSpec) else QConfig.weight, bits=min(bits, most))
 
         return replace(self, weight=widen(self.weight, bits), activation=widen(self.activation, self.elementwise.bits))

@@ -23,12 +23,17 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from qlab import parallel
-from qlab.files import read_tensors, write_tensors
+from qlab.files import load_weights, read_tensors, write_tensors
+from qlab.modes import in_eval_mode
 
 if TYPE_CHECKING:
     from qlab.data import Dataset
 
 SHRUNK = 24  # pixels
+LIMITS = {  # of a Plan's numbers, the least and the most
+    "epochs": (1, 10**6), "batch_size": (1, 10**6), "lr": (0.0, 1e30), "momentum": (0.0, 0.999),
+    "weight_decay": (0.0, 1.0), "label_smoothing": (0.0, 1.0), "shrink": (0.0, 1.0), "seed": (0, 2**31 - 1),
+}  # fmt: skip
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 LOOKS = 50  # steps from one look at the loss to the next
 
@@ -57,6 +62,10 @@ class Plan:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision {self.precision!r}: expected one of {', '.join(PRECISIONS)}")
+        for name, (least, most) in LIMITS.items():
+            value, whole = getattr(self, name), isinstance(least, int)
+            if not least <= value <= most or (whole and not isinstance(value, int)):
+                raise ValueError(f"{name}={value}: expected {'a whole number ' * whole}from {least} to {most}")
 
     def lr_at(self, progress: float) -> float:
         """The learning rate when ``progress`` (0 to 1) of the training is done: up for a quarter, then down to 0."""
@@ -72,20 +81,17 @@ def evaluate(network: nn.Module, data: Dataset, *, batch_size: int = 64, progres
     Raises ValueError when an output is NaN: an arg max would hide it. A bar shows when it takes over 2 seconds. Of
     several processes (:mod:`qlab.parallel`) each one takes its share of the batches.
     """
-    training = network.training
-    network.eval()
     number, processes = parallel.place()
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     correct = 0
     bar = tqdm(total=len(data), desc=f"{data.split} images", unit="img", leave=False, delay=2, disable=not progress)
-    with torch.inference_mode(), bar:
+    with torch.inference_mode(), in_eval_mode(network), bar:
         for x, y in islice(data.batches(batch_size), number, None, processes):
             logits = network(x.to(device))
             if logits.isnan().any():
                 raise ValueError("the network gave NaN: look for a layer whose weights or ranges are not finite")
             correct += int((logits.argmax(1) == y.to(device)).sum())
             bar.update(len(y))
-    network.train(training)
     return 100 * parallel.total(correct, device) / len(data)
 
 
@@ -107,22 +113,20 @@ def fit(
     With a ``folder``, every epoch is saved there, a broken run goes on where it stopped, and the weights with the best
     validation accuracy (without ``validation``: the last ones) are kept as best.safetensors. ``loss(x, logits, y)``
     replaces the smoothed cross-entropy; ``on_step(share done)`` is called before each step, and what it returns names
-    the part of the training that the step belongs to, if steps differ; ``about`` is kept with the checkpoint (command,
-    data copy). In several processes (:mod:`qlab.parallel`) each takes its share of a batch. On a GPU the images are
-    kept there too, and steps are recorded (:class:`Step`).
+    the part of the training that the step belongs to, if steps differ; ``about`` is kept with the checkpoint, and with
+    it the copy of the data. A folder in which another run has begun (another plan, other data, anything else in
+    ``about`` but its "command") is refused with a ValueError. A run that goes on draws what it would have drawn: each
+    epoch has a seed of its own. In several processes (:mod:`qlab.parallel`) each takes its share of a batch. On a GPU
+    the images are kept there too, and steps are recorded (:class:`Step`).
     """
     network.to(device, memory_format=torch.channels_last)
     on_gpu = device.startswith("cuda")
     if on_gpu:
         train, validation = (data.to(device) if hasattr(data, "to") else data for data in (train, validation))
     first = parallel.place()[0] == 0
-    optimizer = torch.optim.SGD(
-        [p for p in network.parameters() if p.requires_grad],
-        torch.tensor(plan.lr, device=device),  # a tensor: what is replayed reads the rate anew
-        plan.momentum, weight_decay=plan.weight_decay, nesterov=plan.momentum > 0, fused=on_gpu,
-    )  # fmt: skip
-    torch.manual_seed(plan.seed)
-    history = _resume(folder, plan, network, optimizer, device)
+    optimizer = _optimizer(network, plan, device)
+    about = {"source": getattr(train, "source", None), "images": len(train), **(about or {})}
+    history = _resume(folder, plan, about, network, optimizer, device)
     loss = loss or (lambda x, logits, y: F.cross_entropy(logits, y, label_smoothing=plan.label_smoothing))
     dtype = PRECISIONS[plan.precision]
     step = Step(parallel.together(network), optimizer, loss, record=on_gpu and parallel.place()[1] == 1, dtype=dtype)
@@ -135,12 +139,18 @@ def fit(
         row["seconds"] = round(time.perf_counter() - start, 1)
         history.append(row)
         if folder is not None and first:
-            if validation is None or row["validation"] == max(r["validation"] for r in history):
-                write_tensors(folder / "best.safetensors", network.state_dict())
             _checkpoint(folder, network, optimizer, {"plan": asdict(plan), "history": history, "about": about})
         parallel.wait()
     network.eval()
     return history
+
+
+def _optimizer(network: nn.Module, plan: Plan, device: str) -> torch.optim.SGD:
+    """Stochastic gradient descent for what is to be trained; its rate is a tensor, which a replayed step reads anew."""
+    trained = [p for p in network.parameters() if p.requires_grad]
+    lr, on_gpu = torch.tensor(plan.lr, device=device), device.startswith("cuda")
+    options = {"weight_decay": plan.weight_decay, "nesterov": plan.momentum > 0, "fused": on_gpu}
+    return torch.optim.SGD(trained, lr, plan.momentum, **options)
 
 
 class Step:
@@ -204,7 +214,9 @@ def _epoch(network, train, plan, epoch, optimizer, device, progress, step, on_st
     steps = math.ceil(len(train) / plan.batch_size)
     shrunk = epoch < plan.shrink * plan.epochs
     total = torch.zeros((), device=device)
-    batches = train.batches(plan.batch_size, shuffle=True, seed=plan.seed * 100_003 + epoch, augment=True)
+    seed = plan.seed * 100_003 + epoch
+    torch.manual_seed(seed)  # for dropout: what an epoch draws does not depend on where the run was broken
+    batches = train.batches(plan.batch_size, shuffle=True, seed=seed, augment=True)
     bar = tqdm(batches, f"epoch {epoch + 1}/{plan.epochs}", steps, False, unit="step", delay=2, disable=not progress)
     for number, (x, y) in enumerate(bar, start=1):
         done = (epoch + (number - 1) / steps) / plan.epochs
@@ -232,29 +244,41 @@ def _check_finite(total: float, epoch: int, number: int) -> None:
 
 
 def _checkpoint(folder: Path, network: nn.Module, optimizer, header: dict) -> None:
-    """Everything that the next epoch needs: weights, momentum, and in the header the plan and what has happened."""
+    """Everything that the next epoch needs: weights, momentum, and in the header the plan and what has happened.
+
+    Where the newest epoch is the best so far (or nothing says which one is), its weights are kept apart too.
+    """
+    scores = [row["validation"] for row in header["history"] if "validation" in row]
+    if not scores or scores[-1] == max(scores):
+        write_tensors(folder / "best.safetensors", network.state_dict())
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors[f"momentum.{index}"] = state["momentum_buffer"]
     write_tensors(folder / "last.safetensors", tensors, header)
 
 
-def _resume(folder: Path | None, plan: Plan, network: nn.Module, optimizer, device: str) -> list[dict]:
-    """Load the last checkpoint of the same plan, if there is one; the history so far."""
+def _resume(folder: Path | None, plan: Plan, about: dict, network: nn.Module, optimizer, device: str) -> list[dict]:
+    """Load the last checkpoint of the same run, if there is one; the history so far. Another run is refused by name."""
     path = folder / "last.safetensors" if folder is not None else None
     if path is None or not path.exists():
         return []
     tensors, header = read_tensors(path, device)
-    if not isinstance(header.get("plan"), dict) or not isinstance(header.get("history"), list):
-        raise ValueError(f"{path} says nothing of a plan and a history: it is no checkpoint, choose another folder")
-    if {**asdict(Plan()), **header["plan"]} != asdict(plan):  # a setting that was not there yet had its default
-        raise ValueError(f"{path} was trained with {header['plan']}, not with {asdict(plan)}: choose another folder")
-    state = {n[8:]: t for n, t in tensors.items() if n.startswith("network.")}
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        words = " ".join(str(error).split())[:300]
-        raise ValueError(f"{path} holds another network ({words}): choose another folder") from error
+    for name, kind in (("plan", dict), ("about", dict), ("history", list)):
+        if not isinstance(header.get(name) or kind(), kind):
+            raise ValueError(
+                f"{path} is no checkpoint of a run (its {name} is {header[name]!r:.50}): choose another folder"
+            )
+    begun = {
+        **asdict(Plan()),
+        **(header.get("plan") or {}),
+        **(header.get("about") or {}),
+    }  # an older plan: the defaults
+    here = {**asdict(plan), **about}
+    for name in here | begun:
+        before, now = begun.get(name), here.get(name)
+        if name != "command" and before != now:
+            raise ValueError(f"{path} is of a run with {name} {before!r}, here it is {now!r}: choose another folder")
+    load_weights(network, {n[8:]: t for n, t in tensors.items() if n.startswith("network.")}, path)
     momentum = {int(n[9:]): {"momentum_buffer": t} for n, t in tensors.items() if n.startswith("momentum.")}
     optimizer.load_state_dict({**optimizer.state_dict(), "state": momentum})
     return header["history"]

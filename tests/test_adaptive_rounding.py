@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import qlab
-from qlab import PerChannel, PerGroup, PerTensor, QConfig, adaround, codebook
+from qlab import PerChannel, PerGroup, PerTensor, QConfig, adaround, qconfig
 from qlab.adaptive_rounding import Reconstruction, learn, rectified_sigmoid
-from qlab.graph.walk import Stop, walk
+from qlab.graph.run import Stop, walk
 
 GENERATOR = torch.Generator().manual_seed(0)
 # inputs as behind a relu, neighbours alike: errors of weights that see about the same do not average out
@@ -154,4 +154,4 @@ def test_messages():
     with pytest.raises(RuntimeError, match="has not been calibrated"):
         adaround(qlab.prepare(network(), W3, IMAGES), [IMAGES])
     with pytest.raises(ValueError, match="0 has weights on Ternary.*expected a QuantSpec"):
-        adaround(calibrated(weight=codebook.Ternary()), [IMAGES])
+        adaround(calibrated(weight=qconfig.Ternary()), [IMAGES])

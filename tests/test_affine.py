@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime
@@ -13,7 +14,18 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 import qlab
-from qlab.affine import QParams, choose_qparams, dequantize, fake_quantize, fit_grid, grid_limits, quantize
+from qlab.affine import (
+    QParams,
+    choose_qparams,
+    dequantize,
+    fake_quantize,
+    fit_grid,
+    grid_limits,
+    quantize,
+    round_rows,
+    within_range,
+)
+from qlab.granularity import PerChannel, PerGroup, PerTensor
 
 # Tests alone may touch torch's historical quantized tensors; making one warns since torch 2.13.
 historical = pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor, torch.quantize_per_channel:UserWarning")
@@ -74,7 +86,7 @@ class TestEqualsTorch:
     def test_per_channel(self, data):
         x, qp = data.draw(channels())
         dtype = torch.qint8 if qp.signed else torch.quint8
-        theirs = torch.quantize_per_channel(x, qp.scale, qp.zero_point, qp.axis % x.ndim, dtype)
+        theirs = torch.quantize_per_channel(x, qp.scale, qp.zero_point, qp.granularity.of(x.shape).axis, dtype)
         assert torch.equal(quantize(x, qp), theirs.int_repr())
         assert same_bits(dequantize(quantize(x, qp), qp), theirs.dequantize())
 
@@ -90,7 +102,9 @@ class TestEqualsTorch:
     @given(st.data())
     def test_fake_quantize_per_channel(self, data):
         x, qp = data.draw(channels(FORMS))
-        theirs = torch.fake_quantize_per_channel_affine(x, qp.scale, qp.zero_point, qp.axis % x.ndim, qp.qmin, qp.qmax)
+        theirs = torch.fake_quantize_per_channel_affine(
+            x, qp.scale, qp.zero_point, qp.granularity.of(x.shape).axis, qp.qmin, qp.qmax
+        )
         assert same_bits(fake_quantize(x, qp), theirs)
 
     @settings(max_examples=100)
@@ -101,7 +115,7 @@ class TestEqualsTorch:
         ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
         fake_quantize(ours, qp).backward(upstream)
         torch.fake_quantize_per_channel_affine(
-            theirs, qp.scale, qp.zero_point, qp.axis % x.ndim, qp.qmin, qp.qmax
+            theirs, qp.scale, qp.zero_point, qp.granularity.of(x.shape).axis, qp.qmin, qp.qmax
         ).backward(upstream)
         assert torch.equal(ours.grad, theirs.grad)
 
@@ -126,7 +140,7 @@ def channels(draw, forms=((8, False, False), (8, True, False))):
     torch.manual_seed(draw(st.integers(0, 2**32)))
     scale = torch.rand(shape[axis]).add(1) * torch.randint(-99, 99, (shape[axis],)).float().exp2()
     zero_point = torch.randint(qmin, qmax + 1, scale.shape, dtype=torch.int32)
-    qp = QParams(scale, zero_point, bits, signed, axis, narrow_range=narrow_range)
+    qp = QParams(scale, zero_point, bits, signed, PerChannel(axis), narrow_range)
     # whole and half steps, moved a little: often by less than float32 can tell
     steps = torch.randint(-(2**bits), 2**bits, shape) / 2
     steps += torch.randn(shape).sign() * 2.0 ** -(1 + 29 * torch.rand(shape))
@@ -305,7 +319,7 @@ class TestLaws:
         generator = torch.Generator().manual_seed(seed)
         x = torch.randn(8, 50, generator=generator) * torch.rand(8, 1, generator=generator).exp2() ** 9
         whole = choose_qparams(x.min(), x.max(), bits, True, symmetric)
-        each = choose_qparams(x.amin(1), x.amax(1), bits, True, symmetric, axis=0)
+        each = choose_qparams(x.amin(1), x.amax(1), bits, True, symmetric, granularity=PerChannel(0))
         assert (each.scale <= whole.scale).all()
         assert (fake_quantize(x, each) - x).abs().max() <= whole.scale * 0.5001
 
@@ -317,6 +331,15 @@ class TestLaws:
         fake_quantize(x, qp).sum().backward()
         ends = dequantize(torch.tensor([qp.qmin, qp.qmax]), qp) + torch.tensor([-0.5, 0.5]) * qp.scale
         assert torch.equal(x.grad, ((x > ends[0]) & (x < ends[1])).float())
+
+    @settings(max_examples=100)
+    @given(st.data())
+    def test_the_gradient_is_the_upstream_one_within_the_range(self, data):
+        """The fused form gives what the plain mask does, to the bit."""
+        x, qp = data.draw(channels(FORMS))
+        upstream, x = torch.randn(x.shape), x.clone().requires_grad_()
+        fake_quantize(x, qp).backward(upstream)
+        assert torch.equal(x.grad, torch.where(within_range(x.detach(), qp), upstream, 0 * upstream))
 
 
 class TestChosenGrids:
@@ -351,7 +374,7 @@ class TestChosenGrids:
             qp = choose_qparams(0, 0, signed=signed)
             assert qp.scale == 1 and qp.qmin == qp.zero_point
         lo = torch.tensor([0.0, -1.0])
-        assert choose_qparams(lo, -lo, axis=0).scale.tolist() == pytest.approx([1.0, 2 / 255])
+        assert choose_qparams(lo, -lo, granularity=PerChannel(0)).scale.tolist() == pytest.approx([1.0, 2 / 255])
 
     def test_symmetric_and_unsigned_has_zero_point_0(self):
         qp = choose_qparams(2.0, 5.1, symmetric=True)
@@ -414,7 +437,7 @@ class TestTensors:
     def test_any_strides_give_the_same_numbers(self, make, axis):
         x = make(torch.randn(2, 4, 6, 8))
         end = torch.tensor(2.0) if axis is None else torch.linspace(1, 3, x.shape[axis])
-        qp = choose_qparams(-end, end, axis=axis)
+        qp = choose_qparams(-end, end, granularity=PerTensor() if axis is None else PerChannel(axis))
         straight = x.contiguous()
         assert torch.equal(quantize(x, qp), quantize(straight, qp))
         assert torch.equal(fake_quantize(x, qp), fake_quantize(straight, qp))
@@ -422,7 +445,7 @@ class TestTensors:
 
     def test_channels_last_stays_channels_last(self):
         x = torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
-        for qp in (choose_qparams(-1, 1), choose_qparams(-torch.ones(3), torch.ones(3), axis=1)):
+        for qp in (choose_qparams(-1, 1), choose_qparams(-torch.ones(3), torch.ones(3), granularity=PerChannel(1))):
             for y in (quantize(x, qp), fake_quantize(x, qp), dequantize(quantize(x, qp), qp)):
                 assert y.is_contiguous(memory_format=torch.channels_last)
 
@@ -432,8 +455,10 @@ class TestTensors:
         assert quantize(x, qp).shape == fake_quantize(x, qp).shape == dequantize(quantize(x, qp), qp).shape == shape
 
     def test_an_empty_tensor_per_channel_and_per_group(self):
-        assert fake_quantize(torch.empty(0, 3), choose_qparams(-torch.ones(3), torch.ones(3), axis=1)).shape == (0, 3)
-        groups = choose_qparams(torch.zeros(0, 2), torch.ones(0, 2), group_size=4)
+        assert fake_quantize(
+            torch.empty(0, 3), choose_qparams(-torch.ones(3), torch.ones(3), granularity=PerChannel(1))
+        ).shape == (0, 3)
+        groups = choose_qparams(torch.zeros(0, 2), torch.ones(0, 2), granularity=PerGroup(4))
         assert quantize(torch.empty(0, 8), groups).shape == (0, 8)
 
     def test_a_large_tensor_is_the_sum_of_its_parts(self):
@@ -446,22 +471,22 @@ class TestTensors:
         x = torch.randn(rows, groups * size, 1, 1, generator=torch.Generator().manual_seed(seed))
         flat = x.reshape(rows * groups, size)
         lo, hi = flat.amin(1), flat.amax(1)
-        each = choose_qparams(lo, hi, bits=4, axis=0)
-        qp = choose_qparams(lo.view(rows, groups), hi.view(rows, groups), bits=4, group_size=size)
+        each = choose_qparams(lo, hi, bits=4, granularity=PerChannel(0))
+        qp = choose_qparams(lo.view(rows, groups), hi.view(rows, groups), bits=4, granularity=PerGroup(size))
         assert torch.equal(quantize(x, qp), quantize(flat, each).reshape(x.shape))
         assert torch.equal(fake_quantize(x, qp), fake_quantize(flat, each).reshape(x.shape))
         assert torch.equal(dequantize(quantize(x, qp), qp), fake_quantize(x, qp))
 
     def test_the_gradient_of_groups_has_the_shape_of_x(self):
         x = torch.tensor([[-9.0, 0.5, 0.5, 9.0]], requires_grad=True)
-        qp = choose_qparams(torch.zeros(1, 2), torch.ones(1, 2), group_size=2)
+        qp = choose_qparams(torch.zeros(1, 2), torch.ones(1, 2), granularity=PerGroup(2))
         (fake_quantize(x, qp) * torch.arange(1.0, 5)).sum().backward()
         assert x.grad.tolist() == [[0, 2, 3, 0]]
 
     def test_huge_values_are_clipped_to_their_own_end(self):
         """torch's per-channel operator clips all beyond 2**63 steps to the lower end."""
         x = torch.tensor([[1e30, -1e30]])
-        for qp in (choose_qparams(-1, 1), choose_qparams(-torch.ones(1), torch.ones(1), axis=0)):
+        for qp in (choose_qparams(-1, 1), choose_qparams(-torch.ones(1), torch.ones(1), granularity=PerChannel(0))):
             assert quantize(x, qp).tolist() == [[255, 0]]
             assert fake_quantize(x, qp).sign().tolist() == [[1, -1]]
 
@@ -508,8 +533,18 @@ class TestQParams:
         qp = choose_qparams(-1, 1)
         assert qp == choose_qparams(-1, 1) and qp == qp.to("cpu")
         assert qp != choose_qparams(-1, 1.1) and qp != choose_qparams(-1, 1, bits=7) and qp != "qp"
-        assert qp != choose_qparams(torch.tensor([-1.0]), torch.tensor([1.0]), axis=0)
+        assert qp != choose_qparams(torch.tensor([-1.0]), torch.tensor([1.0]), granularity=PerChannel(0))
         assert QParams(1.0, 0, signed=True) != QParams(1.0, 0, signed=True, narrow_range=True)
+
+    def test_a_grid_compares_its_granularity_as_it_is_written(self):
+        scale, zero_point = torch.ones(2), torch.zeros(2, dtype=torch.int32)
+        last, second = (QParams(scale, zero_point, granularity=PerChannel(axis)) for axis in (-1, 1))
+        assert last != second  # equal for matrices, but not for images: only a tensor's shape can say
+        assert replace(last, granularity=last.granularity.of((3, 2))) == second
+
+    def test_the_order_of_its_fields(self):
+        grid = QParams(torch.ones(2), torch.zeros(2, dtype=torch.int32), 4, True, PerChannel(1), True)
+        assert (grid.bits, grid.signed, grid.granularity, grid.narrow_range) == (4, True, PerChannel(1), True)
 
     def test_a_learned_scale_is_taken_as_a_constant(self):
         assert not QParams(torch.ones((), requires_grad=True), 0).scale.requires_grad
@@ -531,9 +566,12 @@ TWO = torch.ones(2)
         (lambda: choose_qparams(math.nan, 1.0), "lo=nan, hi=1.0: expected finite numbers"),
         (lambda: choose_qparams(0.0, math.inf), "hi=inf: expected finite numbers"),
         (lambda: choose_qparams(-math.inf, math.inf), "lo=-inf, hi=inf: expected finite numbers"),
-        (lambda: choose_qparams(TWO, torch.tensor([2.0, 0.5]), axis=0), "lo=1.0, hi=0.5 at index [1]"),
         (
-            lambda: choose_qparams(TWO, 2.0, axis=0),
+            lambda: choose_qparams(TWO, torch.tensor([2.0, 0.5]), granularity=PerChannel(0)),
+            "lo=1.0, hi=0.5 at index [1]",
+        ),
+        (
+            lambda: choose_qparams(TWO, 2.0, granularity=PerChannel(0)),
             "lo of shape (2,) and hi of shape (): expected the same shape",
         ),
         (lambda: choose_qparams(0, 1, bits=0), "bits=0: expected a whole number from 1 to 16"),
@@ -559,13 +597,13 @@ TWO = torch.ones(2)
         (lambda: choose_qparams(-1e300, 1e300), "needs a scale of inf at 8 bits"),
         (lambda: choose_qparams(0, 3.4028234e38, bits=5), "the value of the farthest code overflows float32"),
         (
-            lambda: choose_qparams(0, 1, axis=0),
+            lambda: choose_qparams(0, 1, granularity=PerChannel(0)),
             "scale of shape () and zero_point of shape () with PerChannel(axis=0)",
         ),
         (lambda: choose_qparams(-TWO, TWO), "with PerTensor(): expected both with 0 dimensions"),
         (
-            lambda: choose_qparams(-TWO, TWO, axis=0, group_size=2),
-            "axis=0 and group_size=2: expected one of the two",
+            lambda: QParams(1.0, 0, granularity=0),
+            "granularity=0: expected PerTensor(), PerChannel(axis) or PerGroup(size)",
         ),
         (
             lambda: QParams(0.0, 0),
@@ -574,13 +612,13 @@ TWO = torch.ones(2)
         (lambda: QParams(math.nan, 0), "scale nan: expected"),
         (lambda: QParams(math.inf, 0), "scale inf: expected"),
         (
-            lambda: QParams(torch.tensor([1.0, -2.0]), torch.zeros(2, dtype=torch.int32), axis=0),
+            lambda: QParams(torch.tensor([1.0, -2.0]), torch.zeros(2, dtype=torch.int32), granularity=PerChannel(0)),
             "scale -2.0: expected",
         ),
         (lambda: QParams(1.0, 256), "zero_point 256: expected a code from 0 to 255"),
         (lambda: QParams(1.0, -(2**31)), "zero_point -2147483648: expected a code from 0 to 255"),
         (lambda: QParams(1.0, 0.5), "a zero point is a code, an integer"),
-        (lambda: QParams(TWO, 0, axis=0), "scale of shape (2,) and zero_point of shape ()"),
+        (lambda: QParams(TWO, 0, granularity=PerChannel(0)), "scale of shape (2,) and zero_point of shape ()"),
         (lambda: QParams(1.0, 0, bits=0), "bits=0"),
         (
             lambda: quantize(torch.tensor([1.0, math.nan, math.inf, math.nan]), QParams(1.0, 0)),
@@ -601,16 +639,18 @@ TWO = torch.ones(2)
         ),
         (lambda: dequantize(torch.ones(3, dtype=torch.bool), QParams(1.0, 0)), "dequantize got torch.bool"),
         (
-            lambda: fake_quantize(torch.ones(3, 4), choose_qparams(-TWO, TWO, axis=1)),
+            lambda: fake_quantize(torch.ones(3, 4), choose_qparams(-TWO, TWO, granularity=PerChannel(1))),
             "x of shape (3, 4) does not fit PerChannel(axis=1) with a scale of shape (2,): "
             "expected a scale of shape (4,)",
         ),
         (
-            lambda: quantize(torch.ones(4), choose_qparams(-TWO, TWO, axis=1)),
+            lambda: quantize(torch.ones(4), choose_qparams(-TWO, TWO, granularity=PerChannel(1))),
             "axis 1 is not in a tensor of shape (4,)",
         ),
         (
-            lambda: quantize(torch.ones(2, 5), choose_qparams(torch.zeros(2, 2), torch.ones(2, 2), group_size=2)),
+            lambda: quantize(
+                torch.ones(2, 5), choose_qparams(torch.zeros(2, 2), torch.ones(2, 2), granularity=PerGroup(2))
+            ),
             "group size 2 does not divide the 5 values a row",
         ),
     ],
@@ -619,3 +659,30 @@ def test_bad_input_is_named_with_what_was_expected(call, words):
     with pytest.raises(ValueError) as error:
         call()
     assert words in str(error.value)
+
+
+class TestRoundRows:
+    """A symmetric grid for each row of a matrix, without a QParams."""
+
+    @settings(max_examples=100)
+    @given(st.integers(0, 2**32), st.sampled_from([63, 127]), st.sampled_from([torch.float32, torch.bfloat16]))
+    def test_it_is_the_symmetric_grid_of_each_row(self, seed, qmax, dtype):
+        torch.manual_seed(seed)
+        x = (torch.randn(5, 40) * torch.randn(5, 1).exp2()).to(dtype)
+        x[3] = 0
+        codes, steps = round_rows(x, qmax)
+        top = x.float().abs().amax(1)
+        grid = choose_qparams(-top, top, 7 if qmax == 63 else 8, True, True, True, PerChannel(0))
+        alive = torch.arange(5) != 3
+        torch.testing.assert_close(steps[alive, 0], grid.scale[alive])
+        assert (codes - quantize(x, grid)).abs().max() <= 1  # they differ in the middle between two codes at most
+        assert ((codes * steps - x.float()).abs() <= 0.5001 * steps).all()
+        assert codes.abs().amax(1)[alive].eq(qmax).all() and codes[3].eq(0).all()
+
+    def test_a_row_does_not_change_another_and_nothing_changes_the_input(self):
+        x = torch.randn(2, 3, 8)
+        before = x.clone()
+        codes, steps = round_rows(x, 127)
+        assert codes.shape == x.shape and steps.shape == (2, 3, 1) and torch.equal(x, before)
+        assert torch.equal(round_rows(x[1, 2], 127)[0], codes[1, 2])
+        assert round_rows(torch.tensor([1.0, math.nan]), 127)[0].isnan().all()

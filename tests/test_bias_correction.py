@@ -11,7 +11,7 @@ from torch import nn
 import qlab
 from qlab import QConfig, correct_bias
 from qlab.bias_correction import mean_of_channels, rectified_moments
-from qlab.graph.walk import as_float, walk
+from qlab.graph.run import as_float, walk
 
 IMAGES = torch.rand(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 LOW = QConfig.preset("w3a8", first_last=None)
@@ -58,7 +58,8 @@ def shifts(prepared) -> dict[str, float]:
     found = {}
     with torch.no_grad():
         for stop in walk(prepared, IMAGES.split(16)):
-            off = mean_of_channels(map(stop.layer, stop.inputs)) - mean_of_channels(stop.targets)
+            axis = 1 if isinstance(stop.layer, nn.Conv2d) else -1
+            off = mean_of_channels(map(stop.layer, stop.inputs), axis) - mean_of_channels(stop.targets, axis)
             found[stop.name] = float(off.square().mean().sqrt())
     return found
 
@@ -142,3 +143,23 @@ def test_without_batchnorm_and_without_data_nothing_is_known():
 def test_an_uncalibrated_network_says_so(model):
     with pytest.raises(RuntimeError, match="has not been calibrated"):
         correct_bias(qlab.prepare(model, LOW, IMAGES), [IMAGES])
+
+
+def test_channels_of_a_linear_layer_are_the_last_axis_of_four():
+    """(N, H, W, channels), as in a transformer for images."""
+
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(3, 6)
+
+        def forward(self, x):
+            return self.fc(x.permute(0, 2, 3, 1))
+
+    torch.manual_seed(0)
+    x = torch.rand(4, 3, 6, 8)
+    prepared = qlab.calibrate(qlab.prepare(Last(), QConfig.preset("w3a8", first_last=None), x[:1]), [x])
+    qlab.correct_bias(prepared, [x], progress=False)
+    floats = as_float(prepared)
+    with torch.no_grad():
+        torch.testing.assert_close(prepared(x).mean((0, 1, 2)), floats(x).mean((0, 1, 2)), atol=0.02, rtol=0.02)

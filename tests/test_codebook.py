@@ -9,13 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import qlab
-from qlab import PerChannel, PerGroup, PerTensor, QConfig, QuantSpec, codebook, models
-from qlab.codebook import Binary, FloatGrid, KMeans, Ternary
-from qlab.graph.prepare import fake_quantizer
+from qlab import PerChannel, PerGroup, PerTensor, QConfig, QuantSpec, codebook, formats, models, quantizers
 from qlab.int8 import engines
+from qlab.qconfig import Binary, KMeans, SmallFloat, Ternary
 
 IMAGES = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-GRIDS = [Binary(), Ternary(), KMeans(3), KMeans(2, PerChannel(0)), FloatGrid("e4m3"), FloatGrid("float16")]
+GRIDS = [Binary(), Ternary(), KMeans(3), KMeans(2, PerChannel(0)), SmallFloat("e4m3"), SmallFloat("float16")]
 weights = st.tuples(st.integers(0, 10**6), st.sampled_from([1e-3, 1.0, 50.0]), st.booleans()).map(
     lambda drawn: made_weights(*drawn)
 )
@@ -29,7 +28,7 @@ def made_weights(seed: int, size: float, heavy: bool) -> Tensor:
 
 def settled(spec, w: Tensor):
     """The fake-quantizer of a spec, calibrated on w."""
-    quantizer = fake_quantizer(spec)
+    quantizer = quantizers.build(spec)
     quantizer.observe()
     quantizer(w)
     quantizer.freeze()
@@ -76,7 +75,7 @@ def test_the_sign_of_zero_is_plus_and_a_channel_of_zeros_stays_zero():
 def test_binary_and_ternary_follow_weights_that_move():
     w = made_weights(1, 1.0, False)
     for spec in (Binary(), Ternary()):
-        quantizer = fake_quantizer(spec)  # nothing to calibrate either
+        quantizer = quantizers.build(spec)  # nothing to calibrate either
         assert torch.equal(quantizer(4 * w), 4 * quantizer(w))
         assert torch.equal(quantizer(-w), -quantizer(w))
 
@@ -227,9 +226,9 @@ def test_an_8_bit_float_has_the_values_of_its_definition_and_rounds_to_the_neare
     assert torch.equal(codebook.round_to_float(-middle, format).double(), -even), "halves to the even one"
 
 
-@given(st.floats(width=32, allow_nan=False), st.sampled_from(sorted(codebook.FORMATS)))
+@given(st.floats(width=32, allow_nan=False), st.sampled_from(sorted(formats.FORMATS)))
 def test_a_smaller_float_is_torchs_cast_within_its_range_and_its_largest_beyond(x, format):
-    dtype = codebook.FORMATS[format]
+    dtype = formats.FORMATS[format]
     largest = torch.finfo(dtype).max
     expected = torch.tensor(x).to(dtype).float() if abs(x) <= largest else torch.tensor(x).sign() * largest
     assert float(codebook.round_to_float(torch.tensor(x), format)) == float(expected)
@@ -241,17 +240,17 @@ def test_nan_stays_nan():
 
 @given(weights, st.sampled_from(["e4m3", "e5m2"]), st.sampled_from([PerTensor(), PerChannel(0)]))
 def test_the_largest_magnitude_becomes_the_formats_largest(w, format, granularity):
-    quantizer = settled(FloatGrid(format, granularity), w)
+    quantizer = settled(SmallFloat(format, granularity), w)
     largest = granularity.blocks(w.abs()).amax(1)
     step = 0.0625 if format == "e4m3" else 0.125  # half a unit in the last place, relative to the value
-    assert torch.allclose(quantizer.scale.reshape(-1) * torch.finfo(codebook.FORMATS[format]).max, largest)
+    assert torch.allclose(quantizer.scale.reshape(-1) * torch.finfo(formats.FORMATS[format]).max, largest)
     smallest = 2.0**-9 if format == "e4m3" else 2.0**-16
     error = (quantizer(w) - w).abs()
     assert bool((error <= step * w.abs() + 0.51 * smallest * quantizer.scale.max()).all())
 
 
 def test_the_scale_follows_the_data_of_all_batches_and_clips_what_is_larger_later():
-    quantizer = fake_quantizer(FloatGrid("e4m3"))
+    quantizer = quantizers.build(SmallFloat("e4m3"))
     quantizer.observe()
     for x in (torch.tensor([1.0]), torch.tensor([-448.0]), torch.tensor([3.0])):
         assert torch.equal(quantizer(x), x)
@@ -269,7 +268,7 @@ def test_the_scale_follows_the_data_of_all_batches_and_clips_what_is_larger_late
 
 def test_small_values_fare_better_on_a_float_grid_and_large_ones_on_even_steps():
     x = torch.tensor([0.001, 0.013, 90.0, 100.0])
-    even, floating = settled(QuantSpec(8), x)(x), settled(FloatGrid("e4m3"), x)(x)
+    even, floating = settled(QuantSpec(8), x)(x), settled(SmallFloat("e4m3"), x)(x)
     assert bool(((floating - x).abs() < (even - x).abs())[:2].all())
     assert bool(((floating - x).abs() > (even - x).abs())[2])
 
@@ -370,8 +369,8 @@ def test_a_network_of_one_bit_converts_and_agrees():
 
 
 def test_activations_on_a_float_grid():
-    grid = FloatGrid("e4m3")
-    one = prepared(FloatGrid("e4m3", PerChannel(0)), activation=grid, elementwise=grid)
+    grid = SmallFloat("e4m3")
+    one = prepared(SmallFloat("e4m3", PerChannel(0)), activation=grid, elementwise=grid)
     row = one.report()[1]
     assert (row.weight, row.input, row.observer) == (
         "8 bits (e4m3), per channel", "8 bits (e4m3), per tensor", "largest magnitude"
@@ -379,7 +378,7 @@ def test_activations_on_a_float_grid():
     with torch.no_grad():
         a, b = one(IMAGES), network()(IMAGES)
     assert 0 < (a - b).norm() < 0.2 * b.norm()
-    half = FloatGrid("bfloat16")
+    half = SmallFloat("bfloat16")
     rows = qlab.prepare(network(), QConfig(half, half, half), IMAGES[:1]).report()
     assert rows[0].weight == rows[0].input == "16 bits (bfloat16)" and rows[0].observer == ""
 
@@ -388,13 +387,13 @@ def test_activations_on_a_float_grid():
 
 
 def test_what_has_no_integer_kernel_is_refused_with_the_way_out():
-    expected = r"layer1.0.conv1: weights on the grid KMeans\(bits=4.*no integer kernel.*codebook.Binary\(\)"
+    expected = r"layer1.0.conv1: weights of KMeans\(bits=4.*no integer kernel.*Binary\(\)"
     one = qlab.prepare(models.resnet20(), QConfig(KMeans(4)))
     with pytest.raises(ValueError, match=expected + r".*overrides=\{'layer1.0.conv1': None\}.*prepared network"):
         qlab.convert(qlab.calibrate(one, [IMAGES], progress=False))
-    with pytest.raises(ValueError, match=r"0: weights on the grid FloatGrid\(format='e4m3'"):
-        qlab.convert(prepared(FloatGrid("e4m3")))
-    grid = FloatGrid("e5m2")
+    with pytest.raises(ValueError, match=r"0: weights of SmallFloat\(format='e4m3'"):
+        qlab.convert(prepared(SmallFloat("e4m3")))
+    grid = SmallFloat("e5m2")
     with pytest.raises(ValueError, match=r"quantizers.input: .*e5m2 are not equally.*QuantSpec\(8\)"):
         qlab.convert(prepared(Binary(), activation=grid, elementwise=grid))
     with pytest.raises(ValueError, match=r"0: weights of 2 bits, signed=True, PerGroup\(size=9\) have no"):
@@ -408,12 +407,12 @@ def test_grids_made_from_weights_are_not_for_activations():
 
 
 def test_a_grid_that_needs_calibration_says_so():
-    for spec in (KMeans(3), FloatGrid("e4m3")):
+    for spec in (KMeans(3), SmallFloat("e4m3")):
         one = qlab.prepare(network(), QConfig(spec, None, first_last=None), IMAGES[:1])
         with pytest.raises(RuntimeError, match=r"has not been calibrated.*qlab.calibrate"):
             one(IMAGES)
-    quantizer = fake_quantizer(FloatGrid("e4m3"))
-    with pytest.raises(ValueError, match=r"FloatGrid\(format='e4m3'.*has seen no data: calibrate with"):
+    quantizer = quantizers.build(SmallFloat("e4m3"))
+    with pytest.raises(ValueError, match=r"SmallFloat\(format='e4m3'.*has seen no data: calibrate with"):
         quantizer.freeze()
 
 
@@ -422,18 +421,18 @@ def test_nothing_that_is_not_finite_becomes_a_grid():
     with pytest.raises(ValueError, match="kmeans: x holds 2 values, 1 of them NaN or infinite; expected"):
         settled(KMeans(2), bad)
     with pytest.raises(ValueError, match="e4m3.*the data hold NaN or infinite values; expected finite"):
-        settled(FloatGrid("e4m3"), bad)
+        settled(SmallFloat("e4m3"), bad)
 
 
 @pytest.mark.parametrize("bits", [0, 9, 2.0, True])
 def test_a_table_has_2_to_256_values(bits):
-    with pytest.raises(ValueError, match=r"bits=.*expected a whole number from 1 to 8, for a table"):
+    with pytest.raises(ValueError, match=r"bits=.*expected a whole number from 1 to 8"):
         KMeans(bits)
 
 
 def test_other_mistakes_are_explained():
     with pytest.raises(ValueError, match="float format 'fp8': expected one of e4m3, e5m2, float16, bfloat16"):
-        FloatGrid("fp8")
+        SmallFloat("fp8")
     with pytest.raises(ValueError, match=r"PerChannel\(axis=1\): expected PerTensor\(\), PerChannel\(0\)"):
         codebook.kmeans(torch.ones(2, 2), 2, PerChannel(1))
 
@@ -482,9 +481,9 @@ def test_a_dynamic_range_has_no_integer_kernel():
 def test_weights_alone_need_no_data_but_activations_do():
     one = qlab.calibrate(qlab.prepare(network(), QConfig.preset("w4a32"), IMAGES[:1]), [])
     assert one(IMAGES).isfinite().all()
-    half = FloatGrid("float16")
+    half = SmallFloat("float16")
     qlab.calibrate(qlab.prepare(network(), QConfig(half, half, half, None), IMAGES[:1]), [])(IMAGES)
-    eight = FloatGrid("e4m3")
+    eight = SmallFloat("e4m3")
     for qconfig in (QConfig.w8a8(), QConfig(eight, eight, eight)):
         with pytest.raises(ValueError, match="calibrate got no batch"):
             qlab.calibrate(qlab.prepare(network(), qconfig, IMAGES[:1]), [])
@@ -499,3 +498,12 @@ def test_weight_only_networks_of_few_bits_are_integers_in_memory_and_float_in_ar
         for layer in int8.layers:
             if hasattr(layer, "weight"):
                 assert layer.weight.dtype is torch.int8 and int(layer.weight.max()) == values // 2
+
+
+@pytest.mark.parametrize("spec", [Binary, Ternary, lambda granularity: KMeans(2, granularity)])
+def test_an_axis_counted_from_the_end_is_the_same_axis(spec):
+    w = made_weights(3, 1.0, heavy=False)
+    front, end = (settled(spec(PerChannel(axis)), w) for axis in (0, -4))
+    assert torch.equal(front(w), end(w))
+    if not front.found:  # a table of values has no grid
+        assert front.integers(w)[1] == end.integers(w)[1]

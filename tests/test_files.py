@@ -17,7 +17,18 @@ import torch
 from safetensors.torch import save_file
 
 from qlab import files
-from qlab.files import check_tensors, parse_json, read_json, read_tensors, regular, sha256, whole, write_tensors
+from qlab.files import (
+    check_tensors,
+    load_weights,
+    parse_json,
+    read_json,
+    read_tensors,
+    regular,
+    sha256,
+    verify,
+    whole,
+    write_tensors,
+)
 
 linux = pytest.mark.skipif(sys.platform == "win32", reason="rights, pipes and process numbers are those of Unix")
 
@@ -294,3 +305,25 @@ def test_sha256_is_sha256(tmp_path):
     path = tmp_path / "big"
     path.write_bytes(bytes(range(256)) * 10_000)
     assert sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_file_is_verified_by_its_sha256(tmp_path):
+    path = tmp_path / "x"
+    with pytest.raises(ValueError, match="x is missing: restore it with `git checkout -- .*x`, or install qlab again"):
+        verify(path, "0" * 64)
+    path.write_bytes(b"content")
+    verify(path, hashlib.sha256(b"content").hexdigest())
+    with pytest.raises(ValueError, match=r"x is damaged \(sha256 ed7002b439e9..., expected 000000000000...\): restore"):
+        verify(path, "0" * 64)
+
+
+@pytest.mark.parametrize("other, said", [
+    (torch.nn.Linear(3, 2), r"run.safetensors holds the weights of another network: size mismatch for weight"),
+    (torch.nn.BatchNorm1d(4), r"holds the weights of another network: Unexpected key\(s\)"),
+])  # fmt: skip
+def test_another_networks_weights_are_refused(other, said):
+    network = torch.nn.Linear(4, 2)
+    with pytest.raises(ValueError, match=said) as error:
+        load_weights(network, other.state_dict(), "run.safetensors")
+    assert "\n" not in str(error.value)
+    load_weights(network, torch.nn.Linear(4, 2).state_dict(), "run.safetensors")

@@ -44,6 +44,20 @@ def test_blocks_hold_the_values_that_share_a_scale(case):
 
 @settings(max_examples=100)
 @given(tensors_and_granularities())
+def test_counting_axes_from_the_front_changes_nothing_but_the_spelling(case):
+    x, granularity = case
+    canonical = granularity.of(x.shape)
+    assert canonical.scale_shape(x.shape) == granularity.scale_shape(x.shape)
+    assert torch.equal(canonical.blocks(x), granularity.blocks(x))
+    assert canonical.of(x.shape) == canonical
+    if isinstance(granularity, PerChannel):
+        assert canonical == PerChannel(granularity.axis % x.ndim)
+    else:
+        assert canonical == granularity
+
+
+@settings(max_examples=100)
+@given(tensors_and_granularities())
 def test_align_keeps_every_value_at_its_place(case):
     x, granularity = case
     (view,) = granularity.align(x)
@@ -110,3 +124,8 @@ def test_a_granularity_that_makes_no_sense_is_refused(make, words):
 def test_the_base_class_is_no_granularity():
     with pytest.raises(TypeError, match="use PerTensor"):
         Granularity().scale_shape((2, 3))
+
+
+def test_an_axis_that_the_shape_does_not_have_has_no_spelling_from_the_front():
+    with pytest.raises(ValueError, match=r"axis -5 is not in a tensor of shape \(8, 3, 3, 3\): its axes are -4 to 3"):
+        PerChannel(-5).of((8, 3, 3, 3))

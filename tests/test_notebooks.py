@@ -139,7 +139,7 @@ def test_what_a_cell_needs_is_found_through_functions_and_other_cells():
 COURSE = sorted((ROOT / "qlab" / "course").rglob("*.py"))
 
 
-@pytest.mark.parametrize("path", [*SOURCES, *COURSE], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*SOURCES, *COURSE], ids=lambda path: str(path.relative_to(ROOT)))
 def test_neither_interact_nor_output_is_used(path):
     """Both hang nbclient, and a function under `interact` that raises fails no test."""
     tree = ast.parse(path.read_text("utf-8"))

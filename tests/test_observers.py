@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qlab.affine import choose_qparams, fake_quantize
-from qlab.granularity import PerChannel, PerGroup
+from qlab.granularity import PerChannel, PerGroup, PerTensor
 from qlab.observers import (
     MSE,
     OBSERVERS,
@@ -24,6 +24,7 @@ from qlab.observers import (
     Observer,
     Percentile,
     build,
+    grid_of,
 )
 from qlab.qconfig import QuantSpec
 
@@ -156,7 +157,7 @@ class TestEveryObserver:
     def test_per_channel_is_each_channel_alone(self, name):
         x = torch.randn(5, 3, 40) * torch.tensor([0.01, 1.0, 300.0])[:, None]
         qp = after(build(spec(name, granularity=PerChannel(-2))), x[:2], x[2:]).qparams()
-        assert qp.axis == -2 and qp.scale.shape == (3,)
+        assert qp.granularity == PerChannel(1) and qp.scale.shape == (3,)
         if name == "moving_average":
             return
         for channel in range(3):
@@ -265,7 +266,7 @@ class TestMinMax:
         x = torch.randn(3, 8, 2)
         qp = after(MinMax(spec(granularity=PerGroup(4), bits=4)), x).qparams()
         groups = x.reshape(3, 4, 4)
-        assert qp == choose_qparams(groups.amin(2), groups.amax(2), bits=4, group_size=4)
+        assert qp == choose_qparams(groups.amin(2), groups.amax(2), bits=4, granularity=PerGroup(4))
         assert qp.scale.shape == (3, 4)
 
     def test_weights_are_never_clipped(self):
@@ -490,3 +491,29 @@ def test_bad_input_is_named_with_what_was_expected(call, words):
 def test_the_base_class_chooses_nothing(call):
     with pytest.raises(TypeError, match="Observer chooses nothing: use MinMax"):
         call()
+
+
+def test_axes_are_counted_from_the_front_while_all_tensors_have_as_many():
+    last = QuantSpec(8, granularity=PerChannel(-1))
+    images, rows = torch.rand(2, 4, 3), torch.rand(2, 3)
+    assert after(MinMax(last), images, images).qparams().granularity == PerChannel(2)
+    assert after(MinMax(last), rows).qparams().granularity == PerChannel(1)
+    mixed = after(MinMax(last), images, rows, rows)
+    merged = after(MinMax(last), images)
+    merged.merge(after(MinMax(last), rows, rows))
+    for observer in (mixed, merged):
+        grid = observer.qparams()
+        assert grid.granularity == PerChannel(-1)
+        assert all(fake_quantize(x, grid).shape == x.shape for x in (images, rows))
+    mixed.reset()
+    assert after(mixed, rows).qparams().granularity == PerChannel(1)
+
+
+def test_the_grid_of_one_tensor_is_what_an_observer_that_saw_it_chooses():
+    x = torch.randn(4, 500)
+    for name in ("minmax", "mse", "dynamic"):
+        for granularity in (PerTensor(), PerChannel(-2)):
+            form = spec(name, granularity=granularity)
+            assert grid_of(x, form) == after(build(form), x).qparams()
+    with pytest.raises(ValueError, match="MinMax has seen no data"):
+        grid_of(torch.empty(0, 3), spec("minmax"))

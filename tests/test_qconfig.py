@@ -9,6 +9,7 @@ from torch import nn
 
 from qlab import PerChannel, PerGroup, PerTensor, QConfig, QuantSpec, choose_qparams
 from qlab.affine import grid_limits
+from qlab.granularity import Granularity
 
 
 @given(st.integers(2, 16), st.integers(1, 16))
@@ -116,3 +117,11 @@ def test_a_spec_makes_the_grid_of_its_form(granularity, shape):
     one = choose_qparams(-1.0, 1.0, bits=5, signed=True, symmetric=True, narrow_range=True)
     grid = spec.qparams(one.scale.expand(shape), one.zero_point.expand(shape))
     assert (grid.bits, grid.signed, grid.narrow_range, grid.granularity) == (5, True, True, granularity)
+
+
+@pytest.mark.parametrize("granularity", [0, None, PerChannel, Granularity()])
+def test_a_spec_names_one_of_the_three_granularities(granularity):
+    with pytest.raises(
+        ValueError, match=r"granularity=.*: expected PerTensor\(\), PerChannel\(axis\) or PerGroup\(size\)"
+    ):
+        QuantSpec(granularity=granularity)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import asdict, replace
 
@@ -65,8 +66,29 @@ def test_a_precision_that_is_not_known_is_refused():
         train.Plan(precision="float16")
 
 
-def test_a_broken_run_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
-    whole = tiny()
+@pytest.mark.parametrize("setting, said", [
+    (dict(epochs=0), "epochs=0: expected a whole number from 1 to 1000000"),
+    (dict(batch_size=2.5), "batch_size=2.5: expected a whole number from 1 to 1000000"),
+    (dict(lr=math.nan), "lr=nan: expected from 0.0 to"),
+    (dict(momentum=2), "momentum=2: expected from 0.0 to 0.999"),
+    (dict(weight_decay=math.inf), "weight_decay=inf: expected from 0.0 to 1.0"),
+    (dict(label_smoothing=2.0), "label_smoothing=2.0: expected from 0.0 to 1.0"),
+    (dict(shrink=-1), "shrink=-1: expected from 0.0 to 1.0"),
+    (dict(seed=2**31), "seed=2147483648: expected a whole number from 0 to 2147483647"),
+])  # fmt: skip
+def test_a_plan_that_cannot_be_is_refused(setting, said):
+    with pytest.raises(ValueError, match=said):
+        train.Plan(**setting)
+
+
+def with_dropout() -> nn.Module:
+    return nn.Sequential(*tiny()[:-1], nn.Dropout(0.3), nn.Linear(64, 2))
+
+
+@pytest.mark.parametrize("network", [tiny, with_dropout])
+def test_a_broken_run_goes_on_as_if_nothing_had_happened(network, tmp_path, monkeypatch):
+    whole = network()
+    start = copy.deepcopy(whole)
     train.fit(whole, stripes(64), stripes(32, "validation"), PLAN, progress=False)
     real, calls = train._epoch, []
 
@@ -78,12 +100,13 @@ def test_a_broken_run_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
 
     monkeypatch.setattr(train, "_epoch", breaks)
     with pytest.raises(KeyboardInterrupt):
-        train.fit(tiny(), stripes(64), stripes(32, "validation"), PLAN, folder=tmp_path, progress=False)
-    resumed = tiny()
+        train.fit(start, stripes(64), stripes(32, "validation"), PLAN, folder=tmp_path, progress=False)
+    resumed = network()
+    torch.rand(7)  # what was drawn before makes no difference
     history = train.fit(resumed, stripes(64), stripes(32, "validation"), PLAN, folder=tmp_path, progress=False)
     assert calls == [0, 1, 2, 2, 3] and len(history) == 4
     for name, tensor in whole.state_dict().items():
-        torch.testing.assert_close(resumed.state_dict()[name], tensor, msg=name)
+        assert torch.equal(resumed.state_dict()[name], tensor), name
 
 
 def test_the_best_weights_on_validation_are_kept(tmp_path):
@@ -94,12 +117,13 @@ def test_the_best_weights_on_validation_are_kept(tmp_path):
     best = tiny()
     best.load_state_dict(read_tensors(tmp_path / "best.safetensors")[0])
     assert train.evaluate(best, validation) == max(row["validation"] for row in history)
-    assert read_tensors(tmp_path / "last.safetensors")[1]["about"] == about
+    expected = {"source": "stripes", "images": 96, "command": "none"}
+    assert read_tensors(tmp_path / "last.safetensors")[1]["about"] == expected
 
 
 def test_a_folder_of_another_plan_is_not_continued(tmp_path):
     train.fit(tiny(), stripes(32), stripes(32), train.Plan(epochs=1), folder=tmp_path, progress=False)
-    with pytest.raises(ValueError, match="was trained with .*'epochs': 1.*choose another folder"):
+    with pytest.raises(ValueError, match="is of a run with epochs 1, here it is 2: choose another folder"):
         train.fit(tiny(), stripes(32), stripes(32), train.Plan(epochs=2), folder=tmp_path, progress=False)
 
 
@@ -112,23 +136,39 @@ def test_a_run_from_before_a_setting_was_there_goes_on(tmp_path):
     assert len(train.fit(tiny(), stripes(32), stripes(32), PLAN, folder=tmp_path, progress=False)) == PLAN.epochs
 
 
-@pytest.mark.parametrize(
-    "change, words",
-    [
-        (lambda tensors, header: header.clear(), "says nothing of a plan and a history: it is no checkpoint"),
-        (lambda tensors, header: header.update(plan=3), "says nothing of a plan and a history"),
-        (lambda tensors, header: tensors.clear(), "holds another network .*: choose another folder"),
-    ],
-)
-def test_a_checkpoint_that_is_none_is_named(tmp_path, change, words):
-    train.fit(tiny(), stripes(32), stripes(32), PLAN, folder=tmp_path, progress=False)
-    path = tmp_path / "last.safetensors"
-    tensors, header = read_tensors(path)
-    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
-    change(tensors, header)
-    write_tensors(path, tensors, header)
-    with pytest.raises(ValueError, match=f"{path} {words}"):
-        train.fit(tiny(), stripes(32), stripes(32), PLAN, folder=tmp_path, progress=False)
+@pytest.mark.parametrize("change, said", [
+    (dict(about={"qconfig": "w4a4"}), "qconfig 'w8a8', here it is 'w4a4'"),
+    (dict(about={}), "qconfig 'w8a8', here it is None"),
+    (dict(about={"qconfig": "w8a8", "command": "another"}), None),
+    (dict(train=replace(stripes(32), source="another copy")), "source 'stripes', here it is 'another copy'"),
+    (dict(train=stripes(64)), "images 32, here it is 64"),
+    (dict(network=nn.Sequential(nn.Flatten(), nn.Linear(3072, 2))), "holds the weights of another network"),
+])  # fmt: skip
+def test_a_folder_of_another_run_is_refused_by_name(change, said, tmp_path):
+    plan = train.Plan(epochs=1)
+    given = {"network": tiny(), "train": stripes(32), "about": {"qconfig": "w8a8", "command": "one"}}
+    options = {"validation": None, "plan": plan, "folder": tmp_path, "progress": False}
+    train.fit(**given, **options)
+    if said is None:
+        assert len(train.fit(**given | change, **options)) == 1
+    else:
+        with pytest.raises(ValueError, match=said):
+            train.fit(**given | change, **options)
+
+
+@pytest.mark.parametrize("name, value", [("plan", 3), ("about", "x"), ("history", {"epoch": 1})])
+def test_a_checkpoint_that_says_nonsense_of_its_run_is_refused(tmp_path, name, value):
+    write_tensors(tmp_path / "last.safetensors", {"a": torch.zeros(1)}, {name: value})
+    with pytest.raises(
+        ValueError, match=f"last.safetensors is no checkpoint of a run .its {name} is .*: choose another"
+    ):
+        train.fit(tiny(), stripes(32), None, train.Plan(), folder=tmp_path, progress=False)
+
+
+def test_a_checkpoint_that_says_nothing_of_its_run_is_refused(tmp_path):
+    write_tensors(tmp_path / "last.safetensors", {"a": torch.zeros(1)})
+    with pytest.raises(ValueError, match="is of a run with source None, here it is 'stripes'"):
+        train.fit(tiny(), stripes(32), None, train.Plan(), folder=tmp_path, progress=False)
 
 
 def test_a_loss_of_ones_own_is_used():
@@ -237,13 +277,16 @@ def test_accuracy_is_the_percentage_of_right_answers():
     assert train.evaluate(Says([0.0, 1.0]), data, batch_size=2) == 20.0
 
 
-def test_accuracy_leaves_the_network_in_the_mode_it_was_in():
-    for mode in (True, False):
-        network = tiny().train(mode)
-        train.evaluate(network, stripes(4))
-        assert network.training is mode
+@pytest.mark.parametrize("mode", [True, False])
+def test_accuracy_leaves_each_part_of_the_network_in_the_mode_it_was_in(mode):
+    network = nn.Sequential(Says([1.0, 0.0]), nn.BatchNorm1d(2), nn.Dropout()).train(mode)
+    network[1].train(not mode)
+    train.evaluate(network, stripes(4))
+    assert [module.training for module in network] == [mode, not mode, mode] and network.training is mode
 
 
-def test_nan_is_not_an_answer():
+def test_nan_is_not_an_answer_and_leaves_the_network_in_its_mode():
+    network = Says([math.nan, 1.0]).train()
     with pytest.raises(ValueError, match="the network gave NaN.*not finite"):
-        train.evaluate(Says([math.nan, 1.0]), stripes(4))
+        train.evaluate(network, stripes(4))
+    assert network.training

@@ -1,4 +1,4 @@
-"""A network with every kind of layer, for several test files."""
+"""Networks for several test files: one with every kind of layer, one of three layers."""
 
 from __future__ import annotations
 
@@ -24,3 +24,9 @@ class Zoo(nn.Module):
         y = self.relu(self.avg_pool(y))  # a relu with no layer before it
         y = torch.flatten(nn.functional.adaptive_avg_pool2d(y, 1), 1)
         return self.fc2(self.relu(self.fc1(y)) * 1.0)  # a float island
+
+
+def convolutions() -> nn.Module:
+    """Two convolutions and a linear layer, for images (N, 3, 6, 6)."""
+    layers = [nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 64, 3), nn.Flatten(), nn.Linear(256, 10)]
+    return nn.Sequential(*layers).eval()

@@ -13,13 +13,24 @@ import shutil
 from pathlib import Path
 
 from qlab import data, evaluate, models, prepare, qat
+from qlab.cli import options
 from qlab.files import read_tensors, sha256
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path, help="the run's folder, named <network>-<data> or <network>-<data>-<WxAy>")
+    parser.add_argument(
+        "run", type=run_folder, help="the run's folder, named <network>-<data> or <network>-<data>-<WxAy>"
+    )
     print(json.dumps(adopt(parser.parse_args().run), indent=2))
+
+
+def run_folder(text: str) -> Path:
+    """The folder of a run."""
+    options.weights(str(Path(text) / "last.safetensors"))
+    if not re.fullmatch("[a-z0-9_]+-[a-z0-9]+(-w[0-9]+a[0-9]+)?", Path(text).resolve().name):
+        raise options.refuse(text, "a folder named <network>-<data> or <network>-<data>-<WxAy>")
+    return Path(text).resolve()
 
 
 def adopt(run: Path) -> dict:

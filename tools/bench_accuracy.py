@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 import qlab
 from qlab import PerTensor, QConfig
+from qlab.cli import options
 from qlab.graph.prepare import Prepared
 
 
@@ -170,14 +171,25 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--network", default="resnet20", help="resnet20 (default), mobilenet_v2 or vgg")
-    parser.add_argument("--data", default="cifar10", choices=["cifar10", "shapes10"], help="default: cifar10")
-    parser.add_argument("--split", default="test", choices=["test", "validation"], help="validation: for trials")
-    parser.add_argument("--bits", nargs="+", default=BITS, help=f"default: {' '.join(BITS)}")
+    parser.add_argument(
+        "--network", type=options.network, default="resnet20", help="resnet20 (default), mobilenet_v2 or vgg"
+    )
+    parser.add_argument("--data", type=options.dataset, default="cifar10", help="cifar10 (default) or shapes10")
+    parser.add_argument(
+        "--split",
+        type=options.one_of("test", "validation"),
+        default="test",
+        help="test (default), or validation for trials",
+    )
+    parser.add_argument("--bits", type=options.preset, nargs="+", default=BITS, help=f"default: {' '.join(BITS)}")
     parser.add_argument("--only", nargs="+", metavar="METHOD", help=f"of: {'; '.join(METHODS)}")
-    parser.add_argument("--images", type=int, help="so many of the split's images (default: all)")
-    parser.add_argument("--seed", type=int, default=0, help="of calibration images and of rounding (default: 0)")
-    parser.add_argument("--rows", type=Path, default=Path("runs/accuracy.jsonl"), help="default: %(default)s")
+    parser.add_argument("--images", type=options.count, help="so many of the split's images (default: all)")
+    parser.add_argument(
+        "--seed", type=options.seed, default=0, help="of calibration images and of rounding (default: 0)"
+    )
+    parser.add_argument(
+        "--rows", type=options.new_file(".jsonl"), default=Path("runs/accuracy.jsonl"), help="default: %(default)s"
+    )
     args = parser.parse_args(words)
     unknown = [word for word in args.only or () if word not in METHODS and word not in args.bits]
     if unknown:

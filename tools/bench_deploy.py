@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import qlab
-from qlab import QConfig, QParams, bench
+from qlab import PerChannel, QConfig, QParams, bench
+from qlab.cli import options
 from qlab.files import read_tensors, write_tensors
 from qlab.int8 import engines
 
@@ -46,8 +47,8 @@ print(json.dumps([ready, time.perf_counter() - start, psutil.Process().memory_in
 def main(words: Sequence[str] | None = None) -> int:
     """Measure and print; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=1, help="processor threads (default: 1)")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each (default: %(default)s)")
+    parser.add_argument("--threads", type=options.threads, default=1, help="processor threads (default: 1)")
+    parser.add_argument("--rounds", type=options.count, default=7, help="turns of each (default: %(default)s)")
     args = parser.parse_args(words)
     free = psutil.virtual_memory().available
     if free < NEEDED:
@@ -125,7 +126,9 @@ def load(kind: str, path: Path, threads: int) -> tuple[float, float, float]:
 def first_linear(rounds: int, inputs: int = 25_088, outputs: int = 4_096) -> str:
     """VGG-16's largest layer alone on one image: times and bytes a second, in float32 and in int8."""
     codes = torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8)
-    grids = QParams(torch.full((outputs,), 1e-4), torch.zeros(outputs, dtype=torch.int32), signed=True, axis=0)
+    grids = QParams(
+        torch.full((outputs,), 1e-4), torch.zeros(outputs, dtype=torch.int32), signed=True, granularity=PerChannel(0)
+    )
     x_grid, y_grid = qlab.choose_qparams(0.0, 1.0, 7), qlab.choose_qparams(-4.0, 4.0, 8)
     row, weight = torch.rand(1, inputs), codes.float().mul_(1e-4)
     calls = {"float32": lambda: F.linear(row, weight)}

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 import qlab
 from qlab import PerTensor, QConfig, bench, detect
-from qlab.bench import file_bytes
-from qlab.detect.command import captured
+from qlab.bench import captured, file_bytes
+from qlab.cli import options
 from qlab.graph.prepare import Prepared
 from qlab.int8 import engines
 
@@ -40,22 +40,25 @@ def main(words: Sequence[str] | None = None) -> int:
     rows = {"float": float_network, **{name: qlab.convert(net, args.engine) for name, net in prepared.items()}}
     for name, net in rows.items():
         print(accuracy(name, net, scenes), flush=True)
-    int8 = {name: captured(qlab.convert(prepared["int8 QAT"], name)) for name in usable()}
+    one = torch.zeros(1, 3, detect.SIDE, detect.SIDE)
+    int8 = {name: captured(qlab.convert(prepared["int8 QAT"], name), one) for name in usable()}
     print(speed({"float": float_network, **int8}, scenes.images[0], args.rounds))
     chosen, why = engines.choose()
     print(f'engine "auto" is {chosen} here: {why}')
-    print(f"a live scene, 30 frames a second: {live(detect.Detector(captured(rows['int8 QAT'])), args.seconds)}")
+    print(f"a live scene, 30 frames a second: {live(detect.Detector(captured(rows['int8 QAT'], one)), args.seconds)}")
     return 0
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--scenes", type=int, default=500, help="test scenes (default: 500)")
-    parser.add_argument("--engine", default="auto", help="whose arithmetic mAP is measured on (default: auto)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
-    parser.add_argument("--rounds", type=int, default=15, help="rounds of timing (default: 15)")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of a live scene (default: 5)")
+    parser.add_argument("--scenes", type=options.count, default=500, help="test scenes (default: 500)")
+    parser.add_argument(
+        "--engine", type=options.engine, default="auto", help="whose arithmetic mAP is measured on (default: auto)"
+    )
+    parser.add_argument("--threads", type=options.threads, default=torch.get_num_threads(), help="default: %(default)s")
+    parser.add_argument("--rounds", type=options.count, default=15, help="rounds of timing (default: 15)")
+    parser.add_argument("--seconds", type=options.number(0.1, 3600.0), default=5.0, help="of a live scene (default: 5)")
     return parser.parse_args(words)
 
 

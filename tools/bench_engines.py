@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 import qlab
 from qlab import QConfig
+from qlab.cli import options
 from qlab.int8 import engines
 
 
@@ -44,12 +45,23 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--network", nargs="+", default=list(qlab.models.ARCHITECTURES), help="default: all three")
-    parser.add_argument("--data", default="cifar10", choices=["cifar10", "shapes10"], help="default: cifar10")
-    parser.add_argument("--observer", default="minmax", help="who chooses the activations' ranges (default: minmax)")
-    parser.add_argument("--images", type=int, help="so many test images (default: all)")
-    parser.add_argument("--drop", type=float, default=0.2, help="points that may be lost (default: 0.2)")
-    parser.add_argument("--agreement", type=float, default=99.5, help="%% of equal answers wanted (default: 99.5)")
+    parser.add_argument(
+        "--network", type=options.network, nargs="+", default=list(qlab.models.ARCHITECTURES), help="default: all three"
+    )
+    parser.add_argument("--data", type=options.dataset, default="cifar10", help="cifar10 (default) or shapes10")
+    parser.add_argument(
+        "--observer",
+        type=options.observer,
+        default="minmax",
+        help="who chooses the activations' ranges (default: minmax)",
+    )
+    parser.add_argument("--images", type=options.count, help="so many test images (default: all)")
+    parser.add_argument(
+        "--drop", type=options.number(0.0, 100.0), default=0.2, help="points that may be lost (default: 0.2)"
+    )
+    parser.add_argument(
+        "--agreement", type=options.number(0.0, 100.0), default=99.5, help="%% of equal answers wanted (default: 99.5)"
+    )
     return parser.parse_args(words)
 
 

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 import qlab
 from qlab import bench
+from qlab.cli import options
 from qlab.int8 import engines
 
 
@@ -59,14 +60,20 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--network", default="resnet20", help="resnet20 (default), mobilenet_v2 or vgg")
-    parser.add_argument("--data", default="cifar10", choices=["cifar10", "shapes10"], help="default: cifar10")
-    parser.add_argument("--batch-size", type=int, nargs="+", default=[1, 8, 64, 256], help="default: 1 8 64 256")
-    parser.add_argument("--threads", type=int, default=1, help="processor threads (default: 1)")
-    parser.add_argument("--rounds", type=int, default=bench.ROUNDS, help=f"default: {bench.ROUNDS}")
+    parser.add_argument(
+        "--network", type=options.network, default="resnet20", help="resnet20 (default), mobilenet_v2 or vgg"
+    )
+    parser.add_argument("--data", type=options.dataset, default="cifar10", help="cifar10 (default) or shapes10")
+    parser.add_argument(
+        "--batch-size", type=options.count, nargs="+", default=[1, 8, 64, 256], help="default: 1 8 64 256"
+    )
+    parser.add_argument("--threads", type=options.threads, default=1, help="processor threads (default: 1)")
+    parser.add_argument("--rounds", type=options.count, default=bench.ROUNDS, help=f"default: {bench.ROUNDS}")
     parser.add_argument("--only", nargs="+", metavar="WORD", help="only those with such a word in the name")
-    parser.add_argument("--json", type=Path, help="write every measurement to this file")
-    parser.add_argument("--plot", type=Path, help="write a figure to this file (.png, .svg, .pdf)")
+    parser.add_argument("--json", type=options.new_file(".json"), help="write every measurement to this file")
+    parser.add_argument(
+        "--plot", type=options.new_file(".png", ".svg", ".pdf"), help="write a figure to this file (.png, .svg, .pdf)"
+    )
     return parser.parse_args(words)
 
 
@@ -75,7 +82,7 @@ def chosen(words: Sequence[str] | None) -> dict[str, Callable[[Task], Bind]]:
     always.
     """
     own = {f"int8 qlab {name}": partial(qlab_engine, engine=name) for name in engines.NAMES}
-    own |= {f"int8 qlab {name} captured": partial(captured, engine=name) for name in engines.HISTORICAL}
+    own |= {f"int8 qlab {name} captured": partial(captured, engine=name) for name in engines.QUANTIZED}
     own |= {"int8 qlab onnxruntime": on_onnxruntime}
     everything = {**all_baselines(), **own}
     baseline = next(iter(everything))

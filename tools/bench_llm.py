@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from qlab import bench, llm
+from qlab.cli import options
 
 NEEDED = 14e9  # bytes
 FULL = """import json, sys, time
@@ -70,7 +71,7 @@ def quality(model: nn.Module, test: Tensor, calibration: Tensor) -> list[Quality
         quantized = make()
         found = llm.perplexity(quantized, test)
         first = rows[0].perplexity if rows else found
-        memory = 100 * llm.weight_bytes(quantized) / llm.weight_bytes(model)
+        memory = 100 * bench.memory_bytes(quantized) / bench.memory_bytes(model)
         rows.append(Quality(name, found, 100 * (found / first - 1), memory))
     return rows
 
@@ -134,7 +135,7 @@ def measure_large(kind: str, threads: int, small: bool = False) -> dict[str, flo
     prefill, decode = llm.speed(model, prompt, 4)
     peak = peak_bytes()
     return {
-        "made in": seconds, "weights": llm.weight_bytes(model) / 1e9, "before": before / 1e9, "peak": peak / 1e9,
+        "made in": seconds, "weights": bench.memory_bytes(model) / 1e9, "before": before / 1e9, "peak": peak / 1e9,
         "prefill": prefill, "decode": decode,
     }  # fmt: skip
 
@@ -168,10 +169,12 @@ def large(threads: int, small: bool = False) -> dict[str, dict]:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="measure the 2B configuration too")
-    parser.add_argument("--windows", type=int, default=200, help="test windows of 256 bytes (200)")
-    parser.add_argument("--layers", type=int, default=2, help="decoder layers of the slice (2; the 2B model has 40)")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each network (5)")
-    parser.add_argument("--threads", type=int, default=1, help="processor threads (1)")
+    parser.add_argument("--windows", type=options.count, default=200, help="test windows of 256 bytes (200)")
+    parser.add_argument(
+        "--layers", type=options.number(1, 40), default=2, help="decoder layers of the slice (2; the 2B model has 40)"
+    )
+    parser.add_argument("--rounds", type=options.count, default=5, help="turns of each network (5)")
+    parser.add_argument("--threads", type=options.threads, default=1, help="processor threads (1)")
     parser.add_argument("--small", action="store_true", help="tiny shapes everywhere: shows that it runs")
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)

@@ -14,7 +14,7 @@ import time
 import torch
 
 from qlab.affine import QParams, choose_qparams, fake_quantize, quantize
-from qlab.granularity import PerChannel
+from qlab.granularity import PerChannel, PerTensor
 from qlab.observers import OBSERVERS, build
 from qlab.qconfig import QuantSpec
 
@@ -32,16 +32,16 @@ def best(function, runs: int = 20) -> float:
 
 def fused(x: torch.Tensor, qp: QParams) -> torch.Tensor:
     """torch's own operator for the same grid."""
-    if qp.axis is None:
+    if qp.granularity == PerTensor():
         return torch.fake_quantize_per_tensor_affine(x, qp.scale, qp.zero_point, qp.qmin, qp.qmax)
-    return torch.fake_quantize_per_channel_affine(x, qp.scale, qp.zero_point, qp.axis, qp.qmin, qp.qmax)
+    return torch.fake_quantize_per_channel_affine(x, qp.scale, qp.zero_point, qp.granularity.axis, qp.qmin, qp.qmax)
 
 
 def main() -> None:
     activation = torch.randn(64, 16, 32, 32).relu().contiguous(memory_format=torch.channels_last)
     weight = torch.randn(64, 64, 3, 3)
     lo, hi = weight.amin((1, 2, 3)), weight.amax((1, 2, 3))
-    per_tensor, per_channel = choose_qparams(0.0, 4.0), choose_qparams(lo, hi, 8, True, True, axis=0)
+    per_tensor, per_channel = choose_qparams(0.0, 4.0), choose_qparams(lo, hi, 8, True, True, granularity=PerChannel(0))
     print(f"torch {torch.__version__}, {torch.get_num_threads()} thread(s); ns a value")
     for name, x, qp in (("activation", activation, per_tensor), ("weight", weight, per_channel)):
         x = x.clone().requires_grad_()

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 import qlab
 from qlab import bench
+from qlab.cli import options
 
 OBSERVERS = ("minmax", "percentile", "mse", "entropy")
 
@@ -47,12 +48,16 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--network", default="resnet20", help="resnet20 (default), mobilenet_v2 or vgg")
-    parser.add_argument("--data", default="cifar10", choices=["cifar10", "shapes10"], help="default: cifar10")
-    parser.add_argument("--images", type=int, default=1024, help="calibration images (default: 1024)")
-    parser.add_argument("--batch-size", type=int, default=128, help="images a calibration batch (default: 128)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
-    parser.add_argument("--rounds", type=int, default=5, help="default: 5")
+    parser.add_argument(
+        "--network", type=options.network, default="resnet20", help="resnet20 (default), mobilenet_v2 or vgg"
+    )
+    parser.add_argument("--data", type=options.dataset, default="cifar10", help="cifar10 (default) or shapes10")
+    parser.add_argument("--images", type=options.count, default=1024, help="calibration images (default: 1024)")
+    parser.add_argument(
+        "--batch-size", type=options.count, default=128, help="images a calibration batch (default: 128)"
+    )
+    parser.add_argument("--threads", type=options.threads, default=torch.get_num_threads(), help="default: %(default)s")
+    parser.add_argument("--rounds", type=options.count, default=5, help="default: 5")
     return parser.parse_args(words)
 
 

@@ -23,6 +23,8 @@ from torch.nn import functional as F
 
 import qlab
 from qlab import bench, qat
+from qlab.cli import options
+from qlab.qat import training
 
 Network = Callable[[Tensor], Tensor]
 
@@ -47,11 +49,13 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--network", default="resnet20", help="resnet20 (default), mobilenet_v2 or vgg")
-    parser.add_argument("--data", default="cifar10", choices=["cifar10", "shapes10"], help="default: cifar10")
-    parser.add_argument("--batch-size", type=int, default=128, help="images a step (default: 128)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
-    parser.add_argument("--rounds", type=int, default=7, help="default: 7")
+    parser.add_argument(
+        "--network", type=options.network, default="resnet20", help="resnet20 (default), mobilenet_v2 or vgg"
+    )
+    parser.add_argument("--data", type=options.dataset, default="cifar10", help="cifar10 (default) or shapes10")
+    parser.add_argument("--batch-size", type=options.count, default=128, help="images a step (default: 128)")
+    parser.add_argument("--threads", type=options.threads, default=torch.get_num_threads(), help="default: %(default)s")
+    parser.add_argument("--rounds", type=options.count, default=7, help="default: 7")
     return parser.parse_args(words)
 
 
@@ -85,7 +89,7 @@ def qlab_qat(network: nn.Module, x: Tensor, method: str, frozen: bool = False) -
     """This package's, with all that ``qlab.qat.fit`` does in a step."""
     prepared = qlab.calibrate(qlab.prepare(network, qat.qconfig("w8a8")), [x], progress=False)
     qat.start(prepared, [x], method).train()
-    prepared.before_step = partial(qat._freeze, prepared, frozen, frozen)
+    prepared.before_step = partial(training._freeze, prepared, frozen, frozen)
     return prepared
 
 

@@ -20,7 +20,6 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from unittest.mock import patch
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -28,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import build_notebooks
 
 from qlab import bench
-from qlab.course import explorables
+from qlab.course import widgets
 
 WANTED = 35.0  # ms; a drag then follows at about 20 frames a second
 MOST = 24  # values of a control: the longest sliders are sampled
@@ -53,17 +52,17 @@ def main(words: Sequence[str]) -> int:
     return int(slow > 0)
 
 
-def panels_of(source: Path) -> list[explorables.Panel]:
+def panels_of(source: Path) -> list[widgets.Panel]:
     """Run a lesson's cells here, with its exercises solved, and keep each panel that they make."""
-    made: list[explorables.Panel] = []
-    make = explorables.Panel.__init__
+    made: list[widgets.Panel] = []
+    make = widgets.Panel.__init__
 
-    def keep(panel: explorables.Panel, *args, **controls) -> None:
+    def keep(panel: widgets.Panel, *args, **controls) -> None:
         make(panel, *args, **controls)
         made.append(panel)
 
     names: dict = {"__name__": source.stem}
-    with tempfile.TemporaryDirectory() as folder, patch.object(explorables.Panel, "__init__", keep):
+    with tempfile.TemporaryDirectory() as folder, patch.object(widgets.Panel, "__init__", keep):
         with patch.dict(os.environ, QLAB_PROGRESS=f"{folder}/progress.json"):  # solved here is not solved by the user
             for cell in build_notebooks.read(source, solved=True).cells:
                 if cell.cell_type == "code":
@@ -72,9 +71,9 @@ def panels_of(source: Path) -> list[explorables.Panel]:
     return made
 
 
-def redraws(panel: explorables.Panel) -> Iterator[float]:
+def redraws(panel: widgets.Panel) -> Iterator[float]:
     """Seconds of each redraw, control by control, with the other controls at their start and then at their end."""
-    ranges = {name: values_of(control) for name, control in panel.controls.items()}
+    ranges = {name: widgets.thinned(values, MOST) for name, values in panel.choices.items()}
     for corner in (0, -1):
         for name, values in ranges.items():
             for other, control in panel.controls.items():
@@ -85,17 +84,6 @@ def redraws(panel: explorables.Panel) -> Iterator[float]:
                 yield time.perf_counter() - start
                 if panel.error is not None:
                     raise panel.error
-
-
-def values_of(control) -> list:
-    """Every value that a control can take, or an even choice of them."""
-    if isinstance(control, explorables.Slider):
-        count = round((control.maximum - control.minimum) / control.step) + 1
-        steps = np.unique(np.linspace(0, count - 1, min(count, MOST)).round())
-        whole = float(control.step).is_integer() and float(control.minimum).is_integer()
-        return [int(v) if whole else float(v) for v in control.minimum + steps * control.step]
-    options = getattr(control, "options", (False, True))
-    return [option[1] if isinstance(option, tuple) else option for option in options]
 
 
 if __name__ == "__main__":

@@ -24,14 +24,17 @@ import torch
 from torch import Tensor, nn
 
 import qlab
+from qlab.cli import options
 
 
 def main() -> int:
     """Convert, measure, print; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default="cifar10", choices=["cifar10", "shapes10"], help="default: cifar10")
-    parser.add_argument("--out", type=Path, default=Path("."), help="folder for the files (default: here)")
-    parser.add_argument("--images", type=int, default=500, help="test images (default: %(default)s)")
+    parser.add_argument("--data", type=options.dataset, default="cifar10", help="cifar10 (default) or shapes10")
+    parser.add_argument(
+        "--out", type=options.new_folder, default=Path("."), help="folder for the files (default: here)"
+    )
+    parser.add_argument("--images", type=options.count, default=500, help="test images (default: %(default)s)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     dataset = getattr(qlab.data, args.data)

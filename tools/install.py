@@ -142,7 +142,7 @@ def compile_once() -> None:
     Where PYTHONDONTWRITEBYTECODE is set, as in many containers, every kernel would compile all of it anew.
     """
     allowed = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    modules = "ipykernel.kernelapp, jupyterlab.labapp, qlab.course.explorables, torchvision"
+    modules = "ipykernel.kernelapp, jupyterlab.labapp, qlab.course.widgets, torchvision"
     run(PYTHON, "-c", f"import {modules}", env=allowed)
 
 

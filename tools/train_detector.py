@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from qlab import detect
+from qlab.cli import options
 from qlab.detect import training
 from qlab.detect.network import CHECKPOINTS
 from qlab.files import sha256
@@ -28,8 +29,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--qat", action="store_true", help="train the trained detector on with the rounding of 8 bits")
     parser.add_argument("--adopt", action="store_true", help="put the weights into the package")
-    parser.add_argument("--out", type=Path, help="where the run is kept (default: runs/ssdlite-scenes[-w8a8])")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--out", type=options.new_folder, help="where the run is kept (default: runs/ssdlite-scenes[-w8a8])"
+    )
+    parser.add_argument("--threads", type=options.threads, default=torch.get_num_threads(), help="default: %(default)s")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     name = "ssdlite-scenes-w8a8" if args.qat else "ssdlite-scenes"

@@ -19,8 +19,14 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
+from qlab.cli import options
 from qlab.files import read_tensors, sha256, write_tensors
 from qlab.llm import granite, perplexity, text
+
+LIMITS = {  # of a Plan's numbers, the least and the most
+    "steps": (1, 10**7), "batch_size": (1, 4096), "length": (1, 256), "lr": (0.0, 10.0), "weight_decay": (0.0, 1.0),
+    "warmup": (0.0, 0.99), "seed": (0, 2**31 - 1),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -132,10 +138,16 @@ def adopt(path: Path, folder: Path) -> dict:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/granite-tiny"))
+    parser.add_argument(
+        "--out",
+        type=options.new_folder,
+        default="runs/granite-tiny",
+        help="where the run is kept (default: %(default)s)",
+    )
     parser.add_argument("--adopt", action="store_true", help="take the run's weights into the package")
     for name, default in asdict(Plan()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+        kind = options.number(*LIMITS[name])
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help="default: %(default)s")
     args = vars(parser.parse_args(arguments))
     folder = args.pop("out")
     if args.pop("adopt"):

@@ -25,8 +25,9 @@ import torch
 from IPython.display import Markdown
 
 import qlab
-from qlab.course import banner, explorables, plots
+from qlab.course import banner
 from qlab.course.exercises import check, hint, solution
+from qlab.course.lesson00 import panels, plots
 from qlab.course.quiz import quiz
 
 test = qlab.data.at_hand("test")
@@ -152,7 +153,7 @@ float_accuracy = qlab.evaluate(network, small_exam)
 # **Move** the slider to the left, one bit at a time. Which image is lost first?
 
 # %%
-explorables.fewer_bits(ten, answers, accuracy, float_accuracy)
+panels.fewer_bits(ten, answers, accuracy, float_accuracy)
 
 # %% [markdown]
 # **Explain.** A code stands for all the numbers that are nearer to it than to any other, so a number can be

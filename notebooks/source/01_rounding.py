@@ -18,8 +18,8 @@ import math
 import torch
 
 import qlab
-from qlab.course import explorables
 from qlab.course.exercises import check, hint, solution
+from qlab.course.lesson01 import panels
 from qlab.course.quiz import quiz
 
 network = qlab.models.load("resnet20", data=qlab.data.available().name)
@@ -42,7 +42,7 @@ weights = network.layer3[0].conv2.weight.detach()
 # which makes it 1.5? Then set all five bits of the exponent.
 
 # %%
-explorables.formats()
+panels.formats()
 
 # %% [markdown]
 # **Explain.** The fraction decides how fine the steps are, the exponent how far the format reaches. 0.3 is
@@ -68,7 +68,7 @@ assert qlab.quantize(torch.tensor(4.5), qlab.QParams(1 / 32, 0, signed=True)) ==
 # **Move** the bits first. Then go back to 3 bits and move the grid: for which shifts does 0 stay 0?
 
 # %%
-explorables.rounding()
+panels.rounding()
 
 # %% [markdown]
 # **Explain.** Each number has a rung that is at most half a step away. One more bit doubles the number of
@@ -146,7 +146,7 @@ print("values", qlab.dequantize(codes, grid).tolist())
 # **Move** the bits down. From which number of bits on does the image change?
 
 # %%
-explorables.rounding_errors(weights)
+panels.rounding_errors(weights)
 
 # %% [markdown]
 # **Explain.** While a step is small beside the weights, a weight may lie anywhere between two rungs, so all

@@ -17,8 +17,9 @@ import torch
 
 import qlab
 from qlab import QuantSpec, observers
-from qlab.course import banner, explorables
+from qlab.course import banner
 from qlab.course.exercises import check, hint, solution
+from qlab.course.lesson02 import panels
 from qlab.course.quiz import quiz
 
 network = qlab.models.load("resnet20", data=qlab.data.available().name)
@@ -59,7 +60,7 @@ assert above < 0.05
 # **Move** the limit from 100 % down until the title's error is smallest. Then try 2 bits, and 8 bits.
 
 # %%
-explorables.clipping(activations)
+panels.clipping(activations)
 
 # %% [markdown]
 # **Explain.** The rounding error goes with the square of the step, and the step goes with the limit. Each bit
@@ -121,7 +122,7 @@ check("2.3", best_limit)
 # **Move** the bits from 8 to 2.
 
 # %%
-explorables.chosen_limits(activations)
+panels.chosen_limits(activations)
 
 # %% [markdown]
 # **Explain.** Min-max and percentile look at the values only. MSE and entropy weigh clipping against the

@@ -19,9 +19,10 @@ import torch
 from torch import nn
 
 import qlab
-from qlab import QConfig
-from qlab.course import banner, explorables
+from qlab import PerTensor, QConfig
+from qlab.course import banner
 from qlab.course.exercises import check, hint, solution
+from qlab.course.lesson03 import panels
 from qlab.course.quiz import quiz
 
 network = qlab.models.load("resnet20", data=qlab.data.available().name)
@@ -52,7 +53,7 @@ print(f"{len(batches)} batches of {batches[0].numel():,} values each, none below
 # **Move** the number of batches to the end. Then change the momentum: what happens near 0.01, what at 1?
 
 # %%
-explorables.settling(batches)
+panels.settling(batches)
 
 # %% [markdown]
 # **Explain.** Min-max can only grow, and each time it grows is a **record**. If the batches come in random
@@ -156,7 +157,7 @@ tops = largest_values(train.sample(1024))
 # **Move** the number of images. Then draw other images: how much is luck?
 
 # %%
-explorables.calibration_size(tops)
+panels.calibration_size(tops)
 
 # %% [markdown]
 # **Explain.** Each layer of one image has thousands of values, so even a single image shows a good part
@@ -276,7 +277,7 @@ assert by_set["training images"] > by_set["plain grey"] + 10
 # %%
 def steps(quantized):
     """The scale of every activation, shape (activations,); the scales of weights have a channel axis."""
-    return torch.stack([q.qparams.scale for _, q in quantized.quantizers() if q.qparams.axis is None])
+    return torch.stack([q.qparams.scale for _, q in quantized.quantizers() if q.qparams.granularity == PerTensor()])
 
 
 wanted = steps(networks["training images"])

@@ -19,8 +19,9 @@ import torch
 
 import qlab
 from qlab import PerChannel, PerGroup, PerTensor, QConfig, QuantSpec
-from qlab.course import banner, explorables
+from qlab.course import banner
 from qlab.course.exercises import check, hint, solution
+from qlab.course.lesson04 import panels
 from qlab.course.quiz import quiz
 from qlab.graph.fold import fold_layer
 
@@ -91,7 +92,7 @@ check("4.1", fold)
 # until the worst channel is as good as it was per channel with 4 bits.
 
 # %%
-explorables.channel_ranges(folded(depthwise).weight)
+panels.channel_ranges(folded(depthwise).weight)
 
 # %% [markdown]
 # **Explain.** The largest weight of the tensor sets the one scale. A channel that lies below half a step
@@ -208,7 +209,7 @@ assert per_channel[4] > per_tensor[4] + 5
 # **Move** the share of equalization from 0 to 100 %.
 
 # %%
-explorables.equalization(folded(expand).weight, folded(depthwise).weight)
+panels.equalization(folded(expand).weight, folded(depthwise).weight)
 
 # %% [markdown]
 # **Explain.** A channel that is large in one layer only hands a part of its range over to the other one, and

@@ -24,8 +24,9 @@ from torch.nn import functional as F
 
 import qlab
 from qlab import QConfig, QParams, bench
-from qlab.course import banner, explorables, plots
+from qlab.course import banner
 from qlab.course.exercises import check, hint, solution
+from qlab.course.lesson05 import panels, plots
 from qlab.course.quiz import quiz
 from qlab.int8 import engines
 from qlab.int8.reference import Engine
@@ -55,7 +56,7 @@ banner(calibration)
 x = torch.tensor([0.9, -0.4, 1.7, -1.1])
 w = torch.tensor([0.31, -0.22, 0.45, 0.12])
 bias, ends = 0.25, (-1.0, 3.0)  # the output's range, as calibration would find it
-explorables.dot_product(x, w, bias, ends)
+panels.dot_product(x, w, bias, ends)
 
 # %% [markdown]
 # **Explain.** Products of 8-bit codes need up to 16 bits, so they are added up in an **int32**. The bias is
@@ -154,7 +155,7 @@ first = qlab.prepare(network).network.get_submodule("conv1")  # BatchNorm is fol
 pieces = F.unfold(images[:16], 3, padding=1).unflatten(1, (3, 9)).permute(0, 3, 2, 1).flatten(2).flatten(0, 1)
 pieces = pieces[torch.randperm(len(pieces), generator=torch.Generator().manual_seed(0))[:400]]
 weights = first.weight.detach().permute(0, 2, 3, 1).flatten(1)
-explorables.saturation(pieces, weights)
+panels.saturation(pieces, weights)
 
 # %% [markdown]
 # **Explain.** One bit is enough, and either side can give it:
@@ -295,7 +296,7 @@ print(bench.compare(on_engines, images[:32], threads=1, rounds=5, progress=False
 
 # %% tags=["timing"]
 plain, captured = int8.on("auto"), int8.on("auto")
-if captured.engine in engines.HISTORICAL:
+if captured.engine in engines.QUANTIZED:
     captured.capture(images[:1]).capture(images[:32])
 for batch in (1, 32):
     calls = {"float32": network, "int8": plain, "int8, captured": captured}

@@ -22,8 +22,9 @@ import torch
 
 import qlab
 from qlab import QConfig, analysis
-from qlab.course import banner, explorables
+from qlab.course import banner
 from qlab.course.exercises import check, hint, solution
+from qlab.course.lesson06 import panels
 from qlab.course.quiz import quiz
 
 network = qlab.models.load("resnet20", data=qlab.data.available().name)
@@ -99,19 +100,16 @@ def tables_of(bits):
     """The SQNR of each layer with these bits: weights and activations, weights alone, activations alone."""
     quantized = qlab.prepare(network, QConfig.preset(f"w{bits}a{bits}", first_last=None))
     qlab.calibrate(quantized, [held_in])
-    weights = {layer.weight_quantizer for _, layer in quantized.weighted()}
     found = {}
     for what in ("both", "weights", "activations"):
-        for _, quantizer in quantized.quantizers():
-            rounds = what == "both" or (quantizer in weights) == (what == "weights")
-            quantizer.mode = "quantize" if rounds else "off"
-        found[what, bits] = analysis.layer_sqnr(quantized, [held_in[:16]])
+        with quantized.quantizing(weights=what != "activations", activations=what != "weights"):
+            found[what, bits] = analysis.layer_sqnr(quantized, [held_in[:16]])
     return found
 
 
 held_in, _ = next(calibration.batches(32))
 tables = {key: table for bits in range(2, 9) for key, table in tables_of(bits).items()}
-explorables.layer_noise(tables)
+panels.layer_noise(tables)
 
 # %% [markdown]
 # **Explain.** Each layer gets the noise of all layers before it and adds its own. A bit more gives about 6
@@ -189,7 +187,7 @@ check("6.1", packed_bytes)
 # %%
 costs = analysis.bit_costs(network, calibration.subset(slice(24)).batches(24), (2, 3, 4, 6, 8))
 front = analysis.Front(costs)
-explorables.bit_budget(front)
+panels.bit_budget(front)
 
 # %% [markdown]
 # **Explain.** A byte is best spent where it removes most noise. The first layer has few weights and all

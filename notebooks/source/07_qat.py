@@ -19,8 +19,9 @@ from tqdm.auto import tqdm
 
 import qlab
 from qlab import qat
-from qlab.course import banner, explorables, plots
+from qlab.course import banner
 from qlab.course.exercises import check, hint, solution
+from qlab.course.lesson07 import panels, plots
 from qlab.course.quiz import quiz
 from qlab.int8 import engines
 
@@ -56,7 +57,7 @@ assert broken_accuracy < float_accuracy - 10
 # **Move** the steps from 0 to 60. Then try other starts.
 
 # %%
-explorables.one_weight()
+panels.one_weight()
 
 # %% [markdown]
 # **Explain.** A weight that moves a little is rounded to the same rung, so the loss does not change: its slope
@@ -140,7 +141,7 @@ check("7.3", gradient_of_values)
 
 # %%
 layer = network.layer2[1].conv1
-explorables.learned_scale(layer.weight)
+panels.learned_scale(layer.weight)
 
 # %% [markdown]
 # **Explain.** Rounding errors drive the scale down, clipped values drive it up. The two are in balance close to
@@ -224,7 +225,7 @@ training = {pull: train_layer(pull) for pull in (0, 1)}
 # **Move** the step to the end with the pull off. Then switch the pull on, and go through the steps again.
 
 # %%
-explorables.gathering(training, EVERY)
+panels.gathering(training, EVERY)
 
 # %% [markdown]
 # **Explain.** The scale shrinks first: it was made for the largest weight, and nearly all others were rounded to

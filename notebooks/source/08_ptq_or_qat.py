@@ -20,8 +20,9 @@ from IPython.display import Markdown
 
 import qlab
 from qlab import QConfig
-from qlab.course import banner, explorables, plots
+from qlab.course import banner
 from qlab.course.exercises import check, hint, solution
+from qlab.course.lesson08 import panels, plots
 from qlab.course.quiz import quiz
 
 data = qlab.data.available().name
@@ -113,7 +114,7 @@ for bits in presets:
 # **Move** the bits from 8 down to 2.
 
 # %%
-explorables.ptq_and_qat(ptq, qat, float_accuracy)
+panels.ptq_and_qat(ptq, qat, float_accuracy)
 
 # %% [markdown]
 # **Explain.** Down to 6 bits there is hardly anything for QAT to repair. At 4 bits PTQ begins to lose, and at
@@ -180,7 +181,7 @@ Markdown(f"""
 # %%
 candidates = [plots.Candidate(presets[b], size[b], float_accuracy - ptq[b], False) for b in presets]
 candidates += [plots.Candidate(presets[b], size[b], float_accuracy - qat[b], True) for b in qat]
-explorables.choice(candidates)
+panels.choice(candidates)
 
 # %% [markdown]
 # **Explain.** Training moves the whole front down and to the left: at each size it loses less. Where PTQ

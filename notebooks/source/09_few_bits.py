@@ -18,10 +18,12 @@ from dataclasses import replace
 import torch
 
 import qlab
-from qlab import QConfig, codebook
-from qlab.course import banner, explorables
+from qlab import QConfig, codebook, formats
+from qlab.course import banner
 from qlab.course.exercises import check, hint, solution
+from qlab.course.lesson09 import panels
 from qlab.course.quiz import quiz
+from qlab.qconfig import Binary, KMeans, Ternary
 
 network = qlab.models.load("resnet20", data=qlab.data.available().name)
 test = qlab.data.at_hand("test").sample(300)
@@ -46,7 +48,7 @@ banner(test)
 # **Move** the iterations from 0 to 40, then the bits.
 
 # %%
-explorables.codebook(weights)
+panels.codebook(weights)
 
 # %% [markdown]
 # **Explain.** The centroids move to where the weights are many. Neither of the two steps can raise the error, so it
@@ -120,14 +122,14 @@ def bytes_of(prepared):
     beside = 0
     for _, layer in prepared.weighted():
         spec = layer.weight_quantizer.spec
-        beside += 2**spec.bits if isinstance(spec, codebook.KMeans) else len(layer.weight)
+        beside += 2**spec.bits if isinstance(spec, KMeans) else len(layer.weight)
     return qlab.analysis.weight_bytes(prepared) + 4 * beside
 
 
 even_steps = QConfig.preset("w8a32").weight
 grids = {f"{bits} bits, equal steps": replace(even_steps, bits=bits, observer="mse") for bits in (4, 3, 2)}
-grids |= {f"{bits} bits, codebook": codebook.KMeans(bits) for bits in (4, 3, 2)}
-grids |= {"ternary": codebook.Ternary(), "binary": codebook.Binary()}
+grids |= {f"{bits} bits, codebook": KMeans(bits) for bits in (4, 3, 2)}
+grids |= {"ternary": Ternary(), "binary": Binary()}
 float_accuracy = qlab.evaluate(network, test)
 print(f"{'float32':21} {float_accuracy:5.1f} % right")
 accuracy, size = {}, {}
@@ -177,7 +179,7 @@ assert accuracy.get("w1a32", 100) > accuracy.get("w1a1", 0) + 2
 # **Move** the threshold up from 0. Look for the least error, and see which weights become 0 there.
 
 # %%
-explorables.few_values(weights)
+panels.few_values(weights)
 
 # %% [markdown]
 # **Explain.** The scale with the least error is the mean magnitude of the weights that are kept. For binary
@@ -237,7 +239,7 @@ def sqnr(values, grid):
     if grid == "int8":
         rounded = qlab.fake_quantize(values, qlab.choose_qparams(-largest, largest, 8, signed=True, symmetric=True))
     else:
-        scale = largest / torch.finfo(codebook.FORMATS[grid]).max
+        scale = largest / torch.finfo(formats.FORMATS[grid]).max
         rounded = codebook.round_to_float(values / scale, grid) * scale
     error = (rounded - values)[1:]
     return 10 * math.log10(values[1:].square().sum() / error.square().sum())

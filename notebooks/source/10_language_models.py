@@ -20,9 +20,9 @@ import psutil
 import torch
 
 import qlab
-from qlab import bench, llm
-from qlab.course import explorables, plots
+from qlab import PerChannel, PerGroup, bench, llm
 from qlab.course.exercises import check, hint, solution
+from qlab.course.lesson10 import panels, plots
 from qlab.course.quiz import quiz
 
 model = llm.tiny()
@@ -105,11 +105,11 @@ for kind in ("bf16", "int8", "int4", "w8a8"):
 # %%
 found, texts = {}, {}
 for bits in range(2, 9):
-    for kind, group in (("one scale a row", None), ("groups of 64", 64)):
-        rounded = llm.rounded(model, bits, group)
+    for kind, granularity in (("one scale a row", PerChannel(0)), ("groups of 64", PerGroup(64))):
+        rounded = llm.rounded(model, bits, granularity)
         found[kind, bits] = llm.perplexity(rounded, test[:8])
     texts[bits] = bytes(llm.generate(rounded, prompt, 60).tolist()).decode("latin1")
-explorables.bits_of_weights(found, llm.perplexity(model, test[:8]), texts, "groups of 64")
+panels.bits_of_weights(found, llm.perplexity(model, test[:8]), texts, "groups of 64")
 
 # %% [markdown]
 # **Explain.** Eight bits cost next to nothing, in either way. With few bits, the largest weight of a row makes the
@@ -131,7 +131,7 @@ assert found["groups of 64", 2] < found["one scale a row", 2]
 
 # %%
 weight = model.model.layers[1].mlp.down_proj.weight.detach()
-explorables.weight_groups(weight, (16, 32, 64, 128, 256, 512))
+panels.weight_groups(weight, (16, 32, 64, 128, 256, 512))
 
 # %% [markdown]
 # **Explain.** A grid takes 32 bits here: 16 for the scale and 16 for the zero point, as torch's kernel wants them. In
@@ -140,7 +140,7 @@ explorables.weight_groups(weight, (16, 32, 64, 128, 256, 512))
 # %%
 def error(bits, size):
     """The weights' relative error in percent."""
-    off = qlab.dequantize(*llm.quantize_weight(weight, bits, size)) - weight
+    off = qlab.dequantize(*llm.quantize_weight(weight, bits, PerGroup(size))) - weight
     return 100 * float(off.norm() / weight.norm())
 
 
@@ -182,10 +182,10 @@ solved = llm.weight_only(model, bits=4, windows=calibration)
 lost = {}
 for name, each in (("8 bits", eight), ("4 bits, rounded", nearest), ("4 bits, GPTQ", solved)):
     lost[name] = 100 * (llm.perplexity(each, test) / whole - 1)
-    share = 100 * llm.weight_bytes(each) / llm.weight_bytes(model)
+    share = 100 * bench.memory_bytes(each) / bench.memory_bytes(model)
     print(f"{name:16} perplexity {lost[name]:+.2f} %, memory {share:.1f} % of float32")
 assert abs(lost["8 bits"]) < 0.5 and lost["4 bits, GPTQ"] < 3
-assert llm.weight_bytes(eight) < 0.27 * llm.weight_bytes(model) and llm.weight_bytes(solved) < 0.16 * llm.weight_bytes(model)
+assert bench.memory_bytes(eight) < 0.27 * bench.memory_bytes(model) and bench.memory_bytes(solved) < 0.16 * bench.memory_bytes(model)
 
 # %% [markdown]
 # GPTQ does not make the *weights* more exact, but the *outputs*. Here is one layer with few bits, where the
@@ -199,8 +199,8 @@ with torch.inference_mode():
 hook.remove()
 x, w = seen[0].flatten(0, 1).clone(), model.model.layers[1].mlp.gate_proj.weight.detach()
 
-rounded = qlab.dequantize(*llm.quantize_weight(w, bits=3, group_size=64))
-better = qlab.dequantize(*llm.gptq_quantize(w, x.T @ x, bits=3, group_size=64))
+rounded = qlab.dequantize(*llm.quantize_weight(w, 3, PerGroup(64)))
+better = qlab.dequantize(*llm.gptq_quantize(w, x.T @ x, 3, PerGroup(64)))
 for name, each in (("rounded", rounded), ("GPTQ", better)):
     weights, outputs = (each - w).norm() / w.norm(), (x @ (each - w).T).norm() / (x @ w.T).norm()
     print(f"{name:8} error of the weights {weights:.1%}, of the outputs {outputs:.1%}")
@@ -265,7 +265,7 @@ assert change > 5
 # **Move** alpha from 0 to 1 and watch both clouds. Then, at the best alpha, make the outliers larger.
 
 # %%
-explorables.smoothing(x[:256], w, (20, 77, 130, 171))
+panels.smoothing(x[:256], w, (20, 77, 130, 171))
 
 # %% [markdown]
 # **Explain.** With $\alpha = 0$ the weights are all alike, and the activations keep the outliers. With $\alpha = 1$ it is

@@ -22,9 +22,8 @@ import torch
 
 import qlab
 from qlab import PerChannel, PerTensor, QConfig, analysis, bench, detect
-from qlab.course import explorables, plots
 from qlab.course.exercises import check, hint, solution
-from qlab.course.live import live_detection
+from qlab.course.lesson11 import panels
 from qlab.course.quiz import quiz
 from qlab.int8 import engines
 
@@ -89,7 +88,7 @@ check("11.2", decode)
 with torch.inference_mode():
     candidates = detect.read(output, threshold=0.05, overlap=1.0)
 chosen = max(range(8), key=lambda number: len(scenes.boxes(number)))
-explorables.suppression(scenes.images[chosen], candidates[chosen], scenes.boxes(chosen), detect.CLASSES)
+panels.suppression(scenes.images[chosen], candidates[chosen], scenes.boxes(chosen), detect.CLASSES)
 
 # %% [markdown]
 # **Explain.** With much overlap allowed, doubles stay. With little, a shape loses its box when another one of its
@@ -233,20 +232,11 @@ assert maps["QAT"] > maps["float"] - 4
 # network: here are many small layers, and one image at a time. Between small layers Python itself takes long, so the
 # networks are **captured** (lesson 5) where an engine allows it.
 
-
 # %% tags=["timing"]
-def captured(int8):
-    """Without Python between the kernels, if the engine can do that."""
-    try:
-        return int8.capture(one)
-    except ValueError:
-        return int8
-
-
 image = scenes.images[0]
 one = detect.normalize(image[None])
 usable = [name for name, engine in engines.available().items() if engine.usable and name != "reference"]
-on_engines = {"float": network, **{name: captured(int8["QAT"].on(name)) for name in usable}}
+on_engines = {"float": network, **{name: bench.captured(int8["QAT"].on(name), one) for name in usable}}
 timings = bench.compare(on_engines, one, rounds=7, sqnr=0, progress=False)
 fastest = min(usable, key=lambda name: timings[name].ms)
 print(timings)
@@ -322,7 +312,7 @@ assert frame.number == 3 + source.dropped
 # **Move** the least score down to 5 %, and watch both sides while shapes cover each other. Then 70 %.
 
 # %% tags=["timing"]
-live_detection(lambda: detect.open_source("scene:4"), nets, {"float": maps["float"], "int8": maps["QAT"]})
+panels.live_detection(lambda: detect.open_source("scene:4"), nets, {"float": maps["float"], "int8": maps["QAT"]})
 
 # %% [markdown]
 # **Explain.** Where a network is sure, the two agree. Quantization adds a little noise to every score, and a little

@@ -23,11 +23,13 @@ from torch import nn
 from torch.nn import functional as F
 
 import qlab
-from qlab import PerTensor, QConfig, QParams, bench
-from qlab.course import banner, explorables, plots
+from qlab import PerChannel, PerTensor, QConfig, QParams, bench
+from qlab.course import banner
 from qlab.course.exercises import check, hint, solution
+from qlab.course.lesson05.plots import saturating_sums
+from qlab.course.lesson12 import panels
+from qlab.course.lesson12.savings import Machine, Workload, estimate
 from qlab.course.quiz import quiz
-from qlab.course.savings import Machine, Workload, estimate
 from qlab.int8 import engines
 from qlab.int8.reference import Engine
 
@@ -55,7 +57,9 @@ banner(test)
 # %%
 inputs, outputs = 25_088, 2_048
 codes = torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8, generator=torch.Generator().manual_seed(0))
-w_grid = QParams(torch.full((outputs,), 1e-4), torch.zeros(outputs, dtype=torch.int32), signed=True, axis=0)
+w_grid = QParams(
+    torch.full((outputs,), 1e-4), torch.zeros(outputs, dtype=torch.int32), signed=True, granularity=PerChannel(0)
+)
 x_grid, y_grid = qlab.choose_qparams(0.0, 1.0, bits=7), qlab.choose_qparams(-4.0, 4.0, bits=8)
 row = torch.rand(1, inputs, generator=torch.Generator().manual_seed(1))
 weights = codes.float().mul_(1e-4)  # the same weights in float
@@ -124,7 +128,7 @@ assert works[0].weights == 138_357_544
 # **Move** through the networks. Then put in your own machine, its price, and the line of your users.
 
 # %%
-explorables.savings(works)
+panels.savings(works)
 
 # %% [markdown]
 # **Explain.** The network that uses each weight once a word is memory-bound and gains four times. VGG-16 uses
@@ -219,7 +223,7 @@ if onnx:
 # %%
 weight = torch.tensor([[0.9, -0.4, 0.3, 0.2], [-0.5, 0.7, 0.1, -0.6], [0.4, 0.5, 1.1, 0.3]])
 bias = torch.tensor([0.2, -0.1, 0.05])
-explorables.qdq(weight, bias, 1.0)
+panels.qdq(weight, bias, 1.0)
 
 # %% [markdown]
 # **Explain.** The two rows are the same: the graph and the kernel describe the same numbers. QuantizeLinear
@@ -281,7 +285,7 @@ if onnx:
 
 # %% tags=["timing"]
 forms = {"float32": network, "torch's kernels": int8.on("auto")}
-if forms["torch's kernels"].engine in engines.HISTORICAL:
+if forms["torch's kernels"].engine in engines.QUANTIZED:
     forms["torch's kernels"].capture(x[:1]).capture(x[:32])
 if onnx:
     forms["onnxruntime"] = qlab.OnnxNetwork(int8)
@@ -437,7 +441,7 @@ for bits, net in ((8, eight_bits), (7, int8)):
     first = next(layer for layer in net.layers if layer.op == "conv2d")
     pixel_grid = qlab.choose_qparams(float(x.min()), float(x.max()))
     rows = first.weight.flatten(1).int()
-    exact, saturated = plots.saturating_sums(qlab.quantize(pieces, pixel_grid).int(), rows)
+    exact, saturated = saturating_sums(qlab.quantize(pieces, pixel_grid).int(), rows)
     wrong = float((exact.sum(-1) != saturated).float().mean())
     print(f"{bits}-bit weights: {100 * wrong:.1f} % of the sums are wrong")
     assert (wrong > 0) == (bits == 8)

@@ -16,9 +16,10 @@ import torch
 
 import qlab
 from qlab import QConfig, analysis
-from qlab.course import banner, explorables
-from qlab.course.challenge import Budget, Judge, front
+from qlab.course import banner
 from qlab.course.exercises import check, hint, solution
+from qlab.course.lesson99 import panels
+from qlab.course.lesson99.challenge import Budget, Judge, front
 from qlab.course.quiz import quiz
 from qlab.int8 import engines
 
@@ -139,7 +140,7 @@ assert first.kib < budget.kib
 # **Move** the KiB that are allowed down from the right. When does the best network change?
 
 # %%
-explorables.pareto(known, first)
+panels.pareto(known, first)
 
 # %% [markdown]
 # **Explain.** The ring jumps from one point of the front to the next. Where your star lies below the line,
@@ -159,7 +160,7 @@ explorables.pareto(known, first)
 # | mend the biases | 6 | `qlab.correct_bias` |
 # | round up or down | 6 | `qlab.adaround` |
 # | train with the rounding | 7 | `qlab.qat.fit(prepared, images, teacher=network)` |
-# | ternary, binary weights | 9 | `QConfig(weight=codebook.Ternary())` |
+# | ternary, binary weights | 9 | `QConfig(weight=qlab.qconfig.Ternary())` |
 
 
 # %% tags=["timing"]
@@ -176,7 +177,7 @@ assert mine.kib < budget.kib
 # Mended means need not mean more right answers: measure each lever.
 
 # %%
-explorables.pareto([*known, first], mine)
+panels.pareto([*known, first], mine)
 
 # %% [markdown]
 # ## One way to go on

@@ -1,4 +1,9 @@
-"""What the notebooks use, and nothing else does: figures (``plots``) and panels around them (``explorables``)."""
+"""What the notebooks use, and nothing else does.
+
+A lesson is a folder: ``exercises`` (with its questions), ``plots`` (data in, a figure out) and ``panels`` (controls around a
+figure). What they share lies beside them: ``figure``, ``widgets``, the ``registry`` of all panels, and the code that checks
+exercises and asks questions.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 An exercise is a function to write. What a student wrote runs on a few cases, the smallest first, beside the
 solution; the first difference is shown. Well-known mistakes are kept as functions too: whoever's answers are
-those of a mistake is told which one it is. A lesson's exercises stand in ``qlab/course/lessons``.
+those of a mistake is told which one it is. Lesson 2's exercises stand in ``qlab/course/lesson02/exercises.py``.
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 from html import escape
-from importlib import import_module
 from pathlib import Path
-from pkgutil import iter_modules
 
 import torch
 from IPython.display import HTML, Markdown
@@ -30,7 +28,6 @@ from qlab.affine import QParams
 from qlab.course import lessons
 from qlab.course.language import _
 
-LESSONS = tuple(sorted(int(module.name.removeprefix("lesson")) for module in iter_modules(lessons.__path__)))
 COLOURS = {"right": "#0072b2", "wrong": "#a0522d", "not attempted": "#5f5f5f", "cannot judge": "#5f5f5f"}
 
 
@@ -201,7 +198,7 @@ def progress() -> HTML:
     """What has been solved so far, lesson by lesson."""
     done = _read(progress_file())
     rows = []
-    for lesson in LESSONS:
+    for lesson in lessons.LESSONS:
         marks = "".join("●" if done.get(task.name, {}).get("right") else "○" for task in of_lesson(lesson))
         solved = _("{done} of {all}").format(done=marks.count("●"), all=len(marks))
         rows.append(f"<tr><td>{_('Lesson')} {lesson}</td><td aria-hidden='true'>{marks}</td><td>{solved}</td></tr>")
@@ -260,12 +257,12 @@ def _remember(name: str, tried: bool = False, right: bool = False, hints: int = 
 @cache
 def of_lesson(lesson: int) -> tuple[Exercise, ...]:
     """The exercises of a lesson, in order."""
-    return tuple(import_module(f"qlab.course.lessons.lesson{lesson}").EXERCISES)
+    return tuple(lessons.part(lesson, "exercises").EXERCISES)
 
 
 def exercise(name: str) -> Exercise:
     """The exercise of that name. Raises ValueError when there is none."""
-    known = {task.name: task for lesson in LESSONS for task in of_lesson(lesson)}
+    known = {task.name: task for lesson in lessons.LESSONS for task in of_lesson(lesson)}
     if name not in known:
         raise ValueError(_("no exercise {name!r}: there are {known}").format(name=name, known=", ".join(known)))
     return known[name]

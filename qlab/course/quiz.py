@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from html import escape
-from importlib import import_module
 
 import ipywidgets
 
+from qlab.course import lessons
 from qlab.course.language import _
 
 
@@ -56,4 +56,4 @@ class Quiz(ipywidgets.VBox):
 
 def quiz(lesson: int) -> Quiz:
     """The questions of a lesson."""
-    return Quiz(import_module(f"qlab.course.lessons.lesson{lesson}").QUIZ)
+    return Quiz(lessons.part(lesson, "exercises").QUIZ)

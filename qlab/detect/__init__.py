@@ -2,11 +2,10 @@
 
 ``scene`` draws videos whose truth is known, ``boxes`` is the geometry and the measure (mAP), ``network`` the detector
 that qlab quantizes, ``training`` its training, ``video`` the sources (scene, file, folder, webcam) and the loop that
-never falls behind, ``command`` is `qlab detect`.
+never falls behind, ``show`` draws what was found.
 """
 
 from qlab.detect.boxes import MultiboxLoss, anchors, average_precision, decode, encode, iou, mean_average_precision, nms
-from qlab.detect.command import add_arguments, run
 from qlab.detect.network import Detector, SSDLite, evaluate, find, load, load_qat, read
 from qlab.detect.scene import CLASSES, SIDE, Boxes, Scene, Scenes, normalize, scenes
 from qlab.detect.training import loss
@@ -14,6 +13,6 @@ from qlab.detect.video import Frame, Meter, Seen, open_source, watch
 
 __all__ = [
     "CLASSES", "SIDE", "Boxes", "Detector", "Frame", "Meter", "MultiboxLoss", "SSDLite", "Scene", "Scenes", "Seen",
-    "add_arguments", "anchors", "average_precision", "decode", "encode", "evaluate", "find", "iou", "load", "load_qat",
-    "loss", "mean_average_precision", "nms", "normalize", "open_source", "read", "run", "scenes", "watch",
+    "anchors", "average_precision", "decode", "encode", "evaluate", "find", "iou", "load", "load_qat",
+    "loss", "mean_average_precision", "nms", "normalize", "open_source", "read", "scenes", "watch",
 ]  # fmt: skip

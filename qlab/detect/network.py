@@ -20,6 +20,7 @@ from qlab import models, qat
 from qlab.detect.boxes import anchors, decode, mean_average_precision, nms, rows
 from qlab.detect.scene import CLASSES, SIDE, Boxes, Scenes, normalize
 from qlab.graph.prepare import Prepared, prepare
+from qlab.modes import in_eval_mode
 
 # As in qlab.models.mobilenet (expansion, channels before the width is halved, repeats, stride), with the stem's and one
 # more halving: 160 pixels become maps of 20, 10 and 5 places a side, behind the stages of 64, 96 and 160 channels.
@@ -73,14 +74,20 @@ def _head(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def load() -> SSDLite:
-    """The trained float detector, in eval mode and channels_last."""
+    """The trained float detector, in eval mode and channels_last. Raises ValueError as qlab.models.load does."""
     return models.trained(SSDLite, "ssdlite-scenes", CHECKPOINTS)
 
 
-def load_qat() -> Prepared:
-    """The detector trained with the rounding of 8-bit weights and 7-bit activations, ready for qlab.convert."""
-    images = torch.zeros(1, 3, SIDE, SIDE)
-    return models.trained(lambda: prepare(SSDLite(), qat.qconfig("w8a8"), images), "ssdlite-scenes-w8a8", CHECKPOINTS)
+def load_qat(preset: str = "w8a8") -> Prepared:
+    """The detector trained with the rounding of ``preset``, in eval mode, ready for qlab.convert.
+
+    There is one, with 8-bit weights and 7-bit activations. Raises ValueError as qlab.qat.load does.
+    """
+
+    def make() -> Prepared:
+        return prepare(SSDLite(), qat.qconfig(preset), torch.zeros(1, 3, SIDE, SIDE))
+
+    return models.trained(make, f"ssdlite-scenes-{preset}", CHECKPOINTS)
 
 
 @dataclass
@@ -126,9 +133,8 @@ def find(network: nn.Module, scenes: Scenes, threshold: float = 0.01, batch_size
     Raises ValueError when an output is not finite: sorting would hide it.
     """
     found: list[Boxes] = []
-    network.eval()
     bar = tqdm(total=len(scenes), desc=f"{scenes.split} scenes", unit="img", leave=False, delay=2)
-    with torch.inference_mode(), bar:
+    with torch.inference_mode(), in_eval_mode(network), bar:
         for x, _y in scenes.batches(batch_size):
             output = network(x)
             if not output.isfinite().all():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import statistics
 import threading
 import time
@@ -222,14 +223,20 @@ def open_source(name: str | Path = "scene", **options) -> Source:
     ``options`` are those of the source, such as ``live=False``. Raises ValueError when there is no such source,
     ImportError when it needs OpenCV and that is not installed, OSError when the camera is missing.
     """
+    kind, place = find_source(name)
+    return kind(place, **options)
+
+
+def find_source(name: str | Path) -> tuple[type[Source], int | Path]:
+    """The kind of source that a word names, and where it is; it is not opened. Raises ValueError when there is none."""
     word, _colon, number = str(name).partition(":")
-    if word in ("scene", "webcam") and (number.isdigit() or not number):
-        return (SceneSource if word == "scene" else Camera)(int(number or 0), **options)
+    if word in ("scene", "webcam") and re.fullmatch("[0-9]{0,9}", number):
+        return (SceneSource if word == "scene" else Camera), int(number or 0)
     path = Path(name)
     if path.is_dir():
-        return FolderSource(path, **options)
+        return FolderSource, path
     if path.is_file():
-        return FileSource(path, **options)
+        return FileSource, path
     raise ValueError(
         f"no source {str(name)!r}: expected 'scene', 'scene:7', 'webcam', 'webcam:1', a video file, or a folder of images"
     )

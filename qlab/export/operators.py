@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from qlab.int8.modules import Call, Input
-from qlab.int8.reference import pair
+from qlab.int8.reference import pair, pooled
 
 OPSET, IR_VERSION = 17, 8  # of 2022: the first opset with LayerNormalization; what any runtime in use today reads
 
@@ -139,13 +139,9 @@ def _window(options: Mapping, shape: Shape) -> tuple[dict, bool]:
     """
     kernel, padding = pair(options["kernel_size"]), pair(options["padding"])
     stride = kernel if options["stride"] is None else pair(options["stride"])
-    dilation, after = pair(options.get("dilation", 1)), []
-    for length, k, s, p, d in zip(shape[2:], kernel, stride, padding, dilation):
-        span, room = d * (k - 1) + 1, length + 2 * p - d * (k - 1) - 1
-        count = (-(-room // s) if options["ceil_mode"] else room // s) + 1
-        if options["ceil_mode"] and (count - 1) * s >= length + p:
-            count -= 1
-        after.append(max(0, (count - 1) * s + span - length - p))
+    dilation = pair(options.get("dilation", 1))
+    axes = zip(shape[2:], kernel, stride, padding, dilation)
+    after = [pooled(*axis, bool(options["ceil_mode"]))[1] for axis in axes]
     window = {"kernel_shape": kernel, "strides": stride, "pads": [*padding, *after], "dilations": dilation}
     return window, any(end > p for end, p in zip(after, padding))
 

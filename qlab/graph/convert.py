@@ -6,17 +6,22 @@ Source: Jacob et al. (CVPR 2018), section 2.
 from __future__ import annotations
 
 import copy
+import operator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-from qlab.affine import QParams, quantize
-from qlab.codebook import GridQuantizer
-from qlab.graph.prepare import WEIGHTED, DynamicQuantizer, FakeQuantizer, Prepared
-from qlab.graph.trace import name_of
+from qlab.affine import QParams
+from qlab.granularity import PerChannel, PerTensor
+from qlab.graph.check import prove_integers
+from qlab.graph.layers import QuantLayer
+from qlab.graph.nodes import RELUS, WEIGHTED, joined_axis, module_of, name_of
+from qlab.graph.prepare import Prepared
 from qlab.int8 import modules as int8
 from qlab.int8.modules import Int8Network, Program, Step
+from qlab.quantizers import Quantizer
 
 
 def convert(prepared: Prepared, engine: str = "auto") -> Int8Network:
@@ -28,7 +33,10 @@ def convert(prepared: Prepared, engine: str = "auto") -> Int8Network:
     """
     if not isinstance(prepared, Prepared):
         raise TypeError(f"convert takes what qlab.prepare gave, not a {type(prepared).__name__}")
-    return Int8Network(*_Builder(prepared).build(), prepared.report(), engine)
+    int8 = Int8Network(*_Builder(prepared).build(), prepared.report(), engine)
+    if not int8.saturating:  # that was warned of, and gives other answers
+        prove_integers(prepared, int8)
+    return int8
 
 
 @dataclass
@@ -53,26 +61,25 @@ class _Builder:
     values: dict[fx.Node, _Value] = field(default_factory=dict)
 
     def build(self) -> tuple[list[int8.Int8Layer], Program]:
-        network = self.prepared.network
-        for node in network.graph.nodes:
+        for node in self.prepared.network.graph.nodes:
             if node.op == "placeholder":
                 self.values[node] = _Value(floats=0)
             elif node.op == "output":
-                self._floats(node.args[0])
+                self._answer(node)
             else:
-                self.values[node] = self._visit(node, network)
+                self.values[node] = self._visit(node)
         program = Program(tuple(self.steps), tuple(self.grids), frozenset(self.fusible), self.prepared.input_shape)
         return self.layers, program
 
-    def _visit(self, node: fx.Node, network: fx.GraphModule) -> _Value:
-        module = network.get_submodule(node.target) if node.op == "call_module" else None
+    def _visit(self, node: fx.Node) -> _Value:
+        module = module_of(node)
         decision = self.prepared.decisions.get(node.name)
-        if isinstance(module, (FakeQuantizer, GridQuantizer)):
+        if isinstance(module, Quantizer):
             return self._round(node, module)
         if decision is None or not decision.quantized:
             return self._float(node, module)
         kind = decision.kind
-        if kind in ("relu", "relu6"):
+        if kind in RELUS:
             return self._relu(node, kind)
         inputs = tuple(self._integers(source) for source in node.all_input_nodes)
         if kind in WEIGHTED:
@@ -81,19 +88,18 @@ class _Builder:
             inputs = tuple(self._integers(source) for source in node.args)  # x + x reads one value twice
             return _Value(waiting=(int8.Int8Add(name_of(node), relu=False), inputs))
         if kind == "cat":
-            parts, dim = node.args[0], node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
-            inputs = tuple(self._integers(source) for source in parts)
-            return _Value(waiting=(int8.Int8Cat(name_of(node), dim=dim), inputs))
+            inputs = tuple(self._integers(source) for source in node.args[0])
+            return _Value(waiting=(int8.Int8Cat(name_of(node), dim=joined_axis(node)), inputs))
         layer = _pool(name_of(node), module, kind)
         if kind in ("max_pool", "flatten"):
             return _Value(integers=self._step(layer, inputs, self.grids[inputs[0]]))
         return _Value(waiting=(layer, inputs))
 
-    def _round(self, node: fx.Node, quantizer: FakeQuantizer | GridQuantizer) -> _Value:
-        """A fake-quantizer: the layer that waited for its grid becomes a step, floats become integers."""
-        if isinstance(quantizer, (GridQuantizer, DynamicQuantizer)):
-            raise ValueError(f"{node.target}: {_no_constant_grid(quantizer)}")
+    def _round(self, node: fx.Node, quantizer: Quantizer) -> _Value:
+        """A quantizer: the layer that waited for its grid becomes a step, floats become integers."""
         source, grid = self.values[node.args[0]], quantizer.qparams
+        if grid is None:
+            raise ValueError(f"{node.target}: {quantizer.no_kernel}")
         if grid.bits > 8 or grid.signed:
             raise ValueError(
                 f"{node.target} has {grid.bits} bits{', signed' if grid.signed else ''}: the integer kernels take "
@@ -124,18 +130,31 @@ class _Builder:
 
     def _float(self, node: fx.Node, module: nn.Module | None) -> _Value:
         """A node that stays in float, or whose weights alone are integers."""
-        if node.op == "get_attr":
-            raise ValueError(
-                f"the network reads the tensor {node.target!r} outside of any layer: put that line into a module of "
-                "its own and pass its type as prepare(..., leaves=(ThatModule,))"
-            )
         inputs = tuple(self._floats(source) for source in node.all_input_nodes)
-        if hasattr(module, "weight_quantizer"):
+        if isinstance(module, QuantLayer):
             layer = _weighted(name_of(node), module, "weight_only")
         else:
-            module = _call(node) if module is None else copy.deepcopy(module).eval().requires_grad_(False)
-            layer = int8.Float(name_of(node), module)
+            layer = int8.Float(name_of(node), self._in_float(node, module))
         return _Value(floats=self._step(layer, inputs, None))
+
+    def _in_float(self, node: fx.Node, module: nn.Module | None) -> nn.Module:
+        """What computes a node in float: its layer as it is when the inputs are all that it is called with."""
+        if node.op == "get_attr":
+            return int8.Constant(operator.attrgetter(node.target)(self.prepared.network))
+        if module is None:
+            return _call(node, node.target)
+        module = copy.deepcopy(module).eval().requires_grad_(False)
+        plain = list(node.args) == node.all_input_nodes and not node.kwargs
+        return module if plain else _call(node, module)
+
+    def _answer(self, node: fx.Node) -> None:
+        """The last step: the network's answer in float; a step of its own when it is not one tensor."""
+        answer = node.args[0]
+        inputs = tuple(self._floats(source) for source in node.all_input_nodes)
+        if not isinstance(answer, fx.Node):
+            self._step(int8.Float("output", _call(node, int8.structure)), inputs, None)
+        elif inputs[0] != self.steps[-1].output:  # it was computed before the last step
+            self._step(int8.Float("output", nn.Identity()), inputs, None)
 
     def _step(self, layer: int8.Int8Layer, inputs: tuple[int, ...], grid: QParams | None) -> int:
         self.layers.append(layer)
@@ -145,7 +164,7 @@ class _Builder:
 
     def _integers(self, node: fx.Node) -> int:
         value = self.values[node].integers
-        assert value is not None, f"{node} has no grid: prepare put no fake-quantizer behind it"
+        assert value is not None, f"{node} has no grid: prepare put no quantizer behind it"
         return value
 
     def _floats(self, node: fx.Node) -> int:
@@ -165,21 +184,15 @@ def _check_top(node: fx.Node, grid: QParams, highest: float | None) -> None:
         )
 
 
-def _no_constant_grid(quantizer: GridQuantizer | DynamicQuantizer) -> str:
-    """Why integer kernels cannot take these activations, and the way out."""
-    if isinstance(quantizer, DynamicQuantizer):
-        why = 'their range is taken anew from each batch (observer="dynamic"), kernels need a constant one'
-        way = 'choose another observer, such as "minmax"'
-    else:
-        why = f"values of {quantizer.spec.name} are not equally spaced: no integer kernel takes them"
-        way = "choose QuantSpec(8)"
-    return f"{why}: {way}, and calibrate; or stay with the prepared network"
-
-
-def _weighted(name: str, layer: nn.Conv2d | nn.Linear, op: str, **options) -> int8.Weighted:
+def _weighted(name: str, layer: QuantLayer, op: str, **options) -> int8.Weighted:
     """The integer layer of a convolution or linear layer: its weights as codes."""
-    codes, qparams = _integers(name, layer)
-    by_output = qparams.group_size is None and qparams.axis in (None, 0)
+    weight, bias = layer.folded()
+    try:
+        codes, qparams = layer.weight_quantizer.integers(weight)
+    except ValueError as error:
+        way = f"leave it in float with overrides={{{name!r}: None}}; or stay with the prepared network"
+        raise ValueError(f"{name}: {error}; {way}") from error
+    by_output = qparams.granularity.of(weight.shape) in (PerTensor(), PerChannel(0))
     if qparams.bits > 8 or not qparams.signed or not by_output:
         raise ValueError(
             f"{name}: weights of {qparams.bits} bits, signed={qparams.signed}, {qparams.granularity} have no "
@@ -189,30 +202,15 @@ def _weighted(name: str, layer: nn.Conv2d | nn.Linear, op: str, **options) -> in
         names = ("stride", "padding", "dilation", "groups")
         options = {**{name: getattr(layer, name) for name in names}, **options}
     cls = {"conv": int8.Int8Conv2d, "linear": int8.Int8Linear, "weight_only": int8.WeightOnly}[op]
-    bias = None if layer.bias is None else layer.bias.detach().clone()
+    bias = None if bias is None else bias.detach().clone()
     return cls(name, codes.to(torch.int8), qparams.scale.clone(), bias, qparams.bits, **options)
 
 
-def _integers(name: str, layer: nn.Conv2d | nn.Linear) -> tuple[Tensor, QParams]:
-    """A layer's weights as codes, and their grid."""
-    quantizer, weight = layer.weight_quantizer, layer.weight.detach()
-    if not isinstance(quantizer, GridQuantizer):
-        return quantize(weight, quantizer.qparams), quantizer.qparams
-    if not hasattr(quantizer, "integers"):
-        raise ValueError(
-            f"{name}: weights on the grid {quantizer.spec} are not integers times a scale, so no integer "
-            "kernel computes with them. Give this layer a QuantSpec, codebook.Binary() or "
-            f"codebook.Ternary(); leave it in float with overrides={{{name!r}: None}}; "
-            "or stay with the prepared network."
-        )
-    return quantizer.integers(weight)
-
-
-def _call(node: fx.Node) -> int8.Call:
-    """A function or method call of the float network, its tensors replaced by their places among the inputs."""
+def _call(node: fx.Node, target: Callable | str) -> int8.Call:
+    """A call in the float network, its tensors replaced by their places among the inputs."""
     places = {source: int8.Input(place) for place, source in enumerate(node.all_input_nodes)}
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), places.get)
-    return int8.Call(node.target, args, kwargs)
+    return int8.Call(target, args, dict(kwargs))
 
 
 def _pool(name: str, module: nn.Module, kind: str) -> int8.Int8Layer:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from qlab.graph.trace import kind_of
+from qlab.graph.nodes import RELUS, WEIGHTED, calls_of, kind_of, module_of, only_reader
 
 Layer = nn.Conv2d | nn.Linear
-HOMOGENEOUS = ("relu", "relu6", "max_pool", "avg_pool", "global_pool", "flatten")  # f(s x) = s f(x) for s > 0
+HOMOGENEOUS = (*RELUS, "max_pool", "avg_pool", "global_pool", "flatten")  # f(s x) = s f(x) for s > 0
 SWEEPS = 100
 CONVERGED = 1e-3  # a sweep that changes no channel by more than this share ends the iteration
 DEAD = 1e-3  # a channel whose weights are below this share of its layer's largest says next to nothing
@@ -45,6 +45,9 @@ def equalize(network: fx.GraphModule) -> fx.GraphModule:
     bias is absorbed as if the few values below its threshold were not there.
     """
     found = pairs(network)
+    for layer in {layer for pair in found for layer in (pair.first, pair.second)}:
+        for name, values in list(layer.named_parameters(recurse=False)):  # of its own: another layer may share them
+            setattr(layer, name, nn.Parameter(values.detach().clone(), values.requires_grad))
     for pair in found:
         for node in pair.between:
             if kind_of(node) == "relu6":
@@ -64,18 +67,17 @@ def equalize(network: fx.GraphModule) -> fx.GraphModule:
 
 def pairs(network: fx.GraphModule) -> list[Pair]:
     """Each layer whose output one layer alone reads, through nothing but homogeneous functions; in order."""
-    targets = [node.target for node in network.graph.nodes if node.op == "call_module"]
     found = []
     for node in network.graph.nodes:
-        if kind_of(node) not in ("conv", "linear") or targets.count(node.target) > 1:
+        if kind_of(node) not in WEIGHTED or calls_of(node) > 1:
             continue
-        between, reader = [], _only_reader(node)
+        between, reader = [], only_reader(node)
         while reader is not None and kind_of(reader) in HOMOGENEOUS:
             between.append(reader)
-            reader = _only_reader(reader)
-        if reader is None or kind_of(reader) not in ("conv", "linear") or targets.count(reader.target) > 1:
+            reader = only_reader(reader)
+        if reader is None or kind_of(reader) not in WEIGHTED or calls_of(reader) > 1:
             continue
-        pair = Pair(*(network.get_submodule(n.target) for n in (node, reader)), tuple(between))
+        pair = Pair(module_of(node), module_of(reader), tuple(between))
         if _keeps_channels_apart(pair):
             found.append(pair)
     return found
@@ -86,7 +88,7 @@ def _keeps_channels_apart(pair: Pair) -> bool:
     if isinstance(pair.first, nn.Linear) or isinstance(pair.second, nn.Conv2d):
         return type(pair.first) is type(pair.second) and "flatten" not in pair.kinds
     flattens = [node for node in pair.between if kind_of(node) == "flatten"]
-    modules = [node.graph.owning_module.get_submodule(node.target) for node in flattens]
+    modules = [module_of(node) for node in flattens]
     return [(module.start_dim, module.end_dim) for module in modules] == [(1, -1)]
 
 
@@ -132,7 +134,8 @@ def absorb_high_bias(first: Layer, second: Layer) -> Tensor:
     shift = through(second, second.weight, c)
     first.bias -= c
     first.output_mean -= c
-    second.bias = nn.Parameter(shift if second.bias is None else second.bias + shift)
+    bias = shift if second.bias is None else second.bias + shift
+    second.bias = nn.Parameter(bias, second.weight.requires_grad)
     return c
 
 
@@ -167,11 +170,6 @@ def _by_inputs(layer: Layer, channels: int) -> Tensor:
     """The weight as (groups, outputs a group, inputs a group, kernel)."""
     groups = getattr(layer, "groups", 1)
     return layer.weight.reshape(groups, layer.weight.shape[0] // groups, layer.weight.shape[1], -1)
-
-
-def _only_reader(node: fx.Node) -> fx.Node | None:
-    reader = next(iter(node.users), None)
-    return reader if len(node.users) == 1 and reader.op == "call_module" else None
 
 
 def _inputs(layer: Layer) -> int:

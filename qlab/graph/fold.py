@@ -11,23 +11,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx, nn
 
-from qlab.graph.trace import kind_of
+from qlab.graph.nodes import WEIGHTED, calls_of, kind_of, module_of, shape_of
 
 
 def fold_batchnorm(network: fx.GraphModule) -> fx.GraphModule:
     """Fold each BatchNorm that follows a convolution or linear layer into that layer's weights, in place.
 
-    A BatchNorm stays where it is when its input has another reader too, or does not come from such a layer.
+    A BatchNorm stays where it is when its input has another reader too or does not come from such a layer, and when it
+    keeps no statistics.
     """
     for node in list(network.graph.nodes):
-        if node.op != "call_module" or not isinstance(
-            network.get_submodule(node.target), nn.modules.batchnorm._BatchNorm
-        ):
+        norm = module_of(node)
+        if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or norm.running_var is None:
             continue
         before = node.args[0]
-        if kind_of(before) not in ("conv", "linear") or len(before.users) > 1 or _called_twice(before):
+        if kind_of(before) not in WEIGHTED or len(before.users) > 1 or calls_of(before) > 1:  # would change others too
             continue
-        fold_layer(network.get_submodule(before.target), network.get_submodule(node.target))
+        if kind_of(before) == "linear" and len(shape_of(before)) != 2:  # its channels are not the layer's outputs
+            continue
+        fold_layer(module_of(before), norm)
+        before.meta["gives"] = node.target
         node.replace_all_uses_with(before)
         network.graph.erase_node(node)
     network.delete_all_unused_submodules()
@@ -37,8 +40,8 @@ def fold_batchnorm(network: fx.GraphModule) -> fx.GraphModule:
 
 @torch.no_grad()
 def fold_layer(layer: nn.Conv2d | nn.Linear, norm: nn.Module) -> None:
-    """w <- w * g,  b <- (b - mean) * g + beta  with  g = gamma / sqrt(variance + eps), one a channel; in
-    place.
+    """w <- w * g,  b <- (b - mean) * g + beta  with  g = gamma / sqrt(variance + eps), one a channel: the layer gets a
+    new weight and bias.
 
     What the BatchNorm knew is kept: over the training images, each channel that the layer now gives has
     mean beta and standard deviation abs(gamma). They become its buffers ``output_mean`` and ``output_std``,
@@ -60,14 +63,11 @@ def fold_layer(layer: nn.Conv2d | nn.Linear, norm: nn.Module) -> None:
     bias = bias * gain
     if norm.bias is not None:
         bias = bias + norm.bias
-    layer.weight.mul_(gain.reshape(-1, *[1] * (layer.weight.ndim - 1)))
-    layer.bias = nn.Parameter(bias)
+    weight = layer.weight * gain.reshape(-1, *[1] * (layer.weight.ndim - 1))
+    trains = layer.weight.requires_grad
+    layer.weight = nn.Parameter(weight, trains)  # a new one: another layer may share the old one
+    layer.bias = nn.Parameter(bias, trains)
     one, zero = torch.ones_like(gain), torch.zeros_like(gain)
     std, mean = (default if kept is None else kept for kept, default in ((norm.weight, one), (norm.bias, zero)))
     layer.register_buffer("output_mean", mean.detach().clone(), persistent=False)
     layer.register_buffer("output_std", std.detach().abs(), persistent=False)
-
-
-def _called_twice(node: fx.Node) -> bool:
-    """Does another node use the same layer? Then folding would change that one too."""
-    return sum(other.op == "call_module" and other.target == node.target for other in node.graph.nodes) > 1

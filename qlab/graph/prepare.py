@@ -1,148 +1,41 @@
-"""From a float network to one that behaves as its integer form will: a fake-quantizer on every edge that matters.
+"""From a float network to one that behaves as its integer form will: a quantizer on every edge that matters.
 
-The fake-quantizers stand where the integer network will round: behind a whole fused group (convolution + relu,
+The quantizers stand where the integer network will round: behind a whole fused group (convolution + relu,
 convolution + addition + relu), not inside it. Source: Jacob et al. (CVPR 2018), sections 3 and 3.1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
-from qlab import observers
-from qlab.affine import QParams, fake_quantize
-from qlab.codebook import Grid, GridQuantizer
+from qlab import quantizers
+from qlab.graph.check import prove_float
 from qlab.graph.equalize import equalize as equalize_layers
 from qlab.graph.fold import fold_batchnorm
+from qlab.graph.layers import QuantConv2d, QuantLayer, QuantLinear
+from qlab.graph.nodes import (
+    KEEPS_GRID,
+    RELUS,
+    WEIGHTED,
+    WEIGHTLESS,
+    insert_module,
+    kind_of,
+    module_of,
+    name_of,
+    only_reader,
+    shape_of,
+)
 from qlab.graph.report import Report, Row
-from qlab.graph.trace import insert_module, kind_of, name_of, shape_of, trace
-from qlab.qconfig import QConfig, QuantSpec
-
-WEIGHTED = ("conv", "linear")
-KEEPS_GRID = ("max_pool", "flatten")  # what comes out lies on the grid of what went in
-WEIGHTLESS = ("add", "cat", "relu", "relu6", "avg_pool", "global_pool", *KEEPS_GRID)
-
-
-class FakeQuantizer(nn.Module):
-    """Rounds a tensor to the grid of its :class:`QParams`.
-
-    ``mode`` is "quantize"; or "observe", which lets the values pass and collects them; or "off", which lets them pass.
-    ``fusible`` marks an edge inside convolution + addition, and ``fused`` says that the two are one step there, which
-    does not round between them. ``needs_data`` says whether it can only be used after calibration.
-    """
-
-    needs_data = True
-
-    def __init__(self, spec: QuantSpec, *, fusible: bool = False) -> None:
-        super().__init__()
-        self.spec = spec
-        self.fusible = self.fused = fusible
-        self.mode = "quantize"
-        self.observer = observers.build(spec)
-        self.register_buffer("scale", None)  # None until the range is known
-        self.register_buffer("zero_point", None)
-        self._qparams: QParams | None = None  # made once from the buffers, since a training step is made of these
-
-    @property
-    def qparams(self) -> QParams:
-        """The grid; raises RuntimeError before calibration."""
-        if self._qparams is None:
-            if self.scale is None:
-                raise RuntimeError(
-                    "this network has not been calibrated, so no range is known: "
-                    "call qlab.calibrate(prepared, batches) first"
-                )
-            self._qparams = self.spec.qparams(self.scale, self.zero_point)
-        return self._qparams
-
-    @qparams.setter
-    def qparams(self, value: QParams) -> None:
-        self.scale, self.zero_point = value.scale, value.zero_point
-        self._qparams = None
-
-    def _apply(self, fn, recurse=True):
-        self._qparams = None  # the buffers move to another device or type
-        return super()._apply(fn, recurse)
-
-    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        for name in ("scale", "zero_point"):  # a fresh quantizer has no grid yet: make room for the one that comes
-            if getattr(self, name) is None and prefix + name in state_dict:
-                setattr(self, name, torch.empty_like(state_dict[prefix + name]))
-        self._qparams = None
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def observe(self) -> None:
-        """Begin to observe, forgetting what was seen before."""
-        self.observer = observers.build(self.spec)
-        self.mode = "observe"
-
-    def freeze(self) -> None:
-        """End observing: the observer's range becomes the grid."""
-        self.qparams = self.observer.qparams()
-        self.mode = "quantize"
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.mode == "quantize":
-            return x if self.fused else fake_quantize(x, self.qparams)
-        if self.mode == "observe":
-            self.observer(x.detach())
-        return x
-
-
-class DynamicQuantizer(FakeQuantizer):
-    """Takes its range anew from each batch that it rounds: nothing to calibrate, but a search for the ends every time.
-
-    PerTensor() shares one range among the batch, PerChannel(0) gives each image its own.
-    """
-
-    needs_data = False
-
-    @property
-    def qparams(self) -> None:
-        """None: there is a grid only where there is a batch."""
-        return None
-
-    def freeze(self) -> None:
-        """End observing."""
-        self.mode = "quantize"
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.mode != "quantize" or self.fused:
-            return x
-        observer = observers.build(self.spec)
-        observer(x.detach())
-        return fake_quantize(x, observer.qparams())
-
-
-def fake_quantizer(spec: QuantSpec | Grid, *, fusible: bool = False) -> FakeQuantizer | GridQuantizer:
-    """The fake-quantizer that a spec asks for."""
-    if isinstance(spec, Grid):
-        return spec.quantizer(fusible=fusible)
-    return (DynamicQuantizer if spec.observer == "dynamic" else FakeQuantizer)(spec, fusible=fusible)
-
-
-class QuantConv2d(nn.Conv2d):
-    """A convolution that sees its own weights through a fake-quantizer."""
-
-    kind = "conv"
-    weight_quantizer: FakeQuantizer | GridQuantizer
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, self.weight_quantizer(self.weight), self.bias)
-
-
-class QuantLinear(nn.Linear):
-    """A linear layer that sees its own weights through a fake-quantizer."""
-
-    kind = "linear"
-    weight_quantizer: FakeQuantizer | GridQuantizer
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight_quantizer(self.weight), self.bias)
+from qlab.graph.run import rounding
+from qlab.graph.trace import trace
+from qlab.qconfig import QConfig, QuantSpec, Spec
+from qlab.quantizers import Quantizer
 
 
 @dataclass
@@ -160,25 +53,68 @@ class Decision:
 
 
 class Prepared(nn.Module):
-    """A network with fake-quantizers. ``network`` is the torch.fx graph, ``report()`` says what is quantized."""
+    """A network with quantizers. ``network`` is the torch.fx graph, ``report()`` says what is quantized."""
 
     def __init__(self, network: fx.GraphModule, decisions: dict[str, Decision], example: Tensor) -> None:
         super().__init__()
         self.network = network
         self.decisions = decisions  # by the node's name
         self.input_shape = tuple(example.shape[1:])
+        self.sample: Tensor | None = None  # two of the images of the last calibration
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x)
 
-    def weighted(self) -> Iterator[tuple[str, QuantConv2d | QuantLinear]]:
+    def weighted(self) -> Iterator[tuple[str, QuantLayer]]:
         """(name, layer) of every layer whose weights are quantized."""
-        return ((name, m) for name, m in self.network.named_modules() if hasattr(m, "weight_quantizer"))
+        return ((name, m) for name, m in self.network.named_modules() if isinstance(m, QuantLayer))
 
-    def quantizers(self) -> Iterator[tuple[str, FakeQuantizer | GridQuantizer]]:
-        """(name, fake-quantizer) of every weight and every edge."""
-        kinds = (FakeQuantizer, GridQuantizer)
-        return ((name, m) for name, m in self.network.named_modules() if isinstance(m, kinds))
+    def quantizers(self) -> Iterator[tuple[str, Quantizer]]:
+        """(name, quantizer) of every weight and every edge."""
+        return ((name, m) for name, m in self.network.named_modules() if isinstance(m, Quantizer))
+
+    def edges(self) -> Iterator[tuple[str, Quantizer]]:
+        """(name, quantizer) of every edge: what :meth:`quantizers` gives but for those of the weights."""
+        weights = {layer.weight_quantizer for _, layer in self.weighted()}
+        return ((name, quantizer) for name, quantizer in self.quantizers() if quantizer not in weights)
+
+    def quantizing(
+        self, weights: bool | Collection[str] = True, activations: bool | Collection[str] = True
+    ) -> AbstractContextManager[None]:
+        """A context in which only these are rounded, in eval mode: all, none, or those of the layers named.
+
+        The activations of a layer are what it reads. Afterwards everything is as it was.
+
+        >>> prepared = prepare(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)))
+        >>> with prepared.quantizing(weights=["0"], activations=False):
+        ...     [name for name, quantizer in prepared.quantizers() if quantizer.mode == "quantize"]
+        ['0.weight_quantizer']
+
+        Raises ValueError for a name that is no layer with quantized weights.
+        """
+        layers, reads = dict(self.weighted()), self.input_quantizers()
+        active = {layers[name].weight_quantizer for name in _chosen(weights, layers)}
+        if activations is True:
+            active |= {quantizer for _, quantizer in self.edges()}
+        else:
+            active |= {quantizer for name in _chosen(activations, layers) for quantizer in reads[name]}
+        return rounding(self, active)
+
+    def layer_configs(self) -> dict[str, QConfig]:
+        """The configuration of each layer with quantized weights."""
+        found = {name_of(node): self.decisions.get(node.name) for node in self.network.graph.nodes}
+        return {name: found[name].qconfig for name, _ in self.weighted()}
+
+    def input_quantizers(self) -> dict[str, list[Quantizer]]:
+        """For each layer with quantized weights, the quantizers of what it reads: one a call, none for floats."""
+        found: dict[str, list[Quantizer]] = {}
+        for node in self.network.graph.nodes:
+            if isinstance(module_of(node), QuantLayer):
+                source = _source_of_grid(node.args[0])
+                found.setdefault(name_of(node), []).extend(
+                    [module_of(source)] if kind_of(source) == "quantizer" else []
+                )
+        return found
 
     def fuse_additions(self, fused: bool = True) -> Prepared:
         """Whether convolution + addition is rounded once, behind both (the default), or also in between; returns self.
@@ -199,10 +135,10 @@ class Prepared(nn.Module):
             tail = tail_of(node, self.decisions)
             kind = decision.kind if tail is node else f"{decision.kind} + {self.decisions[tail.name].kind}"
             row = {"layer": name_of(node), "kind": kind, "float_because": decision.float_because}
-            module = self.network.get_submodule(node.target) if node.op == "call_module" else None
-            if hasattr(module, "weight_quantizer"):
+            module = module_of(node)
+            if isinstance(module, QuantLayer):
                 row["weight"] = _in_words(module.weight_quantizer.spec)
-            spec = self.grid(next(iter(node.all_input_nodes), None))
+            spec = self.spec_of(next(iter(node.all_input_nodes), None))
             if decision.quantized and spec is not None:
                 row["input"], row["observer"] = _in_words(spec), _observer_name(spec)
             rows.append(Row(**row))
@@ -213,16 +149,27 @@ class Prepared(nn.Module):
         before = next(iter(node.all_input_nodes), node)
         return _is_quantized(before, self.decisions) and tail_of(before, self.decisions) is node is not before
 
-    def grid(self, node: fx.Node | None) -> QuantSpec | Grid | None:
-        """The spec of the grid on which a node's output lies, None when it is float."""
-        while node is not None and node.op == "call_module":
-            module = self.network.get_submodule(node.target)
-            if isinstance(module, (FakeQuantizer, GridQuantizer)):
-                return module.spec
-            if kind_of(node) not in KEEPS_GRID:
-                return None
-            node = node.args[0]
-        return None
+    def spec_of(self, node: fx.Node | None) -> Spec | None:
+        """The spec on whose grid a node's output lies, None when it is float."""
+        source = None if node is None else _source_of_grid(node)
+        return module_of(source).spec if source is not None and kind_of(source) == "quantizer" else None
+
+
+def _chosen(which: bool | Collection[str], layers: Collection[str]) -> Collection[str]:
+    """The names of layers that True (all), False (none) or a collection of names means."""
+    if isinstance(which, bool):
+        return layers if which else ()
+    for name in which:
+        if name not in layers:
+            raise ValueError(f"{name!r} is no layer with quantized weights: expected one of {', '.join(layers)}")
+    return which
+
+
+def _source_of_grid(node: fx.Node) -> fx.Node:
+    """Where the grid of this node's values comes from: behind what only moves them."""
+    while kind_of(node) in KEEPS_GRID:
+        node = node.args[0]
+    return node
 
 
 def prepare(
@@ -233,7 +180,7 @@ def prepare(
     leaves=(),
     equalize: bool = False,
 ) -> Prepared:
-    """Trace ``model``, fold its BatchNorms, and put a fake-quantizer on each weight and each edge to be quantized.
+    """Trace ``model``, fold its BatchNorms, and put a quantizer on each weight and each edge to be quantized.
 
     ``qconfig`` None means w8a8; ``example`` is one input batch, by default torch.zeros(1, 3, 32, 32); ``leaves`` are
     block types to leave whole and in float; ``equalize`` evens out the channels' ranges (:mod:`qlab.graph.equalize`).
@@ -248,6 +195,7 @@ def prepare(
     if equalize:
         equalize_layers(network)
     decisions = _decide(network, qconfig)
+    _require_known(qconfig, network, model)
     weighted = [d for d in decisions.values() if d.kind in WEIGHTED and (d.quantized or d.qconfig is not None)]
     if not weighted:
         found = ", ".join(sorted({type(m).__name__ for _, m in model.named_modules() if not list(m.children())}))
@@ -259,7 +207,10 @@ def prepare(
     _quantize_edges(network, decisions, qconfig)
     _run_in_place(network)
     network.recompile()
-    return Prepared(network, decisions, example)
+    prepared = Prepared(network, decisions, example).eval()
+    if not equalize:
+        prove_float(prepared, model, network.meta["answers"])
+    return prepared
 
 
 def _decide(network: fx.GraphModule, qconfig: QConfig) -> dict[str, Decision]:
@@ -269,9 +220,9 @@ def _decide(network: fx.GraphModule, qconfig: QConfig) -> dict[str, Decision]:
     decisions: dict[str, Decision] = {}
     for node in network.graph.nodes:
         kind = kind_of(node)
-        if kind in ("input", "output") or node.op == "get_attr" or shape_of(node) is None:
+        if kind in ("input", "output") or node.op == "get_attr" or (shape_of(node) is None and module_of(node) is None):
             continue
-        module = network.get_submodule(node.target) if node.op == "call_module" else nn.Identity()
+        module = module_of(node) or nn.Identity()
         config = qconfig.layer(name_of(node), module, edge=node in edges, shortcut=_is_shortcut(node, module))
         if config is None:
             because = "left in float by overrides"
@@ -286,6 +237,17 @@ def _decide(network: fx.GraphModule, qconfig: QConfig) -> dict[str, Decision]:
             config = None
         decisions[node.name] = Decision(kind if kind != "other" else _what(node, module), config, because)
     return decisions
+
+
+def _require_known(qconfig: QConfig, network: fx.GraphModule, model: nn.Module) -> None:
+    """Raise ValueError for an override whose name is no layer, no operation and no block of the network."""
+    known = {name_of(node) for node in network.graph.nodes} | {name for name, _ in model.named_modules()}
+    for name in qconfig.overrides:
+        if isinstance(name, str) and name not in known:
+            close = difflib.get_close_matches(name, known, 3, 0.0)
+            raise ValueError(
+                f"overrides names {name!r}, which is no layer of this network: did you mean {', '.join(close)}?"
+            )
 
 
 def _is_shortcut(node: fx.Node, module: nn.Module) -> bool:
@@ -312,11 +274,10 @@ def _cannot_carry(node: fx.Node) -> str:
         shapes = [shape_of(arg) if isinstance(arg, fx.Node) else None for arg in node.args]
         if shapes[0] is None or shapes[0] != shapes[1]:
             return f"no integer kernel adds shapes {shapes[0]} and {shapes[1]}"
-    if kind_of(node) == "global_pool" and node.graph.owning_module.get_submodule(node.target).output_size not in (
-        1,
-        (1, 1),
-    ):
+    if kind_of(node) == "global_pool" and module_of(node).output_size not in (1, (1, 1)):
         return "only global average pooling, AdaptiveAvgPool2d(1), has an integer kernel"
+    if kind_of(node) == "avg_pool" and module_of(node).divisor_override is not None:
+        return "no integer kernel takes divisor_override"
     return ""
 
 
@@ -327,20 +288,30 @@ def _what(node: fx.Node, module: nn.Module) -> str:
 
 
 def _quantize_weights(network: fx.GraphModule, decisions: dict[str, Decision]) -> None:
-    """Each layer that the decisions give a configuration becomes one that fake-quantizes its weights."""
+    """Each layer that the decisions give a configuration becomes one that rounds its weights."""
     for node in network.graph.nodes:
         decision = decisions.get(node.name)
         if decision is None or decision.kind not in WEIGHTED or decision.qconfig is None:
             continue
-        layer = network.get_submodule(node.target)
-        layer.__class__ = QuantConv2d if decision.kind == "conv" else QuantLinear
-        layer.weight_quantizer = fake_quantizer(decision.qconfig.weight)
+        layer = module_of(node)
+        if not isinstance(layer, QuantLayer):  # it is one already when the network calls it twice
+            build = QuantConv2d if decision.kind == "conv" else QuantLinear
+            spec = _spec_for(node.target, decision.qconfig.weight, layer.weight.shape)
+            network.set_submodule(node.target, build(layer, quantizers.build(spec)))
+
+
+def _spec_for(name: str, spec: Spec, shape: Sequence[int]) -> Spec:
+    """The spec for tensors of this shape, whose axes are counted from the front; ValueError names who has no such axis."""
+    try:
+        return replace(spec, granularity=spec.granularity.of(shape))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}. Choose PerChannel(0), or other axes with overrides") from None
 
 
 def tail_of(node: fx.Node, decisions: dict[str, Decision]) -> fx.Node:
     """The last node of the fused group that ``node`` starts: its relu, if that alone reads it, else itself."""
-    reader = next(iter(node.users), None)
-    if len(node.users) == 1 and kind_of(reader) in ("relu", "relu6") and kind_of(node) in (*WEIGHTED, "add"):
+    reader = only_reader(node)
+    if reader is not None and kind_of(reader) in RELUS and kind_of(node) in (*WEIGHTED, "add"):
         decision = decisions.get(reader.name)
         if decision is not None and decision.quantized:
             return reader
@@ -348,13 +319,13 @@ def tail_of(node: fx.Node, decisions: dict[str, Decision]) -> fx.Node:
 
 
 def _quantize_edges(network: fx.GraphModule, decisions: dict[str, Decision], qconfig: QConfig) -> None:
-    """A fake-quantizer behind each value that integer layers give or take; a second one where readers need fewer bits."""
+    """A quantizer behind each value that integer layers give or take; a second one where readers need fewer bits."""
     nodes = [node for node in network.graph.nodes if node.op != "output"]
     integer = [node for node in nodes if _is_quantized(node, decisions)]
     fused = {tail_of(node, decisions): node for node in integer if tail_of(node, decisions) is not node}
     inside = set(fused.values())
     heads = {node: fused.get(node, node) for node in integer if node not in inside}  # by the node that gives the value
-    wanted: dict[fx.Node, list[tuple[fx.Node, QuantSpec]]] = {}
+    wanted: dict[fx.Node, list[tuple[fx.Node, Spec]]] = {}
     for node in reversed(nodes):  # readers first: what only passes values on wants what its own readers want
         if node in inside or shape_of(node) is None:
             continue
@@ -372,7 +343,7 @@ def _is_quantized(node: fx.Node, decisions: dict[str, Decision]) -> bool:
     return node.name in decisions and decisions[node.name].quantized
 
 
-def _wants(reader: fx.Node, decisions, wanted, qconfig: QConfig) -> QuantSpec | None:
+def _wants(reader: fx.Node, decisions, wanted, qconfig: QConfig) -> Spec | None:
     """The grid on which ``reader`` wants its input, None when it takes floats."""
     if not _is_quantized(reader, decisions):
         return None
@@ -384,31 +355,33 @@ def _wants(reader: fx.Node, decisions, wanted, qconfig: QConfig) -> QuantSpec | 
     return qconfig.elementwise
 
 
-def _insert(network, node, head: fx.Node | None, readers, spec: QuantSpec, decisions) -> None:
-    """One fake-quantizer of ``spec`` behind ``node``, and further ones for the readers that want another grid.
+def _insert(network, node, head: fx.Node | None, readers, spec: Spec, decisions) -> None:
+    """One quantizer of ``spec`` behind ``node``, and further ones for the readers that want another grid.
 
     ``head`` starts the fused group that ends in ``node``; None when ``node`` gives floats.
     """
     name = "input" if node.op == "placeholder" else name_of(head or node)
+    spec = _spec_for(name, spec, shape_of(node))
+    readers = [(reader, _spec_for(name, wish, shape_of(node))) for reader, wish in readers]
     first = node
     if head is None or decisions[head.name].kind not in KEEPS_GRID:  # else its input is on the grid already
         fusible = _inside_addition(node, decisions)
         if fusible or not readers:  # no multiplication reads it, so there is nothing to save bits for
             spec = spec if spec.bits >= 8 else replace(spec, bits=8)
             readers = []
-        first = _quantizer_behind(network, node, name, fake_quantizer(spec, fusible=fusible))
+        first = _quantizer_behind(network, node, name, quantizers.build(spec, fusible=fusible))
         for user in list(node.users):
             if user is not first and (head is not None or any(user is reader for reader, _ in readers)):
                 user.replace_input_with(node, first)
-    others: dict[QuantSpec, fx.Node] = {}
+    others: dict[Spec, fx.Node] = {}
     for reader, wish in readers:
         if wish != spec:
             if wish not in others:
-                others[wish] = _quantizer_behind(network, first, f"{name}_{wish.bits}bit", fake_quantizer(wish))
+                others[wish] = _quantizer_behind(network, first, f"{name}_{wish.bits}bit", quantizers.build(wish))
             reader.replace_input_with(first, others[wish])
 
 
-def _quantizer_behind(network: fx.GraphModule, node: fx.Node, name: str, quantizer: FakeQuantizer) -> fx.Node:
+def _quantizer_behind(network: fx.GraphModule, node: fx.Node, name: str, quantizer: Quantizer) -> fx.Node:
     """Insert under quantizers.<name>, with a number behind it when a layer is called more than once."""
     taken = network.get_submodule("quantizers")._modules if hasattr(network, "quantizers") else {}
     name = base = name.replace(".", "_")
@@ -421,37 +394,36 @@ def _quantizer_behind(network: fx.GraphModule, node: fx.Node, name: str, quantiz
 
 def _inside_addition(node: fx.Node, decisions: dict[str, Decision]) -> bool:
     """Is this a convolution that only an addition reads, so that an engine may fuse the two? One input at most."""
-    reader = next(iter(node.users), None)
-    if kind_of(node) != "conv" or len(node.users) != 1 or kind_of(reader) != "add":
+    reader = only_reader(node)
+    if kind_of(node) != "conv" or reader is None or kind_of(reader) != "add" or reader.args[0] is reader.args[1]:
         return False
     if not (_is_quantized(node, decisions) and _is_quantized(reader, decisions)):
         return False
     first = reader.args[0]
-    rival = first if first.op == "call_module" and "quantizers." in first.target else None
-    if rival is not None:  # the other input was handled before this one
-        return not node.graph.owning_module.get_submodule(rival.target).fusible
+    if kind_of(first) == "quantizer":  # the other input was handled before this one
+        return not module_of(first).fusible
     return node is first or not _inside_addition(first, decisions)
 
 
 def _run_in_place(network: fx.GraphModule) -> None:
     """A relu that alone reads what a layer or an addition gives may overwrite it: less memory traffic."""
-    relus = [node for node in network.graph.nodes if kind_of(node) in ("relu", "relu6")]
+    relus = [node for node in network.graph.nodes if kind_of(node) in RELUS]
     for node in relus:
-        network.get_submodule(node.target).inplace = True
+        module_of(node).inplace = True
     for node in relus:  # one module may be called at several places: all of them have to allow it
         before = node.args[0]
         if len(before.users) > 1 or kind_of(before) not in (*WEIGHTED, "add"):
-            network.get_submodule(node.target).inplace = False
+            module_of(node).inplace = False
 
 
-def _in_words(spec: QuantSpec | Grid) -> str:
+def _in_words(spec: Spec) -> str:
     words = f"{spec.bits} bit{'s' if spec.bits > 1 else ''}"
-    if isinstance(spec, Grid):
+    if not isinstance(spec, QuantSpec):
         words = f"{words} ({spec.name})"
         if spec.bits > 8:  # a float of 16 bits has no scale
             return words
     return f"{words}, {type(spec.granularity).__name__.replace('Per', 'per ').lower()}"
 
 
-def _observer_name(spec: QuantSpec | Grid) -> str:
+def _observer_name(spec: Spec) -> str:
     return spec.observer if isinstance(spec.observer, str) else getattr(spec.observer, "__name__", repr(spec.observer))

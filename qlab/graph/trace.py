@@ -1,13 +1,12 @@
-"""A network as a graph: what torch.fx sees, with every operation in one standard form.
+"""A network as a graph: what torch.fx sees of a copy of it.
 
-``F.relu(x)``, ``torch.relu(x)`` and ``nn.ReLU()(x)`` are one operation to a processor; here they become one kind of
-node, so that the passes after this one have only layers, additions and concatenations to look at.
 Source: Reed, DeVito, He, Ussery, Ansel, "torch.fx: Practical Program Capture and Transformation" (MLSys 2022).
 """
 
 from __future__ import annotations
 
 import copy
+import inspect
 import operator
 import traceback
 from collections.abc import Callable
@@ -15,36 +14,27 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
-from torch.nn import functional as F
+from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
-# What a node does, by the module it calls. Everything that is not here stays in float.
-KINDS: dict[type, str] = {
-    nn.Conv2d: "conv",
-    nn.Linear: "linear",
-    nn.ReLU: "relu",
-    nn.ReLU6: "relu6",
-    nn.MaxPool2d: "max_pool",
-    nn.AvgPool2d: "avg_pool",
-    nn.AdaptiveAvgPool2d: "global_pool",
-    nn.Flatten: "flatten",
-}
+from qlab.graph.check import Answers, answers
+from qlab.graph.functional import without_mutation
+from qlab.graph.standard import drop_what_does_nothing, standardize
 
-# Functions and methods with a module that does the same; the module is made from the call's other arguments.
-_MODULE_OF: dict[object, Callable[..., nn.Module]] = {
-    F.relu: lambda inplace=False: nn.ReLU(),
-    torch.relu: nn.ReLU,
-    "relu": nn.ReLU,
-    "relu_": nn.ReLU,
-    F.relu6: lambda inplace=False: nn.ReLU6(),
-    F.max_pool2d: nn.MaxPool2d,
-    torch.max_pool2d: nn.MaxPool2d,
-    F.avg_pool2d: nn.AvgPool2d,
-    F.adaptive_avg_pool2d: nn.AdaptiveAvgPool2d,
-    torch.flatten: lambda start_dim=0, end_dim=-1: nn.Flatten(start_dim, end_dim),
-    "flatten": lambda start_dim=0, end_dim=-1: nn.Flatten(start_dim, end_dim),
-    F.dropout: lambda p=0.5, training=True, inplace=False: nn.Identity(),
-}
-_ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
+
+class _Proxy(fx.Proxy):
+    """Sees ``y += x`` as what it is, a change of y; torch.fx's own takes it for y = y + x."""
+
+    def _change(self, function: Callable, other: object) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+
+for _name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "imatmul", "iand", "ior", "ixor"):
+    setattr(
+        _Proxy, f"__{_name}__", lambda self, other, function=getattr(operator, _name): self._change(function, other)
+    )
 
 
 class _Tracer(fx.Tracer):
@@ -53,39 +43,83 @@ class _Tracer(fx.Tracer):
     def __init__(self, leaves: tuple[type, ...]) -> None:
         super().__init__()
         self.leaves = leaves
+        self.record_stack_traces = True
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         return isinstance(module, self.leaves) or super().is_leaf_module(module, name)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
 
 def trace(model: nn.Module, example: Tensor, leaves: tuple[type, ...] = ()) -> fx.GraphModule:
     """A copy of ``model`` in eval mode as a torch.fx graph in standard form, each node with the shape it gives.
 
     ``example`` is one input batch. ``leaves`` are block types to keep whole: not looked into, left in float.
-    Raises ValueError that names the line when the forward pass depends on the data, or when the example does not fit.
+    Its ``meta["answers"]`` are those of the model (:func:`qlab.graph.check.answers`). Raises ValueError that names the
+    line when the forward pass depends on the data, or when the example does not fit.
     """
-    model = copy.deepcopy(model).eval()
-    _try_out(model, example)
-    tracer = _Tracer(leaves)
+    model = eval_copy(model)
+    expected = _try_out(model, example)
+    optional = list(inspect.signature(model.forward).parameters.values())[1:]
+    defaults = {one.name: one.default for one in optional if one.default is not one.empty}
     try:
-        graph = tracer.trace(model)
+        graph = _Tracer(leaves).trace(model, concrete_args=defaults or None)
     except Exception as error:
         raise ValueError(_why_not(error)) from error
     network = fx.GraphModule(model, graph, type(model).__name__)
-    inputs = [node for node in graph.nodes if node.op == "placeholder"]
-    if len(inputs) != 1:
-        raise ValueError(f"the network takes {len(inputs)} inputs ({inputs}): expected one, a batch of images")
-    _standardize(network)
+    _drop_optional_inputs(network)
+    drop_what_does_nothing(network)
+    without_mutation(network, example)
     with torch.no_grad():
         ShapeProp(network).propagate(example)
+    standardize(network)
+    network.meta["answers"] = expected
     return network
 
 
-def _try_out(model: nn.Module, example: Tensor) -> None:
-    """Run the model once as it is, so that an example that does not fit is told apart from a graph that does not trace."""
+def eval_copy(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` in eval mode that shares nothing with it, its weights computed once and for all.
+
+    Weight norm, spectral norm, pruning and other parametrizations compute a weight anew in each call, from tensors of
+    their own; in the copy they are done with, so that a weight is what is stored.
+    """
+    computed = {
+        id(tensor): tensor.detach().clone()  # a deep copy refuses what was computed with gradients
+        for module in model.modules() for tensor in vars(module).values()
+        if isinstance(tensor, Tensor) and not tensor.is_leaf
+    }  # fmt: skip
+    model = copy.deepcopy(model, computed).eval()
+    for path, module in list(model.named_modules(remove_duplicate=False)):
+        for key, hook in list(module._forward_pre_hooks.items()):
+            if isinstance(hook, (WeightNorm, SpectralNorm, BasePruningMethod)):
+                hook(module, ())
+                hook.remove(module)
+                module._forward_pre_hooks.pop(key, None)
+        if parametrize.is_parametrized(module):
+            plain = _with_plain_weights(module)
+            if not path:
+                return plain
+            model.set_submodule(path, plain)
+    return model
+
+
+def _with_plain_weights(module: nn.Module) -> nn.Module:
+    """The layer as it is without its parametrizations. (torch's own way to remove them changes a class that copies share.)"""
+    base = type(module).__bases__[0]
+    plain = base.__new__(base)
+    plain.__dict__.update(vars(module))
+    plain._modules = {name: part for name, part in module._modules.items() if name != "parametrizations"}
+    plain._parameters = dict(module._parameters)
+    for name in module.parametrizations:
+        plain.register_parameter(name, nn.Parameter(getattr(module, name).detach().clone()))
+    return plain
+
+
+def _try_out(model: nn.Module, example: Tensor) -> Answers:
+    """Run the model as it is, so that an example that does not fit is told apart from a graph that does not trace."""
     try:
-        with torch.no_grad():
-            model(example)
+        return answers(model, example)
     except Exception as error:
         raise ValueError(
             f"the example, {tuple(example.shape)} {example.dtype}, does not run through the network: {error}. "
@@ -93,92 +127,29 @@ def _try_out(model: nn.Module, example: Tensor) -> None:
         ) from error
 
 
-def kind_of(node: fx.Node) -> str:
-    """What the node does: a value of KINDS, "add", "cat", "input", "output", or "other"."""
-    if node.op == "call_module":
-        cls = type(node.graph.owning_module.get_submodule(node.target))
-        return getattr(cls, "kind", None) or KINDS.get(cls, "other")  # a subclass may compute something else
-    if node.op == "call_function" and node.target in (operator.add, torch.cat):
-        return "add" if node.target is operator.add else "cat"
-    return {"placeholder": "input", "output": "output"}.get(node.op, "other")
-
-
-def name_of(node: fx.Node) -> str:
-    """The layer's path in the model; an operation without a module of its own is named inside its block."""
-    return node.target if node.op == "call_module" else node.meta.get("name", node.name)
-
-
-def shape_of(node: fx.Node) -> tuple[int, ...] | None:
-    """The shape of what the node gave for the example, None when that is not a tensor."""
-    meta = node.meta.get("tensor_meta")
-    return tuple(meta.shape) if hasattr(meta, "shape") else None
-
-
-def insert_module(network: fx.GraphModule, name: str, module: nn.Module, node: fx.Node) -> fx.Node:
-    """A new node right after ``node`` that calls ``module``, kept under ``name``, on what ``node`` gives."""
-    network.add_submodule(name, module)
-    with network.graph.inserting_after(node):
-        new = network.graph.call_module(name, (node,))
-    new.meta["tensor_meta"] = node.meta.get("tensor_meta")
-    new.meta["nn_module_stack"] = node.meta.get("nn_module_stack")
-    return new
-
-
-def _standardize(network: fx.GraphModule) -> None:
-    """Calls of functions and methods become modules or plain additions; what does nothing in eval mode goes."""
-    for node in list(network.graph.nodes):
-        target = node.target
-        if node.op in ("call_function", "call_method"):
-            if target in _ADDITIONS and len(node.args) == 2 and not node.kwargs:
-                node.op, node.target = "call_function", operator.add
-            elif target in ("view", "reshape") and _keeps_batch(node):
-                _as_module(network, node, nn.Flatten())
-            elif target in _MODULE_OF:
-                options = {name: value for name, value in node.kwargs.items() if name != "input"}
-                _as_module(network, node, _MODULE_OF[target](*node.args[1:], **options))
-        if node.op == "call_module" and isinstance(network.get_submodule(node.target), (nn.Dropout, nn.Identity)):
-            node.replace_all_uses_with(node.args[0])
+def _drop_optional_inputs(network: fx.GraphModule) -> None:
+    """Take out the inputs that have a default: the network was traced with it. Raises ValueError for further ones."""
+    first, *others = [node for node in network.graph.nodes if node.op == "placeholder"]
+    for node in reversed(network.graph.nodes):
+        if not node.users and (node in others or _only_checks(node, others)):
             network.graph.erase_node(node)
-    _name_functions(network)
-    network.graph.eliminate_dead_code()
-    network.delete_all_unused_submodules()
-    network.recompile()
+    left = [node for node in network.graph.nodes if node.op == "placeholder"]
+    if len(left) != 1:
+        raise ValueError(f"the network takes {len(left)} inputs ({left}): expected one, a batch of images")
 
 
-def _name_functions(network: fx.GraphModule) -> None:
-    """Name what is not a module by its block: layer1.0.add, and layer1.0.add_2 when the block adds twice."""
-    seen: dict[str, int] = {}
-    for node in network.graph.nodes:
-        if node.op in ("call_function", "call_method"):
-            name = _in_block(node, getattr(node.target, "__name__", node.target))
-            seen[name] = seen.get(name, 0) + 1
-            node.meta["name"] = name if seen[name] == 1 else f"{name}_{seen[name]}"
-
-
-def _in_block(node: fx.Node, name: str) -> str:
-    """``name`` behind the path of the block in which the node stands."""
-    stack = node.meta.get("nn_module_stack") or {}
-    block = next((path for path, _ in reversed(list(stack.values())) if path), "")
-    return f"{block}.{name}" if block else name
-
-
-def _as_module(network: fx.GraphModule, node: fx.Node, module: nn.Module) -> None:
-    """Turn ``node`` into a call of ``module``, named inside the block that it stands in."""
-    source = node.args[0] if node.args else node.kwargs["input"]
-    name = _in_block(node, node.name)
-    network.add_submodule(name, module)
-    node.op, node.target, node.args, node.kwargs = "call_module", name, (source,), {}
-
-
-def _keeps_batch(node: fx.Node) -> bool:
-    """Is this x.view(x.size(0), -1) in one of its spellings?"""
-    sizes = node.args[1] if isinstance(node.args[1], (tuple, list)) else node.args[1:]
-    if len(sizes) != 2 or sizes[1] != -1 or not isinstance(sizes[0], fx.Node):
-        return False
-    first = sizes[0]
-    if first.target is operator.getitem and first.args[1] == 0:  # x.shape[0], x.size()[0]
-        return first.args[0].target in ("size", getattr)
-    return first.target == "size" and first.args[1:] == (0,)
+def _only_checks(node: fx.Node, inputs: list[fx.Node]) -> bool:
+    """Does this node, which nobody reads, only compare one of the inputs with its default?"""
+    sources, seen = list(node.all_input_nodes), set()
+    while sources:
+        source = sources.pop()
+        seen.add(source)
+        sources += source.all_input_nodes
+    return (
+        node.op == "call_function"
+        and bool(seen & set(inputs))
+        and all(source in inputs or source.op == "call_function" for source in seen)
+    )
 
 
 def _why_not(error: Exception) -> str:

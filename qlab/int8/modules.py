@@ -14,11 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._pytree import tree_map
 
 from qlab.affine import QParams, dequantize
-from qlab.graph.report import Report
+from qlab.granularity import PerChannel, PerTensor
 from qlab.int8 import engines
+from qlab.sizes import memory_bytes
+from qlab.tables import Table
 
 
 class Int8Layer(nn.Module):
@@ -54,7 +55,8 @@ class Weighted(Int8Layer):
     def weight_qparams(self) -> QParams:
         """The grid of the weights."""
         zero_point = torch.zeros_like(self.scale, dtype=torch.int32)
-        return QParams(self.scale, zero_point, self.bits, signed=True, axis=0 if self.scale.ndim else None)
+        granularity = PerChannel(0) if self.scale.ndim else PerTensor()
+        return QParams(self.scale, zero_point, self.bits, True, granularity)
 
     def kernel(self, engine, inputs, output):
         method = getattr(engine, self.op)
@@ -188,20 +190,53 @@ class Input:
 
 
 class Call(nn.Module):
-    """A call of a function, or of a tensor's method given by name, with its other arguments filled in."""
+    """A call of a function, of a layer, or of a tensor's method given by name, with its other arguments filled in."""
 
     def __init__(self, target: Callable | str, args: Sequence, kwargs: dict) -> None:
         super().__init__()
         self.target, self.args, self.kwargs = target, args, kwargs
 
-    def forward(self, *inputs: Tensor):
-        args, kwargs = tree_map(lambda a: inputs[a.place] if isinstance(a, Input) else a, (self.args, self.kwargs))
+    def forward(self, *inputs: object):
+        args, kwargs = filled((self.args, self.kwargs), inputs)
         if isinstance(self.target, str):
             return getattr(args[0], self.target)(*args[1:], **kwargs)
         return self.target(*args, **kwargs)
 
     def extra_repr(self) -> str:
-        return getattr(self.target, "__name__", str(self.target))
+        return (
+            self.target
+            if isinstance(self.target, str)
+            else getattr(self.target, "__name__", type(self.target).__name__)
+        )
+
+
+def filled(arguments: object, inputs: Sequence) -> object:
+    """The arguments of a call with each :class:`Input` replaced; inside tuples, lists, dicts and slices too."""
+    if isinstance(arguments, Input):
+        return inputs[arguments.place]
+    if isinstance(arguments, slice):
+        return slice(*(filled(part, inputs) for part in (arguments.start, arguments.stop, arguments.step)))
+    if isinstance(arguments, (tuple, list)):
+        return type(arguments)(filled(part, inputs) for part in arguments)
+    if isinstance(arguments, dict):
+        return {key: filled(part, inputs) for key, part in arguments.items()}
+    return arguments
+
+
+class Constant(nn.Module):
+    """A tensor of the network's own that no layer holds, such as the positions of a transformer."""
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("value", value.detach().clone())
+
+    def forward(self) -> Tensor:
+        return self.value
+
+
+def structure(value: object) -> object:
+    """A network's answer when it is not one tensor: a tuple, list or dict of values."""
+    return value
 
 
 LAYERS = {cls.op: cls for cls in (
@@ -241,7 +276,9 @@ class Int8Network(nn.Module):
     makes it fast on small batches.
     """
 
-    def __init__(self, layers: Sequence[Int8Layer], program: Program, report: Report, engine: str = "auto") -> None:
+    def __init__(
+        self, layers: Sequence[Int8Layer], program: Program, report: Table, engine: str | engines.Engine = "auto"
+    ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.program = program
@@ -262,7 +299,7 @@ class Int8Network(nn.Module):
     @property
     def size_bytes(self) -> int:
         """Bytes of weights, scales and biases."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.state_dict().values())
+        return memory_bytes(self)
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
@@ -299,13 +336,13 @@ class Int8Network(nn.Module):
                 f"(N, {', '.join(map(str, self.program.input_shape))}), normalized as in training"
             )
 
-    def on(self, engine: str) -> Int8Network:
+    def on(self, engine: str | engines.Engine) -> Int8Network:
         """The same integers on another engine."""
         return Int8Network(list(self.layers), self.program, self._report, engine)
 
-    def report(self) -> Report:
+    def report(self) -> Table:
         """Every layer: its bits, and why it is in float if it is; the headline names the engine."""
-        return Report(f"{self._report.headline}; engine {self.engine} ({self.reason})", self._report.rows)
+        return self._report.under(f"{self._report.headline}; engine {self.engine} ({self.reason})")
 
     @property
     def saturating(self) -> list[str]:
@@ -314,7 +351,7 @@ class Int8Network(nn.Module):
 
     def can_saturate(self, saturates_in: Callable[[int], bool]) -> list[str]:
         """The layers that overflow 16 bits where the kernel of a layer of so many groups adds pairs in them."""
-        inputs = {step.layer: self.program.grids[step.inputs[0]] for step in self.program.steps}
+        inputs = {step.layer: self.program.grids[step.inputs[0]] for step in self.program.steps if step.inputs}
         return [
             layer.name for number, layer in enumerate(self.layers)
             if isinstance(layer, (Int8Conv2d, Int8Linear)) and saturates_in(layer.options.get("groups", 1))
@@ -342,14 +379,14 @@ class Int8Network(nn.Module):
             if step.output in fused:
                 continue
             layer, inputs, name = self.layers[step.layer], step.inputs, f"{self.layers[step.layer].op}_{number}"
-            inner = next((value for value in inputs if value in fused), None)
-            if inner is None:
+            sums = next((value for value in inputs if value in fused), None)  # of a convolution: they are not rounded
+            if sums is None:
                 kernel = layer.kernel(self._engine, *self._grids(inputs, step.output))
             else:
-                other = inputs[1] if inputs[0] == inner else inputs[0]
-                inputs, name = (*made_by[inner].inputs, other), f"conv2d_{name}"
-                convolution = self.layers[made_by[inner].layer]
-                last = last_reader[other] == number and other not in made_by[inner].inputs
+                other = inputs[1] if inputs[0] == sums else inputs[0]
+                inputs, name = (*made_by[sums].inputs, other), f"conv2d_{name}"
+                convolution = self.layers[made_by[sums].layer]
+                last = last_reader[other] == number and other not in made_by[sums].inputs
                 kernel = convolution.added_kernel(
                     self._engine, *self._grids(inputs, step.output), layer.options["relu"], last
                 )

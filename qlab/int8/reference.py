@@ -14,7 +14,7 @@ inference" (2018), equations 4 to 7; gemmlowp and TensorFlow Lite (M as a fixed-
 layer, which adds up few products, it is a good part of an output step. So here the bias joins after the
 multiplication, in the 64-bit product.
 
-:class:`Engine` is what every engine must compute, and computes it itself: the others (``engines.py``) replace
+:class:`Engine` is what every engine must compute, and computes it itself: the others (``engines/``) replace
 its methods with fast kernels and stay within one code of it. A *kernel* is a function in which all that is
 known beforehand (weights, multipliers) is packed once. Codes travel as uint8 tensors in channels_last order.
 """
@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qlab.affine import QParams
+from qlab.granularity import PerChannel
 
 Kernel = Callable[..., Tensor]
 Pair = tuple[int, int]
@@ -108,7 +109,21 @@ def to_codes(
     return kernel
 
 
-# --- The sums: a convolution of integers
+# --- The sums of integers
+
+
+def linear_sums(q: Tensor, zero_point: int, weight: Tensor) -> Tensor:
+    """``sum of (q - zero_point) * weight`` over each row, in int32: what an int8 processor computes.
+
+    It multiplies the codes as they are. Their zero point is *folded* into one number an output channel
+    (Jacob, equation 7), since ``sum (q - z) w = sum q w - z * sum w``. q: uint8 (..., in); weight: int8
+    (out, in). Returns int32 (..., out).
+
+    >>> linear_sums(torch.tensor([[3, 5]]).byte(), 1, torch.tensor([[2, 10]]).char())        # 2*2 + 4*10
+    tensor([[44]], dtype=torch.int32)
+    """
+    weight = weight.to(torch.int32)
+    return q.to(torch.int32) @ weight.T - zero_point * weight.sum(1, dtype=torch.int32)
 
 
 def windows(x: Tensor, kernel: Pair, stride: Pair, dilation: Pair) -> Tensor:
@@ -130,25 +145,22 @@ def conv2d_sums(
     q: Tensor, zero_point: int, weight: Tensor, *, stride: Pair = (1, 1), padding: Pair = (0, 0),
     dilation: Pair = (1, 1), groups: int = 1,
 ) -> Tensor:  # fmt: skip
-    """``sum of (q - zero_point) * weight`` over each window, in int32: what an int8 processor computes.
+    """``sum of (q - zero_point) * weight`` over each window, in int32: :func:`linear_sums` of every window.
 
-    It multiplies the codes as they are. Their zero point is *folded* into one number an output channel
-    (Jacob, equation 7), since ``sum (q - z) w = sum q w - z * sum w``. What is padded is the value 0, so the
-    code z. q: uint8 (N, C_in, H, W); weight: int8 (C_out, C_in / groups, height, width). Returns int32 (N,
-    C_out, H_out, W_out).
+    What is padded is the value 0, so the code z. q: uint8 (N, C_in, H, W); weight: int8 (C_out, C_in / groups,
+    height, width). Returns int32 (N, C_out, H_out, W_out).
 
     >>> conv2d_sums(torch.tensor([[[[3, 5]]]]).byte(), 1, torch.tensor([[[[2, 10]]]]).char())   # 2*2 + 4*10
     tensor([[[[44]]]], dtype=torch.int32)
     """
-    padded = F.pad(q.to(torch.int32), (padding[1], padding[1], padding[0], padding[0]), value=zero_point)
+    padded = F.pad(q, (padding[1], padding[1], padding[0], padding[0]), value=zero_point)
     patches = windows(padded, tuple(weight.shape[2:]), stride, dilation)
-    n, c, height, width = patches.shape[:4]
-    patches = patches.reshape(n, groups, c // groups, height, width, -1).permute(1, 0, 3, 4, 2, 5)
-    columns = patches.reshape(groups, n * height * width, -1)  # one row a window
-    rows = weight.to(torch.int32).reshape(groups, weight.shape[0] // groups, -1)  # one row an output channel
-    products = torch.stack([a @ b.T for a, b in zip(columns, rows)])
-    sums = products - zero_point * rows.sum(2, dtype=torch.int32)[:, None]
-    return sums.permute(1, 0, 2).reshape(n, height, width, -1).permute(0, 3, 1, 2)
+    (n, _, height, width), (outputs, inputs, *taps) = patches.shape[:4], weight.shape
+    patches = patches.reshape(n, groups, inputs, height, width, *taps).permute(1, 0, 3, 4, 2, 5, 6)
+    columns = patches.reshape(groups, n * height * width, weight[0].numel())  # one row a window
+    rows = weight.reshape(groups, outputs // groups, weight[0].numel())  # one row an output channel
+    sums = torch.stack([linear_sums(a, zero_point, b) for a, b in zip(columns, rows)])
+    return sums.permute(1, 0, 2).reshape(n, height, width, outputs).permute(0, 3, 1, 2)
 
 
 def sum_bound(weight: Tensor, x_qp: QParams) -> int:
@@ -172,8 +184,8 @@ def exact_float(weight: Tensor, x_qp: QParams) -> torch.dtype:
 
     float32 holds every integer up to 2**24, float64 up to 2**53, so a float convolution of integers is exact
     while no partial sum can pass that. Float units multiply 10 to 100 times as fast as torch's integer matrix
-    product, so the engine below computes its integers with them: the same integers as :func:`conv2d_sums`
-    gives.
+    product, so the engine below computes its integers with them, unless it is asked for the plain form: the same
+    integers as :func:`conv2d_sums` and :func:`linear_sums` give.
 
     >>> exact_float(torch.full((1, 9), 127, dtype=torch.int8), QParams(1.0, 0))
     torch.float32
@@ -194,6 +206,10 @@ class Engine:
     one scale a tensor, weights signed with at most 8 bits, the zero point 0 and one scale a tensor or an
     output channel.
 
+    ``plain=True`` takes each sum as it is written above, in int32 (:func:`conv2d_sums`, :func:`linear_sums`), for whoever
+    wants to step through; the default takes the same sums by float units, many times as fast. Both give the same codes:
+    ``network.on(Engine(plain=True))``.
+
     >>> engine, x_qp, weight_qp = Engine(), QParams(0.5, 3), QParams(0.1, 0, signed=True)
     >>> kernel = engine.linear(torch.tensor([[10, -20]], dtype=torch.int8), None, weight_qp, x_qp, x_qp)
     >>> q = engine.quantize(x_qp)(torch.tensor([[4.0, 1.0]]))
@@ -203,6 +219,9 @@ class Engine:
 
     name = "reference"
     fuses_add = True  # conv2d_add is there: the sum is rounded once, not twice
+
+    def __init__(self, *, plain: bool = False) -> None:
+        self.plain = plain
 
     def running(self) -> AbstractContextManager:
         """Enter it around a whole network: what its kernels need set up, done once rather than in each."""
@@ -215,7 +234,7 @@ class Engine:
         done, or gives other scores.
         """
         raise ValueError(
-            f"engine {self.name!r} cannot be captured: of torch's engines only the historical ones can. "
+            f"engine {self.name!r} cannot be captured: of torch's engines only those of torch.ops.quantized can. "
             "Choose engine='onednn', 'x86', 'fbgemm' or 'qnnpack', or leave the network as it is"
         )
 
@@ -243,7 +262,7 @@ class Engine:
     ) -> Kernel:  # fmt: skip
         """Convolution (+ relu) of (N, C_in, H, W). weight: int8 (C_out, C_in / groups, h, w); bias: float."""
         finish = finish_sums(weight, bias, weight_qp, x_qp, (), out_qp, relu)
-        sums = _conv2d_in_float(weight, x_qp, pair(stride), pair(padding), pair(dilation), groups)
+        sums = self._conv2d_sums(weight, x_qp, pair(stride), pair(padding), pair(dilation), groups)
         return lambda q: finish(sums(q))
 
     def conv2d_add(
@@ -257,7 +276,7 @@ class Engine:
         where an engine can: pass it when nobody reads ``other`` afterwards.
         """
         finish = finish_sums(weight, bias, weight_qp, x_qp, (other_qp,), out_qp, relu)
-        sums = _conv2d_in_float(weight, x_qp, pair(stride), pair(padding), pair(dilation), groups)
+        sums = self._conv2d_sums(weight, x_qp, pair(stride), pair(padding), pair(dilation), groups)
         other_zero_point = int(other_qp.zero_point)
         return lambda q, other: finish(sums(q), other.to(torch.int64).sub_(other_zero_point))
 
@@ -268,6 +287,8 @@ class Engine:
         """Linear layer (+ relu) on codes (..., in). weight: int8 (out, in)."""
         finish = finish_sums(weight, bias, weight_qp, x_qp, (), out_qp, relu)
         dtype, zero_point = exact_float(weight, x_qp), int(x_qp.zero_point)
+        if self.plain:
+            return lambda q: finish(linear_sums(q, zero_point, weight))
         transposed = weight.to(dtype).T.contiguous()
         return lambda q: finish(q.to(dtype).sub_(zero_point) @ transposed)
 
@@ -344,7 +365,7 @@ class Engine:
         return pool
 
     def cat(self, qps: Sequence[QParams], out_qp: QParams, *, dim: int = 1) -> Kernel:
-        """Concatenate a list of tensors, each moved to out_qp first."""
+        """Concatenate a list of tensors, each on out_qp first."""
         moves = [self.requantize(qp, out_qp) for qp in qps]
 
         def kernel(parts: Sequence[Tensor]) -> Tensor:
@@ -363,6 +384,15 @@ class Engine:
     def flatten(self, start_dim: int = 1, end_dim: int = -1) -> Kernel:
         """Another view of the same codes; a copy where channels_last order does not allow a view."""
         return lambda q: q.flatten(start_dim, end_dim)
+
+    def _conv2d_sums(
+        self, weight: Tensor, x_qp: QParams, stride: Pair, padding: Pair, dilation: Pair, groups: int
+    ) -> Kernel:  # fmt: skip
+        """The kernel "codes -> sums of a convolution"."""
+        if not self.plain:
+            return _conv2d_in_float(weight, x_qp, stride, padding, dilation, groups)
+        window = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        return lambda q: conv2d_sums(q, int(x_qp.zero_point), weight, **window)
 
 
 # --- Shared by the engines
@@ -435,7 +465,7 @@ def check_weighted(weight: Tensor, weight_qp: QParams, *activations: QParams) ->
             f"with zero point(s) {weight_qp.zero_point.unique().tolist()}: expected int8 codes, signed, zero "
             "point 0; use QuantSpec(bits=8, signed=True, symmetric=True)"
         )
-    by_channel = weight_qp.axis == 0 and weight_qp.scale.shape == weight.shape[:1]
+    by_channel = weight_qp.granularity.of(weight.shape) == PerChannel(0) and weight_qp.scale.shape == weight.shape[:1]
     if weight_qp.scale.ndim and not by_channel:
         raise ValueError(
             f"weight of shape {tuple(weight.shape)} with {weight_qp.granularity} and a scale of shape "
@@ -489,17 +519,22 @@ def _places(
     q: Tensor, fill: int, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool
 ) -> list[Tensor]:
     """For each place of a pooling window, the codes that stand there in all windows: (N, C, H_out, W_out)."""
-    out = [_pooled_length(*axis, ceil_mode) for axis in zip(q.shape[2:], kernel, stride, padding, dilation)]
-    reach = [(n - 1) * s + d * (k - 1) + 1 for n, k, s, d in zip(out, kernel, stride, dilation)]
-    after = [max(0, r - length - p) for r, length, p in zip(reach, q.shape[2:], padding)]
-    if any((*padding, *after)):
-        q = F.pad(q, (padding[1], after[1], padding[0], after[0]), value=fill)
-    places = windows(q[:, :, : reach[0], : reach[1]], kernel, stride, dilation)
+    axes = zip(q.shape[2:], kernel, stride, padding, dilation)
+    (rows, below), (columns, right) = (pooled(*axis, ceil_mode) for axis in axes)
+    if any((*padding, below, right)):
+        q = F.pad(q, (padding[1], right, padding[0], below), value=fill)
+    places = windows(q, kernel, stride, dilation)[:, :, :rows, :columns]
     return [places[..., i, j] for i in range(kernel[0]) for j in range(kernel[1])]
 
 
-def _pooled_length(length: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:
-    """How many windows fit, as torch counts: with ceil_mode the last may overhang, but must start inside."""
+def pooled(length: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> tuple[int, int]:
+    """How many pooling windows fit along one axis, as torch counts, and how much padding the last needs at the end.
+
+    With ceil_mode the last may overhang, but must start inside.
+
+    >>> pooled(6, kernel=3, stride=2, padding=0, dilation=1, ceil_mode=True)
+    (3, 1)
+    """
     span = dilation * (kernel - 1) + 1
     room = length + 2 * padding - span
     count = (-(-room // stride) if ceil_mode else room // stride) + 1
@@ -510,12 +545,12 @@ def _pooled_length(length: int, kernel: int, stride: int, padding: int, dilation
             f"a window of {span} does not fit an image of {length} padded by {padding} on both sides: "
             "expected a larger image, or a smaller kernel_size"
         )
-    return count
+    return count, max(0, (count - 1) * stride + span - length - padding)
 
 
 def _counts(length: int, kernel: int, stride: int, padding: int, ceil_mode: bool, include_pad: bool) -> Tensor:
     """By how many values torch divides, for each window along one axis."""
-    start = torch.arange(_pooled_length(length, kernel, stride, padding, 1, ceil_mode)) * stride - padding
+    start = torch.arange(pooled(length, kernel, stride, padding, 1, ceil_mode)[0]) * stride - padding
     end = (start + kernel).clamp(max=length + padding)  # what overhangs the padding never counts
     return end - start if include_pad else end.clamp(max=length) - start.clamp(min=0)
 

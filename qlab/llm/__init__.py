@@ -5,7 +5,7 @@ model), ``gptq`` with ``stages`` (better rounding), ``outliers`` (SmoothQuant), 
 transformers: ``pip install "qlab[llm]"``.
 """
 
-from qlab.llm.convert import as_bfloat16, dynamic, linears, rounded, weight_bytes, weight_only
+from qlab.llm.convert import as_bfloat16, dynamic, linears, rounded, weight_only
 from qlab.llm.gptq import gptq_quantize
 from qlab.llm.granite import GRANITE_2B, TINY, build, config, load, manifest, random_model, tiny, tokenizer
 from qlab.llm.layers import DynamicLinear, WeightOnlyLinear, quantize_weight
@@ -16,5 +16,5 @@ from qlab.llm.text import corpus, source, windows
 __all__ = [
     "GRANITE_2B", "TINY", "DynamicLinear", "WeightOnlyLinear", "as_bfloat16", "build", "config", "corpus", "dynamic", "generate", "gptq_quantize", "inject", "largest_inputs", "linears", "load",
     "manifest", "perplexity", "quantize_weight", "random_model", "rounded", "smooth", "source", "speed", "tiny", "tokenizer",
-    "weight_bytes", "weight_only", "windows",
+    "weight_only", "windows",
 ]  # fmt: skip

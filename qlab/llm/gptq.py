@@ -8,34 +8,47 @@ error another column can take over.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from qlab.affine import QParams
+from qlab.granularity import Granularity, PerGroup
 from qlab.llm.layers import weight_qparams
 
 
 def gptq_quantize(
-    weight: Tensor, hessian: Tensor, bits: int = 4, group_size: int | None = 64, damp: float = 0.01
+    weight: Tensor, hessian: Tensor, bits: int = 4, granularity: Granularity = PerGroup(64), damp: float = 0.01
 ) -> tuple[Tensor, QParams]:
-    """(codes, grids) of a weight (N, K) for inputs with x^T x = ``hessian`` (K, K).
+    """Codes for a weight (N, K) that keep the error of its *output* small, for inputs with x^T x = ``hessian`` (K, K).
 
-    A group's grid is chosen when its turn comes, from the weights as they are then. ``damp``: this share of the
-    Hessian's mean diagonal is added to it, or it might have no inverse.
+    A group's grid is chosen when its turn comes, from the weights as they are then; with PerChannel(0) one grid a row
+    serves from the first column to the last. ``damp``: this share of the Hessian's mean diagonal is added to it, or it
+    might have no inverse.
+
+    Returns (codes, (N, K), int8 or uint8; their grids), as :func:`qlab.llm.quantize_weight` does; what that refuses is
+    refused here too.
+
+    >>> inputs, weight = torch.randn(200, 64), torch.randn(8, 64)
+    >>> codes, grids = gptq_quantize(weight, inputs.T @ inputs, bits=3)
+    >>> codes.shape, grids.scale.shape
+    (torch.Size([8, 64]), torch.Size([8, 1]))
     """
     weight = weight.detach().float().clone()
+    granularity.scale_shape(weight.shape)  # raises where groups do not divide the rows
     inverse = inverse_factor(hessian, damp)
-    size = group_size or weight.shape[1]
+    size = granularity.size if isinstance(granularity, PerGroup) else weight.shape[1]
     codes, scales, zeros = torch.empty_like(weight), [], []
     for start in range(0, weight.shape[1], size):
         block, factor = weight[:, start : start + size], inverse[start : start + size]
-        qp = weight_qparams(block, bits, size if group_size else None)
+        qp = weight_qparams(block, bits, granularity)
         errors = _round_block(block, factor[:, start : start + size], qp, codes[:, start : start + size])
         weight[:, start + size :] -= errors @ factor[:, start + size :]
         scales.append(qp.scale)
         zeros.append(qp.zero_point)
-    if group_size:
-        qp = QParams(torch.cat(scales, 1), torch.cat(zeros, 1), bits, qp.signed, None, group_size, qp.narrow_range)
+    if isinstance(granularity, PerGroup):
+        qp = replace(qp, scale=torch.cat(scales, 1), zero_point=torch.cat(zeros, 1))
     return codes.to(torch.int8 if qp.signed else torch.uint8), qp
 
 

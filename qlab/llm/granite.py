@@ -9,14 +9,16 @@ architecture's code is ``transformers``'.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from qlab import models
 from qlab.files import check_tensors, read_json
+from qlab.granularity import PerGroup
 from qlab.llm.convert import linears, replace
 from qlab.llm.layers import DynamicLinear, WeightOnlyEmbedding, WeightOnlyLinear
 
@@ -44,8 +46,11 @@ GRANITE_2B = {
 }  # fmt: skip
 
 
-def config(size: dict | None = None, **changes) -> GraniteConfig:
+def config(size: Mapping[str, object] | None = None, **changes: object) -> GraniteConfig:
     """A Granite configuration: :data:`TINY` (default) or :data:`GRANITE_2B`, with changes.
+
+    >>> config(num_hidden_layers=2).hidden_size, config(GRANITE_2B).hidden_size
+    (192, 2048)
 
     Raises ImportError, and says what to install, when transformers is missing.
     """
@@ -74,12 +79,20 @@ def _architecture() -> type[GraniteForCausalLM]:
 
 
 def build(configuration: GraniteConfig) -> GraniteForCausalLM:
-    """A Granite with random weights in float32, in eval mode."""
+    """A Granite with random weights in float32, in eval mode.
+
+    >>> sum(p.numel() for p in build(config()).parameters())
+    1623744
+    """
     return _architecture()(configuration).eval()
 
 
 def tiny() -> GraniteForCausalLM:
     """The Granite over bytes that we trained on the standard library's source; float32, in eval mode.
+
+    >>> tokens = torch.tensor([list(b"def f(x):")])
+    >>> tiny()(input_ids=tokens).logits.shape              # a score for each of the 256 bytes that may come next
+    torch.Size([1, 9, 256])
 
     Raises ValueError when its weights are not those that the manifest vouches for (sha256).
     """
@@ -92,7 +105,11 @@ def tiny() -> GraniteForCausalLM:
 
 
 def manifest() -> dict[str, dict]:
-    """How the committed language models were made, and how good they are."""
+    """How the committed language models were made, and how good they are: {name: entry}.
+
+    >>> manifest()["granite-tiny"]["command"]
+    'python tools/train_llm.py'
+    """
     return models.manifest(FOLDER)
 
 
@@ -118,14 +135,17 @@ def load(name: str | Path, dtype: torch.dtype | None = None) -> GraniteForCausal
 
 
 def tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer that belongs to :func:`load`'s model. (The tiny one needs none: its tokens are bytes.)"""
+    """The tokenizer that belongs to :func:`load`'s model. (The tiny one needs none: its tokens are bytes.)
+
+    Raises ValueError when there is none, or no network; ImportError, and says what to install, without transformers.
+    """
     _architecture()
     from transformers import AutoTokenizer
 
     return _fetched(AutoTokenizer, name, trust_remote_code=False)
 
 
-def _fetched(kind: type, name: str | Path, **options):
+def _fetched(kind: type, name: str | Path, **options: object) -> Any:
     """``from_pretrained``, with an error of one line."""
     try:
         return kind.from_pretrained(str(name), **options)
@@ -142,6 +162,10 @@ def random_model(configuration: GraniteConfig, kind: str = "int8", seed: int = 0
 
     It is built on the meta device, where tensors have a shape and no memory. Then each layer's weights are
     drawn, quantized and let go, one layer after the other. It computes in bfloat16 and uses the processor's kernels.
+    The same ``seed`` draws the same weights for every kind. Raises ValueError for another kind.
+
+    >>> random_model(config(num_hidden_layers=1), "int4").model.layers[0].mlp.up_proj
+    WeightOnlyLinear(192 -> 512, 4 bits, groups of 64)
     """
     if kind not in KINDS:
         raise ValueError(f"kind {kind!r}: expected one of {', '.join(KINDS)}")
@@ -175,6 +199,6 @@ def _with_weight(module: nn.Module, weight: Tensor) -> nn.Module:
 KINDS = {
     "bf16": lambda weight: _with_weight(nn.Linear(*weight.shape[::-1], bias=False, device="meta"), weight),
     "int8": lambda weight: WeightOnlyLinear.from_weight(weight, 8).use_kernel(),
-    "int4": lambda weight: WeightOnlyLinear.from_weight(weight, 4, 64).use_kernel(),
+    "int4": lambda weight: WeightOnlyLinear.from_weight(weight, 4, PerGroup(64)).use_kernel(),
     "w8a8": lambda weight: DynamicLinear.from_weight(weight).use_kernel(),
 }

@@ -8,73 +8,103 @@ tokens come at once. LLM.int8() (Dettmers et al. 2022) leaves the few channels w
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qlab.affine import QParams, choose_qparams, dequantize, quantize
-from qlab.granularity import PerGroup
+from qlab.affine import QParams, dequantize, quantize, round_rows
+from qlab.granularity import Granularity, PerChannel, PerGroup
 from qlab.int8 import engines
+from qlab.observers import grid_of
+from qlab.qconfig import QConfig, QuantSpec
 
 BFLOAT16 = torch.bfloat16
 ROWS = 1024
 KERNEL_GROUPS = (32, 64, 128, 256)
 
 
-def weight_qparams(weight: Tensor, bits: int = 8, group_size: int | None = None) -> QParams:
-    """The grids of a weight matrix (N, K): symmetric, one a row; with ``group_size`` asymmetric, one a group.
+def weight_qparams(weight: Tensor, bits: int = 8, granularity: Granularity = PerChannel(0)) -> QParams:
+    """The grids of a weight matrix (N, K), from the smallest and the largest value of each row or group.
 
-    Scales are rounded to bfloat16, in which they are stored.
+    With one scale a row the grid is that of any other network's weights (:class:`QConfig`): symmetric. A group has few
+    values, seldom as many on either side of 0, so its grid is asymmetric and has a zero point. Scales are rounded to
+    bfloat16, in which they are stored.
 
-    >>> weight_qparams(torch.ones(4, 128), bits=4, group_size=64).scale.shape
+    >>> weight_qparams(torch.ones(4, 128), bits=4, granularity=PerGroup(64)).scale.shape
     torch.Size([4, 2])
+
+    Raises ValueError for another granularity than PerChannel(0) and PerGroup, for groups that do not divide K, and for
+    weights that are not finite.
     """
-    if group_size is None:
-        top = weight.abs().amax(1)
-        qp = choose_qparams(-top, top, bits, signed=True, symmetric=True, narrow_range=True, axis=0)
+    granularity = granularity.of(weight.shape)
+    if isinstance(granularity, PerGroup):
+        spec = QuantSpec(bits, granularity=granularity)
+    elif granularity == PerChannel(0):
+        spec = replace(QConfig.weight, bits=bits)
     else:
-        groups = PerGroup(group_size).blocks(weight).reshape(len(weight), -1, group_size)
-        qp = choose_qparams(groups.amin(-1), groups.amax(-1), bits, group_size=group_size)
-    scale = qp.scale.to(BFLOAT16).float()
-    return QParams(scale, qp.zero_point, bits, qp.signed, qp.axis, group_size, qp.narrow_range)
+        raise ValueError(f"{granularity}: expected PerChannel(0), one scale a row, or PerGroup(size)")
+    qp = grid_of(weight, spec)
+    return replace(qp, scale=qp.scale.to(BFLOAT16).float())
 
 
-def quantize_weight(weight: Tensor, bits: int = 8, group_size: int | None = None) -> tuple[Tensor, QParams]:
-    """(codes, grids) of a weight matrix, each weight to its nearest code; some rows at a time, to spare memory."""
+def quantize_weight(weight: Tensor, bits: int = 8, granularity: Granularity = PerChannel(0)) -> tuple[Tensor, QParams]:
+    """Each weight of a matrix (N, K) to its nearest code; some rows at a time, to spare memory.
+
+    Returns (codes, (N, K), int8 with one scale a row and uint8 in groups; their grids, see :func:`weight_qparams`,
+    which says what is refused). :func:`qlab.dequantize` turns the two back into weights.
+
+    >>> codes, grids = quantize_weight(torch.tensor([[-1.0, 0.5], [2.0, 0.1]]))
+    >>> codes
+    tensor([[-127,   64],
+            [ 127,    6]], dtype=torch.int8)
+    >>> grids.granularity, grids.scale
+    (PerChannel(axis=0), tensor([0.0079, 0.0157]))
+    """
     parts = []
     for rows in weight.split(ROWS):
-        qp = weight_qparams(rows, bits, group_size)
+        qp = weight_qparams(rows, bits, granularity)
         parts.append((quantize(rows, qp), qp.scale, qp.zero_point))
     codes, scale, zero_point = (torch.cat(part) for part in zip(*parts))
-    return codes, QParams(scale, zero_point, bits, qp.signed, qp.axis, group_size, qp.narrow_range)
+    return codes, replace(qp, scale=scale, zero_point=zero_point)
 
 
-def round_weight(weight: Tensor, bits: int, group_size: int | None = None) -> Tensor:
-    """The weight on its grid, in float: what quantizing it to any number of bits costs, without the storage."""
-    return dequantize(*quantize_weight(weight, bits, group_size))
+def round_weight(weight: Tensor, bits: int, granularity: Granularity = PerChannel(0)) -> Tensor:
+    """The weight on its grid, in float32: what quantizing it to any number of bits costs, without the storage."""
+    return dequantize(*quantize_weight(weight, bits, granularity))
 
 
 class WeightOnlyLinear(nn.Module):
-    """A linear layer that stores int8 codes (one scale a row), or 4-bit codes (one scale a group), two a byte.
+    """A linear layer that stores int8 codes with one scale a row, or 4-bit codes, two a byte, with one a group.
 
-    It computes in the type of its input. :meth:`use_kernel` makes it multiply with torch's own kernels for bfloat16
-    inputs; without, it turns the weights into floats first.
+    It computes in the type of its input, (..., K) -> (..., N). :meth:`use_kernel` makes it multiply with torch's own
+    kernels for bfloat16 inputs; without, it turns the weights into floats first.
+
+    >>> WeightOnlyLinear.from_weight(torch.randn(16, 64), bits=4, granularity=PerGroup(32))
+    WeightOnlyLinear(64 -> 16, 4 bits, groups of 32)
+
+    Raises ValueError for codes and grids that have no storage here.
     """
 
     def __init__(self, codes: Tensor, qp: QParams) -> None:
         super().__init__()
+        by_row = (qp.bits, qp.signed, qp.granularity.of(codes.shape)) == (8, True, PerChannel(0))
+        if not by_row and (qp.bits, qp.signed, type(qp.granularity)) != (4, False, PerGroup):
+            raise ValueError(
+                f"{qp.bits} bits, {'signed' if qp.signed else 'unsigned'}, {qp.granularity}: no storage for these codes. "
+                "Expected 8 bits, signed, with PerChannel(0), or 4 bits, unsigned, with PerGroup(size)"
+            )
         self.out_features, self.in_features = codes.shape
-        self.bits, self.group_size, self.on_kernel = qp.bits, qp.group_size, False
+        self.bits, self.granularity, self.on_kernel = qp.bits, qp.granularity, False
         self.register_buffer("codes", codes if qp.bits == 8 else codes[:, ::2] | codes[:, 1::2] << 4)
         self.register_buffer("scale", qp.scale.to(BFLOAT16))
         self.register_buffer("zero_point", None if qp.bits == 8 else qp.zero_point.to(torch.uint8))
 
     @classmethod
-    def from_weight(cls, weight: Tensor, bits: int = 8, group_size: int | None = None) -> WeightOnlyLinear:
-        """Round to nearest. Raises ValueError for bits that have no storage here."""
-        if (bits, group_size is None) not in ((8, True), (4, False)):
-            raise ValueError(f"bits={bits}, group_size={group_size}: expected 8 bits without groups, or 4 with groups")
-        return cls(*quantize_weight(weight, bits, group_size))
+    def from_weight(cls, weight: Tensor, bits: int = 8, granularity: Granularity = PerChannel(0)) -> WeightOnlyLinear:
+        """The layer of a weight (N, K), each rounded to its nearest code (:func:`quantize_weight`)."""
+        return cls(*quantize_weight(weight, bits, granularity))
 
     def integers(self) -> Tensor:
         """The codes, one an element."""
@@ -86,7 +116,7 @@ class WeightOnlyLinear(nn.Module):
         """Some rows of the weight in float32, or all."""
         if self.bits == 8:
             return self.codes[rows].float().mul_(self.scale[rows].float().unsqueeze(-1))
-        codes = self.integers()[rows].reshape(-1, self.scale.shape[1], self.group_size).float()
+        codes = self.integers()[rows].reshape(-1, self.scale.shape[1], self.granularity.size).float()
         codes.sub_(self.zero_point[rows].float().unsqueeze(-1)).mul_(self.scale[rows].float().unsqueeze(-1))
         return codes.flatten(1)
 
@@ -95,7 +125,7 @@ class WeightOnlyLinear(nn.Module):
 
         4-bit codes are put in the kernel's order for good.
         """
-        fits = self.bits == 8 or (self.group_size in KERNEL_GROUPS and self.out_features % 16 == 0)
+        fits = self.bits == 8 or (self.granularity.size in KERNEL_GROUPS and self.out_features % 16 == 0)
         self.on_kernel = fits and engines.has_weight_products()
         if self.on_kernel and self.bits == 4:
             offset = (8 - self.zero_point.float()) * self.scale.float()
@@ -111,11 +141,11 @@ class WeightOnlyLinear(nn.Module):
         if self.bits == 8:
             y = engines.int8_weight_product(tokens, self.codes, self.scale)
         else:
-            y = engines.int4_weight_product(tokens, self.codes, self.group_size, self.scale)
+            y = engines.int4_weight_product(tokens, self.codes, self.granularity.size, self.scale)
         return y.reshape(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
-        groups = f", groups of {self.group_size}" if self.group_size else ""
+        groups = "" if self.bits == 8 else f", groups of {self.granularity.size}"
         return f"{self.in_features} -> {self.out_features}, {self.bits} bits{groups}"
 
 
@@ -137,9 +167,12 @@ class DynamicLinear(nn.Module):
     """A W8A8 linear layer: int8 weights, one scale a row; inputs rounded to int8, one scale a token.
 
     ``threshold``: channels in which any token exceeds it stay in float, as in LLM.int8() (None: no such channels);
-    their weights are read from the codes.
+    their weights are read from the codes. ``in_float`` says how many these were in the last batch.
     It computes the integers' sums in float, which holds them exactly up to about a thousand inputs;
     :meth:`use_kernel` makes it multiply with the processor's int8 kernels.
+
+    >>> DynamicLinear.from_weight(torch.randn(16, 64), threshold=6.0)
+    DynamicLinear(64 -> 16, W8A8, channels above 6 in float)
     """
 
     def __init__(self, codes: Tensor, qp: QParams, threshold: float | None = None) -> None:
@@ -151,7 +184,7 @@ class DynamicLinear(nn.Module):
 
     @classmethod
     def from_weight(cls, weight: Tensor, threshold: float | None = None) -> DynamicLinear:
-        """Round to nearest."""
+        """The layer of a weight (N, K), each rounded to its nearest code (:func:`quantize_weight`)."""
         return cls(*quantize_weight(weight), threshold)
 
     def use_kernel(self) -> DynamicLinear:
@@ -177,8 +210,8 @@ class DynamicLinear(nn.Module):
         """Inputs (tokens, K) rounded to int8, times the codes, in float32."""
         if self.kernel is not None:
             return self.kernel(tokens)
-        step = tokens.abs().amax(-1, keepdim=True).clamp(min=1e-12) / 127
-        return F.linear((tokens / step).round(), self.codes.float()) * step * self.scale
+        codes, steps = round_rows(tokens, 127)
+        return F.linear(codes, self.codes.float()) * steps * self.scale
 
     def extra_repr(self) -> str:
         floats = "" if self.threshold is None else f", channels above {self.threshold:g} in float"

@@ -30,7 +30,17 @@ def feeds(layer: nn.Module) -> Iterator[tuple[Tensor, list[nn.Linear]]]:
 
 
 def largest_inputs(model: nn.Module, windows: Tensor) -> dict[nn.Module, Tensor]:
-    """The largest magnitude in each input channel of every linear layer, over the tokens of ``windows``."""
+    """The largest magnitude in each input channel of every linear layer, over the tokens of ``windows``.
+
+    ``windows``: int64, (count, length). Returns {layer: magnitudes, (inputs,)}; the last layer, which gives the scores,
+    is among them.
+
+    >>> from qlab import llm
+    >>> model = llm.tiny()
+    >>> found = largest_inputs(model, llm.windows("test", 1, length=16))
+    >>> found[model.model.layers[0].mlp.down_proj].shape
+    torch.Size([512])
+    """
     found: dict[nn.Module, Tensor] = {}
 
     def see(linear: nn.Module, arguments: tuple) -> None:
@@ -51,6 +61,13 @@ def inject(model: GraniteForCausalLM, channels: int = 4, factor: float = 64.0, s
     """A copy that computes the same function with outliers: random channels of each norm are ``factor`` times as large.
 
     The weights that read them are smaller by the same factor. (Powers of two change no bit of a float's result.)
+    ``channels`` of them are drawn for each norm, by ``seed``.
+
+    >>> from qlab import llm
+    >>> model = llm.tiny()
+    >>> norms = [each.model.layers[0].input_layernorm.weight for each in (model, inject(model, channels=4, factor=64.0))]
+    >>> int((norms[1] / norms[0] == 64).sum())
+    4
     """
     model, draw = copy.deepcopy(model), torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -73,7 +90,18 @@ def smoothing_scale(inputs: Tensor, weights: Tensor, alpha: float) -> Tensor:
 
 
 def smooth(model: GraniteForCausalLM, windows: Tensor, alpha: float = 0.5) -> GraniteForCausalLM:
-    """A copy that computes the same function: each channel's activations divided by a scale, its weights times it."""
+    """A copy that computes the same function: each channel's activations divided by a scale, its weights times it.
+
+    The scale comes from the largest activation of each channel over ``windows`` (int64, (count, length)) and from its
+    largest weight, see :func:`smoothing_scale`. Raises ValueError for an ``alpha`` outside 0 to 1.
+
+    >>> from qlab import llm
+    >>> with_outliers, windows = llm.inject(llm.tiny(), factor=256.0), llm.windows("train", 1, length=16)
+    >>> tops = [max(float(top.max()) for layer, top in largest_inputs(model, windows).items())
+    ...         for model in (with_outliers, smooth(with_outliers, windows))]
+    >>> tops[1] < tops[0] / 10
+    True
+    """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha={alpha}: expected a number from 0 (all difficulty stays) to 1 (all moves)")
     model = copy.deepcopy(model)

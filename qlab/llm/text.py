@@ -53,6 +53,8 @@ def corpus(split: str) -> Tensor:
 
     >>> corpus("test").dtype
     torch.uint8
+
+    Raises ValueError for another split than "train", "validation" and "test", and without the library's source.
     """
     return torch.frombuffer(bytearray(b"\0".join(_read(path) for _, path in files(split))), dtype=torch.uint8)
 
@@ -60,7 +62,13 @@ def corpus(split: str) -> Tensor:
 def windows(split: str, count: int, length: int = 256) -> Tensor:
     """``count`` pieces of ``length`` + 1 bytes, spread evenly over a split; int64, (count, length + 1).
 
-    A model reads all bytes of a piece but the last and says what the next one is, ``length`` times.
+    A model reads all bytes of a piece but the last and says what the next one is, ``length`` times. ``split`` is
+    "train", "validation" or "test".
+
+    >>> windows("test", 3, length=8).shape
+    torch.Size([3, 9])
+
+    Raises ValueError for another split, for no windows, and for more bytes than the split has.
     """
     data = corpus(split)
     last = len(data) - length - 1

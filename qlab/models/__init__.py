@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from qlab.files import check_tensors, read_json, read_tensors, sha256
+from qlab.files import load_weights, read_json, read_tensors, verify
 from qlab.models.mobilenet import mobilenet_v2
 from qlab.models.resnet import resnet20
 from qlab.models.vgg import vgg
@@ -19,7 +19,7 @@ from qlab.models.vgg import vgg
 ARCHITECTURES = {"resnet20": resnet20, "mobilenet_v2": mobilenet_v2, "vgg": vgg}
 FOLDER = Path(__file__).parent / "checkpoints"
 
-__all__ = ["ARCHITECTURES", "load", "manifest", "mobilenet_v2", "resnet20", "trained", "vgg", "weights"]
+__all__ = ["ARCHITECTURES", "build", "load", "manifest", "mobilenet_v2", "resnet20", "trained", "vgg", "weights"]
 
 
 def manifest(folder: Path | None = None) -> dict[str, dict]:
@@ -44,13 +44,20 @@ def _remedy(path: Path) -> str:
     return f"Restore it with `git checkout -- {path}`, or install qlab again."
 
 
+def build(name: str) -> nn.Module:
+    """The network ``name``, with random weights. Raises ValueError when there is no such network."""
+    if name not in ARCHITECTURES:
+        raise ValueError(f"network {name!r}: expected one of {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[name]()
+
+
 def load(name: str, data: str = "cifar10") -> nn.Module:
     """The trained float network ``name`` ("resnet20", "mobilenet_v2", "vgg"), in eval mode and channels_last.
 
     ``data`` is what it was trained on, "cifar10" or "shapes10". Raises ValueError when there is no such network, or
     when its weights are not the ones that the manifest vouches for (sha256).
     """
-    return trained(lambda: ARCHITECTURES[name](), f"{name}-{data}")
+    return trained(lambda: build(name), f"{name}-{data}")
 
 
 def trained(make: Callable[[], nn.Module], key: str, folder: Path | None = None) -> nn.Module:
@@ -58,14 +65,9 @@ def trained(make: Callable[[], nn.Module], key: str, folder: Path | None = None)
 
     Raises ValueError when there are none of that name, they are damaged, or are those of another network.
     """
-    state, path = weights(key, folder), (folder or FOLDER) / manifest(folder)[key]["file"]
+    tensors, path = weights(key, folder), (folder or FOLDER) / manifest(folder)[key]["file"]
     network = make()
-    try:
-        network.load_state_dict(state)
-        check_tensors(state, network.state_dict(), str(path))
-    except (RuntimeError, ValueError) as error:
-        words = " ".join(str(error).split())[:300]
-        raise ValueError(f"{path} holds no weights of this network ({words}). {_remedy(path)}") from error
+    load_weights(network, tensors, path)
     return network.eval().to(memory_format=torch.channels_last)
 
 
@@ -77,11 +79,5 @@ def weights(key: str, folder: Path | None = None) -> dict[str, Tensor]:
         raise ValueError(f"no trained weights for {key!r}: there are {known} in {folder or FOLDER}")
     entry = entries[key]
     path = (folder or FOLDER) / entry["file"]
-    if not path.exists():
-        raise ValueError(f"{path} is missing: restore it with `git checkout -- {path}`, or install qlab again")
-    if (found := sha256(path)) != entry["sha256"]:
-        raise ValueError(
-            f"{path} has sha256 {found[:12]}..., its manifest says {entry['sha256'][:12]}...: the weights are damaged. "
-            f"Restore them with `git checkout -- {path}`, or install qlab again."
-        )
+    verify(path, entry["sha256"])
     return read_tensors(path)[0]

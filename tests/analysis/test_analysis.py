@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import qlab
-from qlab import QConfig, analysis, codebook, data, models
+from qlab import QConfig, analysis, data, models
 from qlab.analysis import BitCost, BitCosts, Front, Sensitivity
+from qlab.qconfig import Binary, KMeans, SmallFloat
 
 IMAGES = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(8) % 5
@@ -108,7 +109,7 @@ def test_more_bits_more_decibel_and_float_is_without_noise():
         analysis.layer_sqnr(calibrated(QConfig.preset(name, first_last=None)), [IMAGES]) for name in ("w4a4", "w8a8")
     )
     assert all(a.output < b.output for a, b in zip(few, many))
-    half = codebook.FloatGrid("bfloat16")
+    half = SmallFloat("bfloat16")
     assert all(40 < row.output < 60 for row in analysis.layer_sqnr(calibrated(QConfig(half, half, half)), [IMAGES]))
     weights_alone = analysis.layer_sqnr(calibrated(QConfig.preset("w4a32")), [IMAGES])
     assert weights_alone[0].input == math.inf
@@ -276,9 +277,9 @@ def test_the_choice_is_a_configuration_of_the_size_that_was_asked_for():
     assert rows["fc"].input.startswith("8 bits"), "the activations of first and last layer as without a search"
     assert f"{chosen.size_bytes:,} bytes of weights, {chosen.sqnr:.1f} dB predicted" in str(chosen)
     assert "stem" in str(chosen) and len(str(chosen).splitlines()) == 3 + 1 + 3
-    tables = QConfig(codebook.KMeans(4), None, first_last=None)
+    tables = QConfig(KMeans(4), None, first_last=None)
     tables = analysis.mixed_precision(network(), [IMAGES], 400, (1, 4), qconfig=tables, progress=False)  # fmt: skip
-    assert tables.qconfig.overrides["left"].weight == codebook.KMeans(tables.bits["left"])
+    assert tables.qconfig.overrides["left"].weight == KMeans(tables.bits["left"])
 
 
 def test_a_network_of_mixed_bits_beats_one_of_equal_bits_and_size():
@@ -308,10 +309,8 @@ def test_what_cannot_be_searched_is_refused():
     for bits in ((), (4, 4)):
         with pytest.raises(ValueError, match="bits=.*expected at least one width, and none twice"):
             analysis.bit_costs(network(), [IMAGES], bits)
-    with pytest.raises(
-        ValueError, match=r"weight=Binary\(.*has one width only; expected a QuantSpec or codebook.KMeans"
-    ):
-        analysis.bit_costs(network(), [IMAGES], qconfig=QConfig(codebook.Binary()))
+    with pytest.raises(ValueError, match=r"weight=Binary\(.*has one width only; expected a QuantSpec or KMeans"):
+        analysis.bit_costs(network(), [IMAGES], qconfig=QConfig(Binary()))
     with pytest.raises(ValueError, match="at least 2 bits"):
         analysis.bit_costs(network(), [IMAGES], (1,))
     for look in (analysis.sensitivity, analysis.layer_sqnr):

@@ -13,9 +13,10 @@ import torch
 import qlab
 from qlab.course import exercises
 from qlab.course.exercises import Exercise, Kind, check, collect, hint, judge, progress, solution
+from qlab.course.lessons import LESSONS
 from qlab.course.quiz import quiz
 
-TASKS = [task for lesson in exercises.LESSONS for task in exercises.of_lesson(lesson)]
+TASKS = [task for lesson in LESSONS for task in exercises.of_lesson(lesson)]
 EACH = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 
 
@@ -180,10 +181,15 @@ def test_an_unknown_exercise_is_refused_with_those_there_are():
         check("9.9", double)
 
 
+def test_a_lesson_that_is_not_there_has_no_questions_and_those_there_are_are_named():
+    with pytest.raises(ValueError, match="no lesson 13: there are 0, 1, 2, .*, 12, 99"):
+        quiz(13)
+
+
 # --- the questions
 
 
-@pytest.mark.parametrize("lesson", exercises.LESSONS)
+@pytest.mark.parametrize("lesson", LESSONS)
 def test_a_quiz_has_three_questions_with_one_right_choice_each_and_explains_every_choice(lesson):
     shown = quiz(lesson)
     assert len(shown.questions) == 3
@@ -198,7 +204,7 @@ def test_a_quiz_has_three_questions_with_one_right_choice_each_and_explains_ever
 
 
 def test_the_right_choice_is_not_always_at_the_same_place():
-    places = [[c.right for c in q.choices].index(True) for n in exercises.LESSONS for q in quiz(n).questions]
+    places = [[c.right for c in q.choices].index(True) for n in LESSONS for q in quiz(n).questions]
     assert len(set(places)) > 1
 
 

@@ -17,10 +17,14 @@ import numpy as np
 import pytest
 import torch
 
-from qlab.course import explorables, plots
+from qlab.course.figure import Figure
+from qlab.course.lesson01 import plots as lesson1
+from qlab.course.lesson02 import plots as lesson2
+from qlab.course.registry import explorables
+from qlab.course.widgets import module
 
 JS_TESTS = Path(__file__).parent / "js"
-DRAWN = ("rounding", "clipping", "formats")
+DRAWN = [each.name for each in explorables() if each.script]
 OLDEST_NODE = 18  # the first with node --test
 
 
@@ -40,7 +44,7 @@ def modules(tmp_path_factory) -> Path:
     """A folder with the widgets' modules, each as the browser gets it."""
     folder = tmp_path_factory.mktemp("js")
     for name in (*DRAWN, "slider"):
-        (folder / f"{name}.mjs").write_text(explorables.module(f"{name}.js"), "utf-8")
+        (folder / f"{name}.mjs").write_text(module(f"{name}.js"), "utf-8")
     return folder
 
 
@@ -55,7 +59,7 @@ def plain(value: object) -> object:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def said(figure: plots.Figure) -> dict[str, str]:
+def said(figure: Figure) -> dict[str, str]:
     return {"finding": figure.finding, "alt": figure.alt}
 
 
@@ -76,16 +80,16 @@ def written() -> dict:
 
 
 def rounding() -> dict:
-    draw = plots.rounding()
+    draw = lesson1.rounding()
     wave = np.sin(np.linspace(0, 2 * np.pi, 400))
     between = np.linspace(-1.5, 1.5, 25)  # many of them half-way between two rungs
     cases = [
         {"bits": bits, "shift": shift, **said(draw(bits, shift)),
-         "step": plots.rounded(wave, bits, shift)[0], "grid": plots.rounded(wave, bits, shift)[1],
-         "wave": plots.rounded(wave, bits, shift)[2], "between": plots.rounded(between, bits, shift)[2]}
+         "step": lesson1.rounded(wave, bits, shift)[0], "grid": lesson1.rounded(wave, bits, shift)[1],
+         "wave": lesson1.rounded(wave, bits, shift)[2], "between": lesson1.rounded(between, bits, shift)[2]}
         for bits in range(2, 9) for shift in (0, 0.1, 0.3, 0.5, 0.7, 0.9)
     ]  # fmt: skip
-    return {"texts": plots.rounding_texts(), "between": between, "cases": cases}
+    return {"texts": lesson1.rounding_texts(), "between": between, "cases": cases}
 
 
 def clipping() -> dict:
@@ -95,13 +99,13 @@ def clipping() -> dict:
         "edges": torch.arange(0, 31.25, 0.25),  # 7.75 is an edge of a bar, but for its last binary digit
         "one value": torch.full((10,), 0.3),
     }
-    texts, data = plots.clipping_texts(), {}
+    texts, data = lesson2.clipping_texts(), {}
     for name, values in sets.items():
-        draw, x = plots.clipping(values), plots.enough_of(values)
+        draw, x = lesson2.clipping(values), lesson2.enough_of(values)
         counts, edges = np.histogram(x, 60)
         cases = [
             {"bits": bits, "limit": limit, **said(draw(bits, limit)),
-             "errors": plots.clipping_errors(x, bits, x.max() * limit / 100)}
+             "errors": lesson2.clipping_errors(x, bits, x.max() * limit / 100)}
             for bits in range(2, 9) for limit in (5, 33, 50, 97, 100)
         ]  # fmt: skip
         data[name] = {"x": x, "counts": counts, "edges": edges, "cases": cases}
@@ -110,11 +114,11 @@ def clipping() -> dict:
 
 def formats() -> dict:
     """torch's own casts are the truth: from numbers to patterns, and from patterns to numbers."""
-    draw = plots.formats()
+    draw = lesson1.formats()
     spread = torch.randn(300, dtype=torch.float64) * 10 ** torch.empty(300, dtype=torch.float64).uniform_(-46, 39)
     steps = [place / 20 for place in range(-100, 101)]  # the slider's
     cases, patterns = [], []
-    for name, (exponent, fraction, dtype) in plots.FORMATS.items():
+    for name, (exponent, fraction, dtype) in lesson1.FORMATS.items():
         width = 1 + exponent + fraction
         every = range(2**width) if width <= 16 else torch.randint(2**width, (2000,)).tolist()
         integers = {8: torch.uint8, 16: torch.int16, 32: torch.int32}[width]
@@ -141,9 +145,9 @@ def formats() -> dict:
         3.4028235677973366e38,
     ]
     for number in [*steps, *(-step for step in steps[::7]), *spread.tolist(), *corners]:
-        stored = {name: plots.in_format(number, name)[1] for name in (*plots.FORMATS, "int8")}
+        stored = {name: lesson1.in_format(number, name)[1] for name in (*lesson1.FORMATS, "int8")}
         cases.append({"number": number, "stored": stored, **said(draw(number))})
-    return {"texts": plots.formats_texts(), "cases": cases, "patterns": patterns}
+    return {"texts": lesson1.formats_texts(), "cases": cases, "patterns": patterns}
 
 
 @pytest.mark.parametrize("name", ["written", *DRAWN])

@@ -206,6 +206,11 @@ def test_the_weights_are_the_ones_the_manifest_vouches_for():
         assert {"command", "trained_on", "seed", "plans", "measure", "validation", "test"} <= set(entry)
 
 
+def test_a_detector_that_was_not_trained_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match="no trained weights for 'ssdlite-scenes-w4a4': there are .*scenes-w8a8"):
+        detect.load_qat("w4a4")
+
+
 def test_every_layer_but_the_views_at_the_end_is_quantized(quantized):
     in_float = {row.kind for row in quantized.report() if row.float_because}
     assert in_float == {"Unflatten", "flatten", "cat"} and len(quantized.report()) == 85
@@ -218,6 +223,17 @@ def test_a_captured_detector_gives_the_same_boxes(quantized, few):
         with torch.inference_mode():
             expected = quantized.on("fbgemm")(x)
             assert torch.equal(quantized.on("fbgemm").capture(x)(x), expected)
+
+
+def test_looking_for_boxes_leaves_the_network_in_its_mode_whatever_happens(few):
+    class Says(torch.nn.Module):
+        def forward(self, x):
+            return torch.full((len(x), 2, 13, 525), torch.nan)
+
+    network = Says().train()
+    with pytest.raises(ValueError, match="the network gave NaN or infinity"):
+        detect.find(network, few)
+    assert network.training
 
 
 def test_integers_lose_little(trained, quantized):

@@ -1,9 +1,8 @@
-"""Sources never lag behind, stop cleanly, and say what is missing; `qlab detect` watches each of them."""
+"""Sources never lag behind, stop cleanly, and say what is missing."""
 
 from __future__ import annotations
 
 import builtins
-import re
 import threading
 import time
 from queue import Queue
@@ -13,9 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from qlab import __main__ as cli
-from qlab import detect
-from qlab.detect import Meter, command, open_source, video, watch
+from qlab.detect import Meter, Scene, open_source, video, watch
 from qlab.detect.video import Camera, FileSource, FolderSource, Recorded, SceneSource
 
 
@@ -74,7 +71,7 @@ def test_without_a_clock_every_frame_is_read():
 
 def test_a_scene_shows_the_truth_of_its_time():
     frame = SceneSource(seed=3, fps=10, live=False).read()
-    assert torch.equal(frame.image, detect.Scene(3)()[0]) and len(frame.truth) == len(detect.Scene(3)()[1])
+    assert torch.equal(frame.image, Scene(3)()[0]) and len(frame.truth) == len(Scene(3)()[1])
 
 
 @pytest.mark.parametrize("fps", [0, -1, float("nan"), float("inf")])
@@ -293,65 +290,3 @@ def test_a_meter_knows_the_median_of_the_latest():
     for _ in range(150):
         meter.add(0.05)
     assert meter.ms == pytest.approx(50) and meter.fps == pytest.approx(20) and len(meter.seconds) == 200
-
-
-# --- qlab detect
-
-
-@pytest.fixture
-def images(tmp_path):
-    for number in range(3):
-        image = detect.Scene(number)()[0]
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{number}.png")
-    return tmp_path
-
-
-@pytest.mark.parametrize("network, name", [("int8", "SSDLite, int8, engine reference"), ("float", "SSDLite, float")])
-def test_detect_says_what_it_finds_and_how_fast(images, capsys, monkeypatch, network, name, tmp_path):
-    monkeypatch.setattr(command.time, "monotonic", iter(range(100)).__next__)
-    monkeypatch.setattr(command, "open_source", lambda name: FolderSource(name, live=False))
-    words = ["detect", "--source", str(images), "--network", network, "--engine", "reference", "--out"]
-    threads = torch.get_num_threads()
-    assert cli.main([*words, str(tmp_path / "out"), "--threads", str(threads)]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith(f"{name} on {images}")
-    assert re.search(r"ms a frame, could do \d+ a second; 1 frames seen, 0 dropped  \w+ 0\.\d\d", lines[1])
-    assert lines[-1].endswith("3 frames seen, 0 dropped in all")
-    drawn = sorted((tmp_path / "out").glob("*.jpg"))
-    assert [path.name for path in drawn] == ["000000.jpg", "000001.jpg", "000002.jpg"]
-    plain = np.asarray(Image.open(images / "0.png"), dtype=int)
-    assert (abs(np.asarray(Image.open(drawn[0]), dtype=int) - plain).max(2) > 60).sum() > 100  # boxes
-
-
-def test_detect_stops_after_the_frames_asked_for_and_closes_its_source(monkeypatch, capsys):
-    source = SceneSource(live=False)
-    closed = []
-    monkeypatch.setattr(source, "close", lambda: closed.append(True))
-    monkeypatch.setattr(command, "open_source", lambda name: source)
-    assert cli.main(["detect", "--frames", "2", "--network", "float"]) == 0
-    assert "2 frames seen" in capsys.readouterr().out and closed == [True]
-
-
-def test_ctrl_c_ends_detect_with_its_sum(monkeypatch, capsys):
-    def interrupted(source, detectors):
-        raise KeyboardInterrupt
-        yield
-
-    monkeypatch.setattr(command, "watch", interrupted)
-    assert cli.main(["detect", "--network", "float"]) == 0
-    assert capsys.readouterr().out.endswith("0 frames seen, 0 dropped in all\n")
-
-
-@pytest.mark.parametrize("words, said", [
-    (["--source", "nowhere"], "no source 'nowhere'"), (["--threshold", "2"], "--threshold 2.0: expected 0 to 1"),
-    (["--engine", "warp"], "warp"),
-])  # fmt: skip
-def test_a_mistake_is_one_line(words, said, capsys):
-    assert cli.main(["detect", *words]) == 1
-    error = capsys.readouterr().err
-    assert said in error and error.count("\n") == 1
-
-
-def test_the_network_trained_on_coco_can_be_asked_for(monkeypatch):
-    monkeypatch.setattr(command, "Coco", lambda threshold: ("coco", threshold))
-    assert command.make("coco", "auto", 0.4) == (("coco", 0.4), "SSDLite of torchvision, float")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,12 @@ import torch
 from torch import nn
 
 import qlab
-from qlab import QConfig, models
+from qlab import PerChannel, QConfig, models
 from qlab.export import checks
 from qlab.files import read_tensors, write_tensors
 from qlab.int8.modules import LAYERS
 
+FILE = Path(__file__).parent / "format1.safetensors"
 IMAGES = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
@@ -89,6 +91,32 @@ def test_float_code_of_ones_own_cannot_be_saved(tmp_path, leaves, what):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_of_format_1_says_what_it_said_when_it_was_written(tmp_path):
+    """format1.safetensors: tests/zoo.py with seed 0; weights per channel and per tensor, in 8 and 4 bits, a float island."""
+    network = qlab.load(FILE, engine="reference")
+    images = torch.linspace(-2, 2, 3 * 16 * 16).sin().reshape(1, 3, 16, 16)
+    scores = [
+        0.20906314253807068,
+        -0.014933082275092602,
+        0.1387898176908493,
+        0.058853909373283386,
+        0.014933082275092602,
+    ]
+    torch.testing.assert_close(network(images), torch.tensor([scores]), rtol=1e-6, atol=0)
+    again = qlab.load(qlab.save(network, tmp_path / "again.safetensors"), engine="reference")
+    assert torch.equal(again(images), network(images)) and str(again.report()) == str(network.report())
+
+
+def test_the_file_does_not_depend_on_how_the_axis_of_the_scales_is_written(tmp_path):
+    model, files = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)), []
+    for axis in (0, -4):
+        weight = replace(QConfig.w8a8().weight, granularity=PerChannel(axis))
+        path = qlab.save(int8(model, QConfig.w8a8(weight=weight)), tmp_path / f"{axis}.safetensors")
+        files.append(path.read_bytes())
+    assert files[0] == files[1]
+    assert torch.equal(qlab.load(path, engine="reference")(IMAGES), int8(model)(IMAGES))
+
+
 def test_another_format_is_refused(tmp_path):
     path = qlab.save(int8(models.vgg()), tmp_path / "x.safetensors")
     tensors, header = read_tensors(path)
@@ -112,7 +140,7 @@ def test_a_wrong_engine_is_not_the_files_fault(tmp_path):
 
 # --- Files of format 1
 
-FORMAT_1 = Path(__file__).with_name("format1.safetensors")  # written by a version before format 2
+FORMAT_1 = Path(__file__).with_name("small_format1.safetensors")  # written by a version before format 2
 X = torch.linspace(-1, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8)
 SCORES = [[0.5909526, -0.4168736, -0.3527392], [0.0824585, -0.5772095, -0.3939684]]  # what that version gave
 

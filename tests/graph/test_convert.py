@@ -12,6 +12,7 @@ from zoo import Zoo
 import qlab
 from qlab import PerChannel, PerGroup, QConfig, QuantSpec, models
 from qlab.int8.modules import Float, Quantize, WeightOnly
+from qlab.qconfig import Binary, Ternary
 
 IMAGES = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -127,6 +128,44 @@ def test_only_a_prepared_and_calibrated_network_is_converted():
         qlab.convert(qlab.prepare(models.resnet20()))
 
 
+def by_axis(spec, conv: int, linear: int, **options) -> QConfig:
+    """8-bit activations; weights per channel of one axis in convolutions, of another in linear layers."""
+    convolutions, linears = (dataclasses.replace(spec, granularity=PerChannel(axis)) for axis in (conv, linear))
+    return QConfig(convolutions, overrides={nn.Linear: QConfig(linears, **options)}, first_last=None, **options)
+
+
+@pytest.mark.parametrize("spec", [QConfig.w8a8().weight, QConfig.w4a8().weight, Binary(), Ternary()])
+@pytest.mark.parametrize("options", [{}, {"activation": None}])
+def test_the_first_axis_counted_from_the_end_gives_the_same_integers(spec, options):
+    torch.manual_seed(0)
+    model = Zoo()
+    (front, front_int8), (end, end_int8) = (both(model, by_axis(spec, *axes, **options)) for axes in ((0, 0), (-4, -2)))
+    for (name, a), (_, b) in zip(front.weighted(), end.weighted(), strict=True):
+        assert a.weight_quantizer.spec == b.weight_quantizer.spec, name
+    assert torch.equal(front(IMAGES), end(IMAGES)) and torch.equal(front_int8(IMAGES), end_int8(IMAGES))
+    tensors, others = front_int8.state_dict(), end_int8.state_dict()
+    assert tensors.keys() == others.keys() and all(torch.equal(tensors[key], others[key]) for key in tensors)
+    assert str(front_int8.report()) == str(end_int8.report())
+
+
+@pytest.mark.parametrize("spec", [QConfig.w8a8().weight, Binary(), Ternary()])
+def test_a_scale_for_another_axis_is_refused_by_name(spec):
+    for axes, layer, axis in (((-1, 0), "stem", 3), ((0, -1), "fc1", 1)):
+        message = rf"{layer}: weights of . bits.*PerChannel\(axis={axis}\) have no integer kernel.*PerChannel\(0\)"
+        with pytest.raises(ValueError, match=message):
+            both(Zoo(), by_axis(spec, *axes))
+
+
+def test_an_axis_that_a_layer_does_not_have_is_refused_before_calibration():
+    with pytest.raises(
+        ValueError, match=r"fc1: axis -4 is not in a tensor of shape \(12, 24\).*Choose PerChannel\(0\)"
+    ):
+        qlab.prepare(Zoo(), by_axis(QConfig.w8a8().weight, -4, -4), IMAGES[:1])
+    activation = QuantSpec(8, granularity=PerChannel(3))
+    with pytest.raises(ValueError, match=r"flatten: axis 3 is not in a tensor of shape \(1, 24\).*Choose PerChannel"):
+        qlab.prepare(Zoo(), QConfig(activation=activation), IMAGES[:1])
+
+
 def test_what_no_kernel_computes_is_refused_by_name():
     w, a = QConfig.w8a8().weight, QuantSpec(8)
     by_group = QuantSpec(8, signed=True, symmetric=True, granularity=PerGroup(3))
@@ -136,20 +175,6 @@ def test_what_no_kernel_computes_is_refused_by_name():
         both(models.resnet20(), QConfig(QuantSpec(10, signed=True, symmetric=True, granularity=PerChannel(0)), a))
     with pytest.raises(ValueError, match="has 9 bits: the integer kernels take activations of at most 8"):
         both(models.resnet20(), QConfig(w, QuantSpec(9)))
-
-
-def test_a_tensor_outside_of_any_layer_is_refused_with_the_way_out():
-    class Reads(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(3, 3, 1)
-            self.register_buffer("shift", torch.ones(1))
-
-        def forward(self, x):
-            return self.conv(x) * self.shift
-
-    with pytest.raises(ValueError, match="reads the tensor 'shift' outside of any layer.*leaves"):
-        both(Reads())
 
 
 def test_calls_with_other_arguments_keep_them():
@@ -182,7 +207,7 @@ def test_saturation_is_announced_where_it_can_happen(monkeypatch):
     real = dict(engines.available())
     saturating = {name: dataclasses.replace(one, saturates=True) for name, one in real.items()}
     monkeypatch.setattr(engines, "available", lambda: saturating)
-    monkeypatch.setattr(engines, "availability", saturating.get)
+    monkeypatch.setattr(engines.choice, "availability", saturating.get)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1))
     expected = r"engine 'reference' on this processor adds pairs.*'0' and 1 more layers.*reduce_range=True.*gives weights 7 bits"
     with pytest.warns(UserWarning, match=expected) as seen:
@@ -192,5 +217,5 @@ def test_saturation_is_announced_where_it_can_happen(monkeypatch):
     both(model, QConfig.w4a8(first_last=None))
     assert qlab.ptq(model, [IMAGES], engine="reference").layers[1].bits == 7, "ptq's own choice is safe"
     monkeypatch.setattr(engines, "available", lambda: real)
-    monkeypatch.setattr(engines, "availability", real.get)
+    monkeypatch.setattr(engines.choice, "availability", real.get)
     assert qlab.ptq(model, [IMAGES], engine="reference").layers[1].bits == 8

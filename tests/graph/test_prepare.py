@@ -8,7 +8,8 @@ from torch import nn
 
 import qlab
 from qlab import PerTensor, QConfig, QuantSpec, models
-from qlab.graph.prepare import FakeQuantizer, prepare
+from qlab.graph.prepare import prepare
+from qlab.quantizers import Quantizer
 
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -17,7 +18,7 @@ def calibrated(model: nn.Module, qconfig: QConfig | None = None, **options):
     return qlab.calibrate(prepare(model, qconfig, IMAGES[:1], **options), [IMAGES])
 
 
-def edges(prepared) -> dict[str, FakeQuantizer]:
+def edges(prepared) -> dict[str, Quantizer]:
     return {n.removeprefix("quantizers."): q for n, q in prepared.quantizers() if n.startswith("quantizers.")}
 
 
@@ -70,7 +71,7 @@ def test_the_model_given_is_not_changed():
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     calibrated(model)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    assert not any(isinstance(module, FakeQuantizer) for module in model.modules())
+    assert not any(isinstance(module, Quantizer) for module in model.modules())
 
 
 def test_below_eight_bits_sums_and_the_first_and_last_layer_stay_at_eight():

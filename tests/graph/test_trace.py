@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from qlab import models
-from qlab.graph.trace import kind_of, name_of, shape_of, trace
+from qlab.graph.nodes import kind_of, name_of, shape_of
+from qlab.graph.trace import trace
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -128,10 +129,19 @@ def test_an_example_that_does_not_fit_is_named():
         trace(nn.Conv2d(3, 4, 3), IMAGES[:, :1])
 
 
-def test_two_inputs_are_refused():
+def test_inputs_with_a_default_get_it_and_others_are_refused():
     class Two(nn.Module):
-        def forward(self, x, y=None):
-            return x
+        def forward(self, x, mask=None, scale: float = 2.0, double=False):
+            x = x if mask is None else x + mask
+            return x * scale if not double else x + x
 
-    with pytest.raises(ValueError, match="takes 2 inputs .* expected one"):
-        trace(Two(), IMAGES)
+    network = trace(Two(), IMAGES)
+    assert torch.equal(network(IMAGES), IMAGES * 2)
+    assert sum(node.op == "placeholder" for node in network.graph.nodes) == 1
+
+    class Needs(nn.Module):
+        def forward(self, x, y):
+            return x + y
+
+    with pytest.raises(ValueError, match="does not run through the network"):
+        trace(Needs(), IMAGES)

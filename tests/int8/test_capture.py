@@ -12,7 +12,7 @@ from qlab import QConfig, models
 from qlab.int8 import engines
 
 X = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-CAPTURED = [name for name in engines.HISTORICAL if engines.availability(name).usable]
+CAPTURED = [name for name in engines.QUANTIZED if engines.availability(name).usable]
 
 
 def integer(model: nn.Module, qconfig: QConfig, engine: str):

@@ -11,9 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
+from zoo import Zoo
 
+import qlab
 from qlab import affine
 from qlab.affine import QParams
+from qlab.granularity import PerChannel, PerGroup, PerTensor
 from qlab.int8 import reference
 from qlab.int8.reference import Engine
 
@@ -140,6 +143,39 @@ def test_the_fast_convolution_gives_the_sums_of_the_plain_one(window, zero_point
     assert kernel(q).is_contiguous(memory_format=torch.channels_last)
 
 
+@settings(max_examples=30)
+@given(convolutions, st.sampled_from([0, 100, 255]), st.sampled_from([0, 1, 3]), seeds)
+def test_the_plain_engine_gives_the_codes_of_the_fast_one(window, zero_point, batch, seed):
+    torch.manual_seed(seed)
+    groups = window["groups"]
+    q, weight = channels_last((batch, 4 * groups, 8, 9)), weights(3 * groups, 4, 3, 3)
+    x_qp, out_qp, bias = QParams(0.02, zero_point), QParams(0.5, 100), torch.randn(3 * groups)
+    fast, plain = (e.conv2d(weight, bias, WEIGHT_QP, x_qp, out_qp, **window) for e in (ENGINE, Engine(plain=True)))
+    assert torch.equal(fast(q), plain(q)) and plain(q).is_contiguous(memory_format=torch.channels_last)
+    other = plain(q)
+    fast, plain = (
+        e.conv2d_add(weight, bias, WEIGHT_QP, x_qp, out_qp, out_qp, **window) for e in (ENGINE, Engine(plain=True))
+    )
+    assert torch.equal(fast(q, other), plain(q, other))
+    rows, matrix = q.flatten(1), weights(5, 4 * groups * 8 * 9)
+    fast, plain = (e.linear(matrix, None, WEIGHT_QP, x_qp, out_qp) for e in (ENGINE, Engine(plain=True)))
+    assert torch.equal(fast(rows), plain(rows))
+
+
+def test_a_network_runs_on_the_plain_sums_when_asked_and_gives_the_same_scores(monkeypatch):
+    x = torch.randn(2, 3, 32, 32)
+    int8 = qlab.ptq(Zoo().eval(), [x], engine="reference", qconfig=qlab.QConfig.w8a8())
+    expected, taken = int8(x), []
+    plain = int8.on(Engine(plain=True))
+    for name in ("conv2d_sums", "linear_sums"):
+        sums = getattr(reference, name)
+        monkeypatch.setattr(reference, name, lambda *args, sums=sums, **kw: taken.append(sums) or sums(*args, **kw))
+    assert torch.equal(plain(x), expected)
+    assert len(set(taken)) == 2
+    taken.clear()
+    assert torch.equal(int8(x), expected) and not taken
+
+
 def test_float32_is_used_up_to_its_last_exact_sum_and_not_beyond():
     x_qp = QParams(1.0, 0)
     weight = torch.full((1, 2**24 // (255 * 127)), 127, dtype=torch.int8)
@@ -196,7 +232,9 @@ def test_a_bias_costs_next_to_nothing_at_any_width(weight_bits, x_bits, exponent
 @pytest.mark.parametrize("tiny", [1e-8, 1e-20, 1.2e-38])
 def test_a_channel_of_almost_no_weight_gives_its_bias(tiny):
     """Its bias is some 1e9 steps of its sums or more."""
-    weight_qp = QParams(torch.tensor([tiny, 0.01]), torch.zeros(2, dtype=torch.int32), signed=True, axis=0)
+    weight_qp = QParams(
+        torch.tensor([tiny, 0.01]), torch.zeros(2, dtype=torch.int32), signed=True, granularity=PerChannel(0)
+    )
     x_qp, out_qp, bias = QParams(1e-4, 0), QParams(0.1, 0), torch.tensor([7.0, 7.0])
     kernel = ENGINE.linear(torch.full((2, 4), 100).char(), bias, weight_qp, x_qp, out_qp)
     assert kernel(torch.full((1, 4), 255, dtype=torch.uint8)).tolist() == [[70, 71]]
@@ -211,7 +249,9 @@ def test_linear_rounds_the_real_layer_once(x_qp, out_qp, relu, by_channel, seed)
     torch.manual_seed(seed)
     scale = torch.rand(5) + 0.1 if by_channel else torch.tensor(0.5)
     scale = scale * float(out_qp.scale) / float(x_qp.scale) / 50
-    weight_qp = QParams(scale, torch.zeros_like(scale).int(), signed=True, axis=0 if by_channel else None)
+    weight_qp = QParams(
+        scale, torch.zeros_like(scale).int(), signed=True, granularity=PerChannel(0) if by_channel else PerTensor()
+    )
     q, weight = torch.randint(0, x_qp.qmax + 1, (3, 2, 12), dtype=torch.uint8), weights(5, 12)
     real = values(q, x_qp) @ (weight.double() * scale.double().reshape(-1, 1)).T
     kernel = ENGINE.linear(weight, None, weight_qp, x_qp, out_qp, relu=relu)
@@ -335,7 +375,7 @@ def test_numbers_whose_sum_overflows_are_fine():
     [
         (QParams(1.0, 0, signed=True), "signed, has 8 bits"),
         (QParams(1.0, 0, bits=9), "unsigned, has 9 bits"),
-        (QParams(torch.ones(3), torch.zeros(3, dtype=torch.int32), axis=0), r"scale of shape \(3,\)"),
+        (QParams(torch.ones(3), torch.zeros(3, dtype=torch.int32), granularity=PerChannel(0)), r"scale of shape \(3,\)"),
     ],
 )  # fmt: skip
 def test_activations_that_no_kernel_takes_are_refused(qp, words):
@@ -359,9 +399,9 @@ def grid_of_weights(*shape: int, **kind: int) -> QParams:
         (weights(2, 4).to(torch.int16), WEIGHT_QP, "weight codes of torch.int16"),
         (weights(2, 4), QParams(1.0, 3, signed=True), r"zero point\(s\) \[3\].*symmetric=True"),
         (weights(2, 4), QParams(1.0, 0), "an unsigned grid"),
-        (weights(2, 4), grid_of_weights(4, axis=1), r"PerChannel\(axis=1\)"),
-        (weights(2, 4), grid_of_weights(3, axis=0), r"scale of shape \(3,\)"),
-        (weights(2, 4), grid_of_weights(2, 2, group_size=2), r"PerGroup\(size=2\).*out of the integer sum"),
+        (weights(2, 4), grid_of_weights(4, granularity=PerChannel(1)), r"PerChannel\(axis=1\)"),
+        (weights(2, 4), grid_of_weights(3, granularity=PerChannel(0)), r"scale of shape \(3,\)"),
+        (weights(2, 4), grid_of_weights(2, 2, granularity=PerGroup(2)), r"PerGroup\(size=2\).*out of the integer sum"),
     ],
 )  # fmt: skip
 def test_weights_that_no_kernel_takes_are_refused(weight, qp, words):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,11 +13,12 @@ from torch import nn
 from torch.nn import functional as F
 
 import qlab
-from qlab import llm
+from qlab import PerChannel, PerGroup, PerTensor, llm
 from qlab.files import read_tensors, sha256, write_tensors
 from qlab.int8 import engines
 from qlab.llm import gptq, granite, measure, outliers, stages, text
 from qlab.llm.layers import DynamicLinear, WeightOnlyEmbedding, WeightOnlyLinear, round_weight, weight_qparams
+from qlab.sizes import memory_bytes
 
 SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
 SMALL |= {"num_key_value_heads": 2, "attention_multiplier": 1 / 16, "initializer_range": 0.15}
@@ -81,32 +83,69 @@ def test_line_ends_are_the_same_on_every_system(tmp_path):
 # --- layers
 
 
-@pytest.mark.parametrize("bits, group, rate", [(8, None, 0.25 + 1 / 128 / 2), (4, 64, 0.125 + 3 / 64 / 4)])
-def test_codes_hold_the_rounded_weight_in_few_bytes(bits, group, rate):
+@pytest.mark.parametrize(
+    "bits, granularity, rate", [(8, PerChannel(0), 0.25 + 1 / 128 / 2), (4, PerGroup(64), 0.125 + 3 / 64 / 4)]
+)
+def test_codes_hold_the_rounded_weight_in_few_bytes(bits, granularity, rate):
     weight = torch.randn(32, 128)
-    layer = WeightOnlyLinear.from_weight(weight, bits, group)
-    assert torch.equal(layer.weight_rows(), round_weight(weight, bits, group))
+    layer = WeightOnlyLinear.from_weight(weight, bits, granularity)
+    assert torch.equal(layer.weight_rows(), round_weight(weight, bits, granularity))
     rows = torch.tensor([3, 3, 31])
     assert torch.equal(layer.weight_rows(rows), layer.weight_rows()[rows])
     x = torch.randn(2, 5, 128)
     assert torch.allclose(layer(x), F.linear(x, layer.weight_rows()))
-    assert llm.weight_bytes(layer) == weight.numel() * 4 * rate
+    assert memory_bytes(layer) == weight.numel() * 4 * rate
     assert f"128 -> 32, {bits} bits" in repr(layer)
 
 
 def test_rounding_is_off_by_half_a_step_at_most():
     weight = torch.randn(16, 128)
-    for bits, group in ((8, None), (4, 64), (3, 32), (2, 128)):
-        qp = weight_qparams(weight, bits, group)
-        off = qlab.PerGroup(group or 128).blocks((round_weight(weight, bits, group) - weight).abs()).amax(-1)
+    for bits, granularity in ((8, PerChannel(0)), (4, PerGroup(64)), (3, PerGroup(32)), (2, PerGroup(128))):
+        qp = weight_qparams(weight, bits, granularity)
+        off = granularity.blocks((round_weight(weight, bits, granularity) - weight).abs()).amax(-1)
         # bfloat16 has 8 digits: a scale that was rounded down puts the largest value a little beyond the last code
         assert bool((off <= 0.5 * qp.scale.flatten() + 2**-8 * 2**bits * qp.scale.flatten()).all())
 
 
-@pytest.mark.parametrize("bits, group", [(8, 64), (4, None), (5, 64)])
-def test_what_has_no_storage_is_refused(bits, group):
-    with pytest.raises(ValueError, match="expected 8 bits without groups, or 4 with groups"):
-        WeightOnlyLinear.from_weight(torch.randn(16, 64), bits, group)
+@pytest.mark.parametrize("bits, granularity", [(8, PerGroup(64)), (4, PerChannel(0)), (5, PerGroup(64))])
+def test_what_has_no_storage_is_refused(bits, granularity):
+    with pytest.raises(ValueError, match=rf"{bits} bits, .*signed, Per.*: no storage for these codes. Expected 8 bits"):
+        WeightOnlyLinear.from_weight(torch.randn(16, 64), bits, granularity)
+
+
+@pytest.mark.parametrize("granularity", [PerTensor(), PerChannel(1), PerChannel(-1)])
+def test_weights_have_a_scale_for_each_row_or_group(granularity):
+    for refused in (llm.quantize_weight, lambda w, bits, shared: gptq.gptq_quantize(w, torch.eye(64), bits, shared)):
+        with pytest.raises(ValueError, match=r"Per.*: expected PerChannel\(0\), one scale a row, or PerGroup\(size\)"):
+            refused(torch.randn(16, 64), 8, granularity)
+
+
+def test_rows_counted_from_the_end_are_the_same_rows():
+    weight = torch.randn(16, 64)
+    (codes, grids), (others, same) = (llm.quantize_weight(weight, 8, PerChannel(axis)) for axis in (0, -2))
+    assert torch.equal(codes, others) and grids == same
+    layer = WeightOnlyLinear(codes, replace(grids, granularity=PerChannel(-2)))
+    assert torch.equal(layer.weight_rows(), qlab.dequantize(codes, grids))
+
+
+def test_weights_are_rounded_as_those_of_any_other_network():
+    """One scale a row: the grids are a QConfig's, but for scales in bfloat16."""
+    weight = torch.randn(16, 64)
+    for bits in (3, 8):
+        spec = replace(qlab.QConfig.w8a8().weight, bits=bits)
+        expected, found = qlab.observers.grid_of(weight, spec), weight_qparams(weight, bits)
+        assert found == replace(expected, scale=expected.scale.to(torch.bfloat16).float())
+
+
+def test_groups_that_do_not_divide_the_rows_are_refused():
+    for refused in (llm.quantize_weight, lambda w, bits, group: gptq.gptq_quantize(w, torch.eye(64), bits, group)):
+        with pytest.raises(ValueError, match="group size 48 does not divide the 64 values a row"):
+            refused(torch.randn(16, 64), 4, PerGroup(48))
+
+
+def test_codes_of_gptq_that_have_no_storage_are_refused_too(model, tokens):
+    with pytest.raises(ValueError, match="5 bits, unsigned, .*no storage for these codes"):
+        llm.weight_only(model, 5, 64, windows=tokens)
 
 
 def test_inputs_are_rounded_token_by_token():
@@ -139,9 +178,9 @@ def test_the_integer_kernel_computes_the_integers():
     layer = DynamicLinear.from_weight(torch.randn(48, 96))
     x = torch.randn(7, 96)
     exact, bits = layer(x), 7 if engines.availability("onednn_plain").saturates else 8
-    codes, size = layer.codes, llm.weight_bytes(layer)
+    codes, size = layer.codes, memory_bytes(layer)
     y = layer.use_kernel()(x)
-    assert llm.weight_bytes(layer) == size
+    assert memory_bytes(layer) == size
     step = x.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)
     expected = F.linear((x / step).round(), codes.float()) * step * layer.scale
     assert torch.allclose(y, expected, rtol=1e-4, atol=1e-4)
@@ -153,20 +192,20 @@ def test_without_onednn_torchs_own_integer_product_gives_the_same(monkeypatch):
     x = torch.randn(20, 64)
     exact = layer(x)
     nothing = engines.Availability("onednn_plain", False, "taken away")
-    monkeypatch.setattr(engines, "availability", lambda name: nothing)
+    monkeypatch.setattr(engines.matmul, "availability", lambda name: nothing)
     assert torch.allclose(layer.use_kernel()(x), exact, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.skipif(not engines.has_weight_products(), reason="this torch has no weight-only kernels here")
-@pytest.mark.parametrize("bits, group", [(8, None), (4, 32), (4, 64)])
-def test_the_weight_only_kernels_agree_with_the_floats(bits, group):
-    layer = WeightOnlyLinear.from_weight(torch.randn(32, 128), bits, group)
+@pytest.mark.parametrize("bits, granularity", [(8, PerChannel(0)), (4, PerGroup(32)), (4, PerGroup(64))])
+def test_the_weight_only_kernels_agree_with_the_floats(bits, granularity):
+    layer = WeightOnlyLinear.from_weight(torch.randn(32, 128), bits, granularity)
     x = torch.randn(2, 3, 128).to(torch.bfloat16)
-    expected, before = layer(x.float()), llm.weight_bytes(layer)
+    expected, before = layer(x.float()), memory_bytes(layer)
     y = layer.use_kernel()(x)
     assert layer.on_kernel and y.dtype is torch.bfloat16 and y.shape == (2, 3, 32)
     assert (y.float() - expected).abs().max() < 0.02 * expected.abs().max()
-    assert llm.weight_bytes(layer) <= before + 2 * 32 * 128 // (group or 128)
+    assert memory_bytes(layer) <= before + 2 * granularity.blocks(torch.empty(32, 128)).shape[0]
 
 
 def test_without_kernels_a_layer_computes_in_bfloat16_all_the_same(monkeypatch):
@@ -174,10 +213,10 @@ def test_without_kernels_a_layer_computes_in_bfloat16_all_the_same(monkeypatch):
         raise RuntimeError("no such kernel")
 
     engines.has_weight_products.cache_clear()
-    monkeypatch.setattr(engines, "int8_weight_product", missing)
+    monkeypatch.setattr(engines.matmul, "int8_weight_product", missing)
     try:
         assert not engines.has_weight_products()
-        layer = WeightOnlyLinear.from_weight(torch.randn(32, 128), 4, 64).use_kernel()
+        layer = WeightOnlyLinear.from_weight(torch.randn(32, 128), 4, PerGroup(64)).use_kernel()
         assert not layer.on_kernel and layer(torch.randn(1, 128).to(torch.bfloat16)).dtype is torch.bfloat16
     finally:
         engines.has_weight_products.cache_clear()
@@ -189,14 +228,14 @@ def test_without_kernels_a_layer_computes_in_bfloat16_all_the_same(monkeypatch):
 def test_more_bits_mean_less_error_and_more_bytes(model, tokens):
     eight, four = llm.weight_only(model), llm.weight_only(model, 4)
     assert error(model, eight, tokens) < 1e-3 < error(model, four, tokens) < 0.5
-    floats = llm.weight_bytes(model)
-    assert 0.25 < llm.weight_bytes(eight) / floats < 0.27 and 0.14 < llm.weight_bytes(four) / floats < 0.17
+    floats = memory_bytes(model)
+    assert 0.25 < memory_bytes(eight) / floats < 0.27 and 0.14 < memory_bytes(four) / floats < 0.17
     assert sum(isinstance(m, WeightOnlyLinear) for m in eight.modules()) == 15  # 7 a layer, and the last one
     assert eight.model.embed_tokens.rows is eight.lm_head and isinstance(model.lm_head, nn.Linear)
 
 
 def test_the_decoder_alone_is_rounded_to_any_number_of_bits(model, tokens):
-    errors = [error(model, llm.rounded(model, bits, 64), tokens) for bits in (6, 4, 3, 2)]
+    errors = [error(model, llm.rounded(model, bits, PerGroup(64)), tokens) for bits in (6, 4, 3, 2)]
     assert errors == sorted(errors) and errors[0] > 0
     assert torch.equal(llm.rounded(model, 4).lm_head.weight, model.lm_head.weight)
 
@@ -240,12 +279,12 @@ def problem(rows: int = 24, columns: int = 128, count: int = 400) -> tuple[torch
     return torch.randn(rows, columns, generator=draw), x
 
 
-@pytest.mark.parametrize("bits, group", [(4, 64), (3, 32), (8, None)])
-def test_gptq_makes_the_outputs_error_much_smaller_than_rounding_does(bits, group):
+@pytest.mark.parametrize("bits, granularity", [(4, PerGroup(64)), (3, PerGroup(32)), (8, PerChannel(0))])
+def test_gptq_makes_the_outputs_error_much_smaller_than_rounding_does(bits, granularity):
     weight, x = problem()
-    codes, qp = gptq.gptq_quantize(weight, x.T @ x, bits, group)
-    assert codes.dtype is (torch.uint8 if group else torch.int8)
-    solved, rounded = qlab.dequantize(codes, qp), round_weight(weight, bits, group)
+    codes, qp = gptq.gptq_quantize(weight, x.T @ x, bits, granularity)
+    assert codes.dtype is (torch.int8 if granularity == PerChannel(0) else torch.uint8)
+    solved, rounded = qlab.dequantize(codes, qp), round_weight(weight, bits, granularity)
     right = x @ weight.T
     errors = [float((x @ other.T - right).square().sum()) for other in (solved, rounded)]
     assert errors[0] < 0.5 * errors[1]
@@ -254,8 +293,8 @@ def test_gptq_makes_the_outputs_error_much_smaller_than_rounding_does(bits, grou
 
 def test_with_uncorrelated_inputs_gptq_rounds_to_nearest():
     weight, _ = problem()
-    codes, qp = gptq.gptq_quantize(weight, torch.eye(128) * 7, 4, 64, damp=0.0)
-    assert torch.equal(qlab.dequantize(codes, qp), round_weight(weight, 4, 64))
+    codes, qp = gptq.gptq_quantize(weight, torch.eye(128) * 7, 4, PerGroup(64), damp=0.0)
+    assert torch.equal(qlab.dequantize(codes, qp), round_weight(weight, 4, PerGroup(64)))
 
 
 def test_the_factor_is_one_of_the_inverse_and_a_dead_channel_does_no_harm():
@@ -283,7 +322,7 @@ def test_layer_by_layer_a_model_computes_what_it_computes_at_once(model, tokens)
 def test_gptq_helps_a_whole_model(model, tokens):
     nearest, solved = llm.weight_only(model, 4), llm.weight_only(model, 4, windows=tokens)
     assert error(model, solved, tokens) < 0.8 * error(model, nearest, tokens)
-    assert llm.weight_bytes(solved) == llm.weight_bytes(nearest)
+    assert memory_bytes(solved) == memory_bytes(nearest)
 
 
 # --- outliers
@@ -413,7 +452,7 @@ def test_the_tiny_models_manifest_and_weights_are_looked_at(tmp_path, monkeypatc
     write_tensors(path, state)
     monkeypatch.setattr(granite, "FOLDER", tmp_path)
     (tmp_path / "manifest.json").write_text(json.dumps({"granite-tiny": entry}))
-    with pytest.raises(ValueError, match=f"{path} has sha256 .*: the weights are damaged"):
+    with pytest.raises(ValueError, match=f"{path} is damaged .sha256 .*, expected .*: restore it"):
         llm.tiny()
     (tmp_path / "manifest.json").write_text(json.dumps({"granite-tiny": entry | {"sha256": sha256(path)}}))
     with pytest.raises(ValueError, match=f"granite-tiny in {tmp_path}: 'model.norm.weight' is missing"):
@@ -456,7 +495,7 @@ def test_a_model_with_random_weights_is_made_layer_by_layer(kind, tokens):
     again = llm.random_model(configuration, kind)
     assert torch.equal(logits(model, tokens), logits(again, tokens))
     assert logits(model, tokens).isfinite().all() and model.dtype is torch.bfloat16
-    share = llm.weight_bytes(model) / sum(p.numel() for p in llm.build(configuration).parameters()) / 4
+    share = memory_bytes(model) / sum(p.numel() for p in llm.build(configuration).parameters()) / 4
     assert share == pytest.approx({"bf16": 0.5, "int8": 0.26, "int4": 0.16, "w8a8": 0.27}[kind], abs=0.01)
     assert isinstance(model.model.embed_tokens, nn.Embedding if kind == "bf16" else WeightOnlyEmbedding)
 

@@ -17,8 +17,12 @@ from torch.nn import functional as F
 import qlab
 from qlab import PerChannel, PerGroup, QConfig, QuantSpec, qat, train
 from qlab.data.dataset import Dataset
-from qlab.graph.prepare import FakeQuantizer, QuantConv2d
+from qlab.graph.layers import QuantConv2d
 from qlab.int8 import engines
+from qlab.qat import batchnorm, stages, training
+from qlab.qat.loss import TEMPERATURE
+from qlab.qat.lsq import _dot
+from qlab.quantizers import AffineQuantizer
 
 PLAN = train.Plan(epochs=3, batch_size=16, lr=0.05, shrink=0, label_smoothing=0.0)
 
@@ -169,12 +173,11 @@ def test_activations_are_counted_per_image():
     assert quantizer.scale.grad.item() == pytest.approx(6 * 36 * 15 / math.sqrt(36 * 15))
 
 
-def learning(spec: QuantSpec, scale, zero_point=None, of_weight=False, method="lsq") -> FakeQuantizer:
-    quantizer = FakeQuantizer(spec)
+def learning(spec: QuantSpec, scale, zero_point=None, of_weight=False, method="lsq") -> AffineQuantizer:
+    quantizer = AffineQuantizer(spec)
     zero_point = torch.zeros_like(scale) if zero_point is None else zero_point
     quantizer.qparams = spec.qparams(scale, zero_point.to(torch.int32))
-    qat._let_learn(quantizer, method, of_weight)
-    return quantizer
+    return stages._learner(quantizer, method, of_weight, cut_off=False).train()
 
 
 @pytest.mark.parametrize("granularity", [qlab.PerTensor(), PerChannel(0), PerGroup(6)])
@@ -211,7 +214,7 @@ def test_the_two_ways_to_sum_a_gradient_agree():
     like = torch.tensor(0.0)
     last = {"memory_format": torch.channels_last}
     for first, second in ((a, b), (a.contiguous(**last), b.contiguous(**last)), (a, b.contiguous(**last))):
-        assert qat._dot(first, second, like).item() == pytest.approx((a * b).sum().item())
+        assert _dot(first, second, like).item() == pytest.approx((a * b).sum().item())
 
 
 # --- BatchNorm
@@ -228,7 +231,7 @@ def test_starting_and_finishing_changes_nothing_that_the_network_says(network):
     qat.finish(prepared)
     assert not any(isinstance(m, nn.BatchNorm2d) for m in prepared.modules())
     assert all(type(layer) is QuantConv2d for name, layer in prepared.weighted() if "conv" in name)
-    assert all(type(quantizer) is FakeQuantizer for _, quantizer in prepared.quantizers())
+    assert all(type(quantizer) is AffineQuantizer for _, quantizer in prepared.quantizers())
     assert torch.equal(prepared(x), during)
 
 
@@ -279,7 +282,7 @@ def test_training_begins_with_weights_of_the_size_of_he_initialization(network):
 def test_a_channel_of_nothing_but_0_stays_so():
     layer = nn.Conv2d(3, 2, 1)
     nn.init.zeros_(layer.weight)
-    assert torch.equal(qat._size(layer.weight), torch.ones(2))
+    assert torch.equal(batchnorm.he_size(layer.weight), torch.ones(2))
 
 
 @given(st.lists(st.floats(0.01, 100), min_size=8, max_size=8))
@@ -321,11 +324,11 @@ def test_frozen_statistics_stand_still_and_live_ones_move(network):
     prepared = qat.start(calibrated(network), [next(stripes(32).batches(32))[0]]).train()
     norm = dict(prepared.weighted())["conv1"].norm
     x = torch.rand(8, 3, 32, 32) * 5
-    qat._freeze(prepared, ranges=False, batchnorm=True)
+    training._freeze(prepared, ranges=False, batchnorm=True)
     before = norm.running_mean.clone()
     prepared(x)
     assert torch.equal(norm.running_mean, before)
-    qat._freeze(prepared, ranges=False, batchnorm=False)
+    training._freeze(prepared, ranges=False, batchnorm=False)
     prepared(x)
     assert not torch.equal(norm.running_mean, before)
 
@@ -333,14 +336,14 @@ def test_frozen_statistics_stand_still_and_live_ones_move(network):
 def test_gamma_learns_with_live_and_with_frozen_statistics(network):
     for frozen in (False, True):
         prepared = qat.start(calibrated(network), [next(stripes(32).batches(32))[0]]).train()
-        qat._freeze(prepared, ranges=False, batchnorm=frozen)
+        training._freeze(prepared, ranges=False, batchnorm=frozen)
         prepared(torch.rand(8, 3, 32, 32)).square().sum().backward()
         assert dict(prepared.weighted())["conv2"].norm.weight.grad.abs().sum() > 0
 
 
 def test_a_frozen_layer_gives_what_it_gives_in_eval_mode(network):
     prepared = qat.start(calibrated(network), [next(stripes(32).batches(32))[0]])
-    qat._freeze(prepared, ranges=False, batchnorm=True)
+    training._freeze(prepared, ranges=False, batchnorm=True)
     x = torch.rand(8, 3, 32, 32)
     layer = dict(prepared.weighted())["conv1"]
     torch.testing.assert_close(layer.train()(x), layer.eval()(x), atol=1e-5, rtol=1e-5)
@@ -349,7 +352,7 @@ def test_a_frozen_layer_gives_what_it_gives_in_eval_mode(network):
 def test_frozen_gamma_has_the_gradient_of_the_rounded_weights(network):
     """Straight through the fold it would be that of the weights before rounding, and with 2 bits training diverges."""
     prepared = qat.start(calibrated(network, QConfig.w2a2()), [next(stripes(32).batches(32))[0]]).train()
-    qat._freeze(prepared, ranges=False, batchnorm=True)
+    training._freeze(prepared, ranges=False, batchnorm=True)
     layer = dict(prepared.weighted())["conv2"]
     norm, gain = layer.norm, layer._gain()[:, None, None, None]
     x, upstream = torch.rand(4, 8, 5, 5), torch.randn(4, 8, 5, 5)
@@ -423,6 +426,19 @@ def test_what_was_trained_gives_the_same_answers_in_integers(network, method):
             assert same.float().mean() >= 0.995, name
 
 
+def test_the_first_axis_counted_from_the_end_learns_the_same(network):
+    """Each output channel's scale is counted in units of the channel's own, whichever way the axis is written."""
+    int8 = []
+    for convolution, linear in ((0, 0), (-4, -2)):
+        specs = [replace(QConfig.w4a4().weight, granularity=PerChannel(axis)) for axis in (convolution, linear)]
+        qconfig = QConfig(specs[0], overrides={nn.Linear: QConfig(specs[1])})
+        prepared = calibrated(network, qconfig)
+        qat.fit(prepared, stripes(64), None, replace(PLAN, epochs=1), progress=False)
+        int8.append(qlab.convert(prepared, "reference"))
+    x = next(stripes(64, "test").batches(64))[0]
+    assert torch.equal(int8[0](x), int8[1](x))
+
+
 def test_integers_of_two_bits_are_the_fake_quantized_network_in_exact_arithmetic(network):
     """In float32 a sum may land on the wrong side of a threshold; in float64 none of these does."""
     prepared = calibrated(network, qat.qconfig("w3a2"))
@@ -440,10 +456,10 @@ def test_grids_that_follow_stand_still_once_frozen(network):
     prepared = qat.start(calibrated(network), [next(stripes(32).batches(32))[0]], "straight_through").train()
     quantizer = next(q for _, q in prepared.quantizers() if not q.of_weight)
     before = quantizer.scale.clone()
-    qat._freeze(prepared, ranges=True, batchnorm=False)
+    training._freeze(prepared, ranges=True, batchnorm=False)
     prepared(torch.rand(4, 3, 32, 32) * 9)
     assert torch.equal(quantizer.scale, before)
-    qat._freeze(prepared, ranges=False, batchnorm=False)
+    training._freeze(prepared, ranges=False, batchnorm=False)
     prepared(torch.rand(4, 3, 32, 32) * 9)
     assert not torch.equal(quantizer.scale, before)
 
@@ -524,10 +540,10 @@ def test_distillation_pulls_towards_the_teacher_and_not_only_to_the_label(networ
     y, logits = torch.zeros(4, dtype=torch.long), torch.zeros(4, 2, requires_grad=True)
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(3072, 2))
     with torch.no_grad():
-        answers = teacher(x) / qat.TEMPERATURE
+        answers = teacher(x) / TEMPERATURE
     loss = qat.Loss(prepared, teacher=teacher, distillation=1.0)
     value = loss(x, logits, y)
-    expected = (answers.softmax(1) * (answers.log_softmax(1) - math.log(0.5))).sum(1).mean() * qat.TEMPERATURE**2
+    expected = (answers.softmax(1) * (answers.log_softmax(1) - math.log(0.5))).sum(1).mean() * TEMPERATURE**2
     assert value.item() == pytest.approx(expected.item(), rel=1e-4)
     assert qat.Loss(prepared, teacher=teacher, distillation=0.0)(x, logits, y).item() == pytest.approx(math.log(2))
     assert loss(x, teacher(x), y).item() == pytest.approx(0, abs=1e-6)
@@ -639,7 +655,7 @@ def test_a_run_goes_on_with_what_it_learned_and_chooses_the_grids_it_lacks(netwo
     for x, _ in images:
         binary(x)
     prepared = qlab.prepare(network, qat.qconfig("w1a2"))
-    qat._go_on(prepared, binary.state_dict(), images)
+    training._go_on(prepared, binary.state_dict(), images)
     assert torch.equal(dict(prepared.weighted())["conv2"].weight, layer.weight)
     observer = qlab.observers.MSE(QuantSpec(7))
     observer(torch.cat(seen).detach())
@@ -652,7 +668,7 @@ def test_a_run_of_the_same_bits_goes_on_with_the_grids_it_had(network):
     for _, quantizer in before.quantizers():
         quantizer.qparams = replace(quantizer.qparams, scale=quantizer.qparams.scale * 1.5)
     prepared = qlab.prepare(network, qat.qconfig("w4a4"))
-    qat._go_on(prepared, before.state_dict(), stripes(64).batches(32))
+    training._go_on(prepared, before.state_dict(), stripes(64).batches(32))
     assert all(torch.equal(prepared.state_dict()[name], value) for name, value in before.state_dict().items())
 
 

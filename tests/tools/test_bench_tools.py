@@ -90,7 +90,7 @@ def test_what_is_missing_or_broken_or_wrong_is_named_and_not_timed(tool, task):
 
 def test_a_captured_network_is_timed_beside_the_plain_one_where_the_engine_can_be_captured(tool, task):
     bench_int8, baselines = tool("bench_int8"), tool("baselines")
-    engine = next(name for name in qlab.int8.engines.HISTORICAL if qlab.int8.engines.availability(name).usable)
+    engine = next(name for name in qlab.int8.engines.QUANTIZED if qlab.int8.engines.availability(name).usable)
     makers = {"float": baselines.eager} | {
         f"{name} captured": partial(bench_int8.captured, engine=name) for name in (engine, "reference")
     }
@@ -325,8 +325,8 @@ def test_a_trained_network_is_adopted_with_its_figures(tool, monkeypatch, tmp_pa
 
 PANEL_LESSON = """# %%
 import time
-from qlab.course import explorables
-from qlab.course.plots.figure import Figure
+from qlab.course.figure import Figure
+from qlab.course.widgets import Panel, Slider
 
 image = Figure((2, 1))
 
@@ -338,9 +338,9 @@ def draw(bits, fine, late):
     return image
 
 
-explorables.Panel(
-    draw, bits=explorables.Slider(value=2, minimum=2, maximum=4),
-    fine=explorables.Slider(value=0, minimum=0, maximum=5, step=0.05), late=explorables.Slider(value=0),
+Panel(
+    draw, bits=Slider(value=2, minimum=2, maximum=4), fine=Slider(value=0, minimum=0, maximum=5, step=0.05),
+    late=Slider(value=0),
 )
 """
 
@@ -351,9 +351,7 @@ def test_a_panel_is_timed_over_all_its_values_and_a_slow_redraw_shows(tool, tmp_
     source = tmp_path / "77_lesson.py"
     source.write_text(PANEL_LESSON)
     (panel,) = redraw.panels_of(source)
-    assert redraw.values_of(panel.controls["bits"]) == [2, 3, 4]
-    fine = redraw.values_of(panel.controls["fine"])
-    assert len(fine) == redraw.MOST and (fine[0], fine[-1]) == (0.0, 5.0)
+    assert len(panel.choices["bits"]) == 3 and len(panel.choices["fine"]) > redraw.MOST
     seconds = list(redraw.redraws(panel))
     assert len(seconds) == 2 * (3 + redraw.MOST + 2)
     assert sum(each > 0.05 for each in seconds) >= 3 + redraw.MOST, "with late at its end every redraw waits"
@@ -390,13 +388,13 @@ def trained(monkeypatch, network):
 
 
 def test_every_engine_that_works_here_has_a_line(tool, trained, capsys):
-    wide = ["--network", "resnet20", "--drop", "101", "--agreement", "0"]
+    wide = ["--network", "resnet20", "--drop", "100", "--agreement", "0"]
     assert tool("bench_engines").main(wide) == 0
     lines = capsys.readouterr().out.splitlines()
     usable = {name for name, engine in qlab.int8.engines.available().items() if engine.usable}
     assert lines[0].startswith("40 test images of noise")
     assert {line.split()[1] for line in lines[2:-1]} == usable | {"float"}
-    assert lines[-1].startswith("0 of them lose more than 101 points")
+    assert lines[-1].startswith("0 of them lose more than 100 points")
 
 
 def test_an_engine_that_answers_otherwise_is_counted(tool, trained, capsys, monkeypatch):
@@ -408,7 +406,7 @@ def test_an_engine_that_answers_otherwise_is_counted(tool, trained, capsys, monk
         return int8 if name != "reference" else nn.Sequential(int8, Backwards())
 
     monkeypatch.setattr(qlab, "convert", other)
-    assert module.main(["--network", "resnet20", "--drop", "101", "--agreement", "60"]) == 1
+    assert module.main(["--network", "resnet20", "--drop", "100", "--agreement", "60"]) == 1
     assert capsys.readouterr().out.splitlines()[-1].startswith("1 of them lose")
 
 

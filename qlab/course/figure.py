@@ -1,0 +1,110 @@
+"""What all figures share: the colours, the style, and a figure that a notebook shows with its words.
+
+A lesson's ``plots`` make them: data in, a figure out, without widgets and without pyplot. One that moves is a function from
+the controls' values to the figure: always the same one, changed in place, since drawing a new one takes too long for a
+drag. What it shows depends on the values alone.
+
+The colours can be told apart without colour vision (tests/course/test_figure.py simulates it); blue and purple are
+Okabe and Ito's, "Color Universal Design" (2008).
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from IPython.display import Markdown, display
+from matplotlib import figure
+from matplotlib.artist import Artist, setp
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
+
+# A colour means the same thing in the whole course.
+FLOAT, QUANTIZED, ERROR, CLIPPED = "#0072B2", "#C85200", "#CC79A7", "#595959"
+INK, PAPER, LINES = "#222222", "#FFFFFF", "#DDDDDD"
+COLOURS = {
+    "float": FLOAT, "quantized": QUANTIZED, "error": ERROR, "clipped": CLIPPED,
+    "ink": INK, "paper": PAPER, "lines": LINES,
+}  # fmt: skip
+DPI = 100  # pixels an inch on the page
+SHARPER = 1.5  # a still image has so many times more, for screens that show them
+
+# Black on white in a dark JupyterLab too: a figure is a sheet of paper on the desk, legible in either theme.
+STYLE = {
+    "figure.facecolor": PAPER, "axes.facecolor": PAPER, "text.color": INK, "axes.labelcolor": INK,
+    "xtick.color": INK, "ytick.color": INK, "axes.edgecolor": CLIPPED, "axes.axisbelow": True,
+    "font.family": "DejaVu Sans", "font.size": 10, "figure.titlesize": 12, "figure.titleweight": "bold",
+    "axes.titlesize": 10, "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "grid.color": LINES, "lines.linewidth": 2, "legend.frameon": False,
+}  # fmt: skip
+
+
+class Figure(figure.Figure):
+    """A figure whose title is its finding, and whose ``alt`` says in words what there is to see.
+
+    A notebook shows it as an image with ``alt`` below, because JupyterLab gives screen readers no alt text.
+    What a control changes is named in :meth:`moves`; a frame draws that alone, on a copy of all else.
+    """
+
+    def __init__(self, size: tuple[float, float], finding: str = "") -> None:
+        super().__init__(size, DPI, layout="constrained")
+        FigureCanvasAgg(self)
+        self.get_layout_engine().set(w_pad=0.06, h_pad=0.06)
+        self.alt = ""
+        self._moving: list[Artist] = [self.suptitle(finding, x=0.01, ha="left")]
+        self._background = None
+
+    def moves(self, *artists: Artist) -> None:
+        """These artists move, and take no part in the layout: it must not depend on the first value shown."""
+        for artist in artists:
+            artist.set_in_layout(False)
+        self._moving += artists
+
+    @property
+    def finding(self) -> str:
+        """What the figure shows, in a sentence: its title."""
+        return self.get_suptitle()
+
+    @finding.setter
+    def finding(self, text: str) -> None:
+        self._suptitle.set_text(text)
+
+    def frame(self) -> bytes:
+        """The figure as a JPEG, made fast: what does not move is drawn the first time only."""
+        if self._background is None:
+            self.draw_without_rendering()  # lays the figure out ...
+            self.set_layout_engine("none")  # ... and so it stays
+            moving = [artist for artist in self._moving if artist.get_visible()]
+            setp(moving, visible=False)
+            self.canvas.draw()
+            self._background = self.canvas.copy_from_bbox(self.bbox)
+            setp(moving, visible=True)
+        self.canvas.restore_region(self._background)
+        for artist in self._moving:
+            self.draw_artist(artist)
+        return jpeg(np.asarray(self.canvas.buffer_rgba()))
+
+    def still(self) -> tuple[dict, dict]:
+        """(data, metadata) of a notebook's output: the figure as a JPEG with more pixels, and its words."""
+        pixels = io.BytesIO()
+        self.savefig(pixels, format="rgba", dpi=DPI * SHARPER)
+        width, height = (round(DPI * inches) for inches in self.get_size_inches())
+        image = np.frombuffer(pixels.getvalue(), np.uint8).reshape(round(height * SHARPER), -1, 4)
+        words = f"{self.finding}. {self.alt}"
+        shown = {"alt": words, "width": width, "height": height}
+        return {"image/jpeg": jpeg(image), "text/plain": words}, {"image/jpeg": shown}
+
+    def _ipython_display_(self) -> None:
+        data, metadata = self.still()
+        display(data, metadata=metadata, raw=True)
+        display(Markdown(f"*{self.alt}*"))
+
+
+def jpeg(pixels: np.ndarray) -> bytes:
+    """RGBA pixels as a JPEG: with photographs in it, a fifth of a PNG's time and a third of its bytes.
+
+    Colours keep their full resolution (no chroma subsampling), or thin coloured text would smear.
+    """
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).convert("RGB").save(buffer, "jpeg", quality=92, subsampling=0)  # slicing would copy slower
+    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""Lesson 1: numbers with few bits."""

@@ -1,0 +1,1 @@
+"""Lesson 99: the challenge."""

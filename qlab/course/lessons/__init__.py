@@ -1,1 +1,0 @@
-"""The exercises and questions of the lessons, one file a lesson."""

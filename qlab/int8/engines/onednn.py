@@ -1,0 +1,126 @@
+"""torch.ops.onednn: the operators that torch's compiler uses, on plain uint8 tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from qlab.affine import QParams
+from qlab.int8.engines.packing import as_numbers, by_shape, direct
+from qlab.int8.engines.workarounds import work_around
+from qlab.int8.reference import Engine, Kernel, check_weighted, pair, ratio, same_grid
+
+
+class OnednnOps(Engine):
+    """oneDNN's kernels on plain uint8 tensors; scales are given with each call."""
+
+    name = "onednn_plain"
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        with torch._C.DisableTorchFunctionSubclass():  # saves asking 17 arguments, see QuantizedOps.running
+            yield
+
+    def conv2d(
+        self, weight, bias, weight_qp, x_qp, out_qp, *, stride=1, padding=0, dilation=1, groups=1, relu=False
+    ):  # fmt: skip
+        window = (*([*pair(value)] for value in (stride, padding, dilation)), groups)
+        bias, x_qp, window, on_own_inputs = self._worked_around(weight, bias, weight_qp, x_qp, window)
+        packed, scales, bias = self._packed(weight, bias, weight_qp, x_qp, out_qp, window)
+        op, x_grid = direct(torch.ops.onednn.qconv2d_pointwise.default), as_numbers(x_qp)
+        rest = (*scales, bias, *window, *as_numbers(out_qp), torch.uint8, "relu" if relu else "none", [], "")
+        return _clamped(on_own_inputs(lambda q: op(q, *x_grid, packed(q), *rest)), out_qp)
+
+    def conv2d_add(
+        self, weight, bias, weight_qp, x_qp, other_qp, out_qp, *, stride=1, padding=0, dilation=1, groups=1,
+        relu=False, overwrite_other=False,
+    ):  # fmt: skip
+        window = (*([*pair(value)] for value in (stride, padding, dilation)), groups)
+        bias, x_qp, window, on_own_inputs = self._worked_around(weight, bias, weight_qp, x_qp, window)
+        packed, scales, bias = self._packed(weight, bias, weight_qp, x_qp, out_qp, window)
+        op, x_grid = direct(torch.ops.onednn.qconv2d_pointwise.binary), as_numbers(x_qp)
+        rest = (bias, *window, *as_numbers(out_qp), torch.uint8, *as_numbers(other_qp), "sum", 1.0)
+        rest += ("relu" if relu else "none", [], "")
+
+        def kernel(q: Tensor, other: Tensor) -> Tensor:
+            if not overwrite_other or other is q:  # the operator makes the sum in the memory of `other`
+                other = other.clone(memory_format=torch.channels_last)
+            return op(q, *x_grid, packed(q), *scales, other, *rest)
+
+        return _clamped(on_own_inputs(kernel), out_qp)
+
+    def linear(self, weight, bias, weight_qp, x_qp, out_qp, *, relu=False):
+        packed, scales, bias = self._packed(weight, bias, weight_qp, x_qp, out_qp, None)
+        op, x_grid = direct(torch.ops.onednn.qlinear_pointwise.default), as_numbers(x_qp)
+        rest = (*scales, bias, *as_numbers(out_qp), torch.uint8, "relu" if relu else "none", [], "")
+        return _clamped(lambda q: op(q, *x_grid, packed(q), *rest), out_qp)
+
+    def add(self, a_qp, b_qp, out_qp, *, relu=False):
+        return _rescaled_in_float([a_qp, b_qp], out_qp, relu)  # torch.ops.onednn.qadd takes ten times as long
+
+    def avg_pool2d(self, x_qp, out_qp, **window):
+        return _rescaled_in_float([x_qp], out_qp, change=lambda x: F.avg_pool2d(x, **window))
+
+    def adaptive_avg_pool2d(self, x_qp, out_qp, *, output_size):
+        return _rescaled_in_float([x_qp], out_qp, change=lambda x: F.adaptive_avg_pool2d(x, output_size))
+
+    def requantize(self, x_qp, out_qp, *, relu=False):
+        if same_grid(x_qp, out_qp):
+            return super().requantize(x_qp, out_qp, relu=relu)
+        return _rescaled_in_float([x_qp], out_qp, relu)
+
+    def _worked_around(self, weight, bias, weight_qp, x_qp, window):
+        zero = int(x_qp.zero_point)
+
+        def padded(q: Tensor, pads: list[int]) -> Tensor:
+            return F.pad(q, pads, value=zero) if any(pads) else q
+
+        return work_around(weight, bias, weight_qp, x_qp, window, padded, zero)
+
+    def _packed(self, weight, bias, weight_qp, x_qp, out_qp, window):
+        """The function "input -> packed weights" (linear if window is None), scales and zero points, bias."""
+        check_weighted(weight, weight_qp, x_qp, out_qp)
+        scale = weight_qp.scale.to(torch.float32).expand(weight.shape[0]).contiguous()
+
+        def pack(shape: Sequence[int] | None = None) -> Tensor:
+            if window is None:
+                return torch.ops.onednn.qlinear_prepack(weight, shape)
+            return torch.ops.onednn.qconv_prepack(weight, scale, *as_numbers(x_qp), *window, shape)
+
+        zeros = torch.zeros(weight.shape[0], dtype=torch.int32)
+        return by_shape(pack), (scale, zeros), None if bias is None else bias.detach().to(torch.float32)
+
+
+def _rescaled_in_float(
+    qps: Sequence[QParams], out_qp: QParams, relu: bool = False, change: Callable | None = None
+) -> Kernel:
+    """The sum of tensors of codes, each from its grid (changed, if asked), as codes of out_qp.
+
+    It computes in units of out_qp's step; float32 is exact enough for 8 bits.
+    """
+    factors = [float(ratio(qp, out_qp)) for qp in qps]
+    offset = -sum(factor * int(qp.zero_point) for factor, qp in zip(factors, qps))
+    zero_point, highest = int(out_qp.zero_point), out_qp.qmax
+    low = zero_point if relu else out_qp.qmin
+
+    def kernel(*parts: Tensor) -> Tensor:
+        total = parts[0].to(torch.float32).mul_(factors[0]).add_(offset)
+        for part, factor in zip(parts[1:], factors[1:]):
+            total.add_(part, alpha=factor)
+        if change is not None:
+            total = change(total)
+        return total.round_().add_(zero_point).clamp_(low, highest).to(torch.int32).to(torch.uint8)
+
+    return kernel
+
+
+def _clamped(kernel: Kernel, out_qp: QParams) -> Kernel:
+    """The kernel for a grid of fewer than 8 bits: torch's kernels clamp to 0 and 255 only."""
+    highest = out_qp.qmax
+    if out_qp.bits == 8:
+        return kernel
+    return lambda *inputs: kernel(*inputs).clamp_(max=highest)  # in new memory, so it may be changed in place

@@ -1,0 +1,41 @@
+"""The committed networks that were trained with rounding, and the configurations to train with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from qlab import models
+from qlab.graph.prepare import Prepared, prepare
+from qlab.qconfig import QConfig, QuantSpec
+
+
+def qconfig(preset: str) -> QConfig:
+    """The configuration to train with: "w4a4" and the like, ranges chosen by least squared error to start from.
+
+    Activations of 8 bits get 7, so that the trained network runs on every engine: with 8 the sums of a processor
+    without VNNI saturate (here training makes up for the bit; after training, ``reduce_range`` takes it from the
+    weights). Weights of fewer bits get the lowest code too, which is one of four where there are 2 bits. Beside
+    activations of 1 bit the ``shortcuts`` keep 8.
+
+    >>> qconfig("w8a8").activation.bits, qconfig("w4a4").activation.bits
+    (7, 4)
+    """
+    config = QConfig.preset(preset, observer="mse")
+    elementwise = replace(config.elementwise, bits=7)
+    if config.activation is not None:
+        config = replace(config, activation=replace(elementwise, bits=min(config.activation.bits, 7)))
+        if config.activation.bits == 1:
+            config = replace(config, shortcuts=8)
+    config = replace(config, elementwise=elementwise)
+    if isinstance(config.weight, QuantSpec):  # binary weights have no range to choose
+        narrow = config.weight.bits >= 8
+        config = replace(config, weight=replace(config.weight, observer="mse", narrow_range=narrow))
+    return config
+
+
+def load(name: str, preset: str, data: str = "cifar10") -> Prepared:
+    """The committed network ``name`` trained with the rounding of ``preset``, in eval mode, ready for qlab.convert.
+
+    Raises ValueError when there is none, or when its file is damaged (sha256).
+    """
+    return models.trained(lambda: prepare(models.build(name), qconfig(preset)), f"{name}-{data}-{preset}")
