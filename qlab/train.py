@@ -263,6 +263,11 @@ def _resume(folder: Path | None, plan: Plan, about: dict, network: nn.Module, op
     if path is None or not path.exists():
         return []
     tensors, header = read_tensors(path, device)
+    for name, kind in (("plan", dict), ("about", dict), ("history", list)):
+        if not isinstance(header.get(name) or kind(), kind):
+            raise ValueError(
+                f"{path} is no checkpoint of a run (its {name} is {header[name]!r:.50}): choose another folder"
+            )
     begun = {
         **asdict(Plan()),
         **(header.get("plan") or {}),

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from qlab.data.copies import CLASSES
+from qlab.data.official import CLASSES
 
 COUNT = {"train": 6, "test": 2}  # images of each class
 

@@ -175,7 +175,10 @@ MODULES = {  # names in code, where they differ
 }
 
 
-APART = {"convert_litert.py": {"litert_torch", "ai_edge_litert"}}  # run in an environment of their own
+APART = {
+    "convert_litert.py": {"litert_torch", "ai_edge_litert"},  # run in an environment of their own
+    "fuzz_files.py": {"copies_of_cifar"},  # begins with the files that tests begin with
+}
 
 
 def imports(path: Path) -> Iterator[tuple[str, int, bool]]:

@@ -156,6 +156,15 @@ def test_a_folder_of_another_run_is_refused_by_name(change, said, tmp_path):
             train.fit(**given | change, **options)
 
 
+@pytest.mark.parametrize("name, value", [("plan", 3), ("about", "x"), ("history", {"epoch": 1})])
+def test_a_checkpoint_that_says_nonsense_of_its_run_is_refused(tmp_path, name, value):
+    write_tensors(tmp_path / "last.safetensors", {"a": torch.zeros(1)}, {name: value})
+    with pytest.raises(
+        ValueError, match=f"last.safetensors is no checkpoint of a run .its {name} is .*: choose another"
+    ):
+        train.fit(tiny(), stripes(32), None, train.Plan(), folder=tmp_path, progress=False)
+
+
 def test_a_checkpoint_that_says_nothing_of_its_run_is_refused(tmp_path):
     write_tensors(tmp_path / "last.safetensors", {"a": torch.zeros(1)})
     with pytest.raises(ValueError, match="is of a run with source None, here it is 'stripes'"):

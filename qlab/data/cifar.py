@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 from torch import Tensor
 
-from qlab.data.copies import CLASSES
 from qlab.data.dataset import Dataset
 from qlab.data.download import Remote, download
+from qlab.data.official import CLASSES
 from qlab.data.shapes import shapes10_kept
 from qlab.data.store import NoRoom, data_folder, decode_into, lock, open_stored, stored
 
@@ -72,7 +72,7 @@ def cifar10(split: str = "train") -> Dataset:
         with lock(data_folder()):  # another process may have done it meanwhile
             path = find_copy() or fetch()
             if not stored(path).exists():
-                decode(path)
+                decode_found(path)
     tensors, source = open_stored(stored(path))
     if f"{split}.images" not in tensors:
         raise ValueError(f"{path} has too few images for a {split} split: expected 5,000 a class in train/")
@@ -145,6 +145,16 @@ def fetch() -> Path:
             reasons.append(f"- {error}")
     words = ["there is no copy of CIFAR-10 here, and none could be fetched:", *reasons, WAYS_OUT]
     raise ConnectionError("\n".join(words))
+
+
+def decode_found(path: Path) -> None:
+    """Decode the copy; where one that was fetched is damaged, say how to have it fetched anew."""
+    try:
+        decode(path)
+    except ValueError as error:
+        if path.parent != data_folder():
+            raise
+        raise ValueError(f"{error}. Delete {path}, and the next call fetches CIFAR-10 anew") from error
 
 
 def decode(path: Path) -> None:

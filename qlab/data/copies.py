@@ -1,21 +1,12 @@
 """Reads a copy of CIFAR-10 in whatever form it comes: folder, tar or zip; image files or official batches.
 
-Nothing is unpacked to disk, and nothing that a file says is executed: entries that point out of their archive
-are refused, and the official pickles (A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images",
-2009) are read by an unpickler that can build arrays, text and numbers only.
+Nothing is unpacked to disk, nothing that a file says is executed, and no file is larger than what it should hold: a copy
+may come from anybody.
 """
 
 from __future__ import annotations
 
-import codecs
-import gzip
 import io
-import lzma
-import pickle
-import re
-import stat
-import tarfile
-import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -26,15 +17,16 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+from qlab.data.archives import Entry, archive_entries, read_at_most
+from qlab.data.official import CLASSES, MOST, read_batch
+from qlab.files import AGAIN
+
 TOTAL = {"train": 50_000, "test": 10_000}  # images of the whole CIFAR-10
 HELD_OUT = 250  # images of each class, the last ones of train/, are the validation split
 SUFFIXES = (".png", ".jpg", ".jpeg")
 OFFICIAL = "cifar-10-batches-py"
 BATCHES = {**{f"data_batch_{n}": "train" for n in range(1, 6)}, "test_batch": "test"}
-DAMAGE = (EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile)
-
-Entry = tuple[str, Callable[[], bytes]]  # a file's name, and what reads it
+MOST_IMAGE = 1 << 18  # bytes of an image file of 32x32 pixels, with whatever a camera or a program adds
 
 
 def read_copy(path: Path) -> tuple[dict[str, Tensor], str]:
@@ -45,14 +37,10 @@ def read_copy(path: Path) -> tuple[dict[str, Tensor], str]:
     batches have it. Raises ValueError when the archive is damaged or incomplete, or has entries that no data
     set needs.
     """
-    found = Found(path)
-    try:
-        total = sum(TOTAL.values())
-        with tqdm(desc="CIFAR-10", total=total, unit="img", delay=1, mininterval=0.5, leave=False) as bar:
-            for name, read in entries(path):
-                bar.update(found.take(name, read))
-    except DAMAGE as error:
-        raise ValueError(f"{path} is damaged or incomplete ({error}): fetch it again") from error
+    found, total = Found(path), sum(TOTAL.values())
+    with tqdm(desc="CIFAR-10", total=total, unit="img", delay=1, mininterval=0.5, leave=False) as bar:
+        for name, read in folder_entries(path) if path.is_dir() else archive_entries(path):
+            bar.update(found.take(name, read))
     found.check()
     tensors = {}
     for split in TOTAL:
@@ -82,36 +70,48 @@ class Found:
         self.kinds: Counter[str] = Counter()  # how many images were PNG, JPEG, official
         self.folders: set[str] = set()  # where train/ and test/ are; two places would mix two data sets
         self.batches: set[str] = set()
+        self.names: set[str] = set()
+        self.images: Counter[str] = Counter()  # how many there are of each split
 
-    def take(self, name: str, read: Callable[[], bytes]) -> int:
+    def take(self, name: str, read: Callable[[int], bytes]) -> int:
         """Read the entry if it belongs to CIFAR-10; how many images it had."""
         *top, split, folder, file = ["", "", *name.split("/")]
         image = file.lower().endswith(SUFFIXES) and not file.startswith(".")
         if image and split in TOTAL and folder in CLASSES:
-            kind, pixels = decode(read(), f"{name} of {self.path}")
+            kind, pixels = decode(read(MOST_IMAGE), f"{name} of {self.path}")
             self.files.setdefault((split, folder), []).append((file, pixels))
             kinds = {kind: 1}
         elif folder == OFFICIAL and file in BATCHES:
-            images, labels = read_batch(read(), f"{name} of {self.path}")
+            images, labels = read_batch(read(MOST), f"{name} of {self.path}")
             for label, class_name in enumerate(CLASSES):
                 pixels = images[labels == label].tobytes()
                 self.files.setdefault((BATCHES[file], class_name), []).append((file, pixels))
             self.batches.add(file)
-            top, kinds = [*top, split], {OFFICIAL: len(labels)}
+            top, split, kinds = [*top, split], BATCHES[file], {OFFICIAL: len(labels)}
         else:
             return 0
         self.kinds.update(kinds)
         self.folders.add("/".join(top))
+        self.images[split] += sum(kinds.values())
+        self.refuse_surplus(name, split)
+        self.names.add(name)
         return sum(kinds.values())
+
+    def refuse_surplus(self, name: str, split: str) -> None:
+        """Raise ValueError for a second copy, a second file of the same name, and more images than CIFAR-10 has."""
+        if len(self.folders) > 1 or len(self.kinds) > 1 and self.batches:
+            raise ValueError(f"{self.path} holds more than one copy of CIFAR-10: point at a single one")
+        if name in self.names:
+            raise ValueError(f"{self.path} holds {name!r} twice, and nothing says which one is meant: {AGAIN}")
+        if self.images[split] > TOTAL[split]:
+            raise ValueError(f"{self.path} has more than {TOTAL[split]:,} images in {split}/: it is no CIFAR-10")
 
     def count(self, split: str, name: str) -> int:
         """How many images of a class there are."""
         return sum(len(pixels) for _, pixels in self.files.get((split, name), ())) // (3 * 32 * 32)
 
     def check(self) -> None:
-        """Raise ValueError unless this is one copy, with every class and as many images in each."""
-        if len(self.folders) > 1 or len(self.kinds) > 1 and self.batches:
-            raise ValueError(f"{self.path} holds more than one copy of CIFAR-10: point at a single one")
+        """Raise ValueError unless every class is there, with as many images as the others."""
         if self.batches and len(self.batches) < len(BATCHES):
             lacking = ", ".join(sorted(set(BATCHES) - self.batches))
             raise ValueError(f"{self.path} lacks {lacking} of {OFFICIAL}: the copy is incomplete, fetch it again")
@@ -150,69 +150,38 @@ class Found:
 
 
 def decode(data: bytes, what: str) -> tuple[str, bytes]:
-    """The format ("PNG" or "JPEG") and the pixels (3, 32, 32) of an image file."""
+    """The format ("PNG" or "JPEG") and the pixels (3, 32, 32) of an image file, whose size is looked at first."""
     from PIL import Image  # here: `import qlab` does without it
 
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
-            kind, size, pixels = image.format, image.size, np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for a broken file
-        raise ValueError(f"{what} is not a whole image ({error}): the copy is damaged, fetch it again") from error
+            size = image.size
+            if size == (32, 32):
+                if image.format == "PNG":
+                    check_png(data)
+                kind, pixels = "PNG" if image.format == "PNG" else "JPEG", np.asarray(image.convert("RGB"))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(f"{what} is far too large ({error}): CIFAR-10 has images of 32x32") from error
+    except Exception as error:
+        words = str(error) or type(error).__name__
+        raise ValueError(f"{what} is not a whole image ({words}): the copy is damaged, fetch it again") from error
     if size != (32, 32):
         raise ValueError(f"{what} is {size[0]}x{size[1]} pixels: CIFAR-10 has images of 32x32")
     return kind, pixels.transpose(2, 0, 1).tobytes()
 
 
-# --- the official batches: pickles, of which only arrays, text and numbers are let in
+def check_png(data: bytes) -> None:
+    """Raise ValueError where a checksum of the PNG file is wrong: Pillow does not look at those of the pixels."""
+    place, kind = 8, b""
+    while kind != b"IEND":
+        length, kind = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
+        end = place + 8 + length
+        if int.from_bytes(data[end : end + 4], "big") != zlib.crc32(data[place + 4 : end]) or end + 4 > len(data):
+            raise ValueError(f"its part at byte {place} is cut off or has a wrong checksum")
+        place = end + 4
 
 
-class Unpickler(pickle.Unpickler):
-    """Builds numpy arrays and plain values; refuses a pickle that asks for more: it could run code."""
-
-    def find_class(self, module: str, name: str) -> Callable:
-        module = module.replace("numpy._core", "numpy.core")
-        allowed = {
-            ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-            ("numpy", "ndarray"): np.ndarray,
-            ("numpy", "dtype"): lambda code, align, copy: np.dtype(code, align=bool(align), copy=bool(copy)),
-            ("_codecs", "encode"): codecs.encode,  # how Python 3 writes bytes in an old pickle
-        }
-        if (module, name) not in allowed:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no copy of CIFAR-10 needs")
-        return allowed[module, name]
-
-
-def read_batch(data: bytes, what: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 (N, 3072), red, green, blue, and labels (N,) of one official batch."""
-    try:
-        batch = Unpickler(io.BytesIO(data), encoding="bytes").load()
-        images, labels = batch[b"data"], np.asarray(batch[b"labels"], dtype=np.int64)
-        fits = images.dtype == np.uint8 and images.shape == (len(labels), 3072) and labels.ndim == 1
-    except Exception as error:  # noqa: BLE001: a damaged pickle can end in any of them
-        raise ValueError(f"{what} is not an official CIFAR-10 batch ({error}): fetch it again") from error
-    if not fits or len(labels) and not 0 <= labels.min() <= labels.max() < len(CLASSES):
-        raise ValueError(
-            f"{what} has other arrays than an official CIFAR-10 batch: expected uint8 (N, 3072), labels 0 to 9"
-        )
-    return images, labels
-
-
-# --- folders and archives
-
-
-def entries(path: Path) -> Iterator[Entry]:
-    """The files in a folder, a tar or a zip, one after the other."""
-    if path.is_dir():
-        yield from folder_entries(path)
-    elif zipfile.is_zipfile(path):
-        yield from zip_entries(path)
-    elif tarfile.is_tarfile(path):
-        yield from tar_entries(path)
-    else:
-        raise ValueError(
-            f"{path} is no folder and no tar or zip archive that can be opened: "
-            "expected .tar, .tar.gz, .tgz, .tar.xz or .zip. If it was downloaded, fetch it again"
-        )
+# --- folders
 
 
 def folder_entries(root: Path) -> Iterator[Entry]:
@@ -220,7 +189,13 @@ def folder_entries(root: Path) -> Iterator[Entry]:
     for folder in copy_folders(root):
         for file in sorted(folder.iterdir()):
             if file.is_file():
-                yield file.relative_to(root.parent).as_posix(), file.read_bytes
+                yield file.relative_to(root.parent).as_posix(), lambda most, file=file: read_file(root, file, most)
+
+
+def read_file(root: Path, file: Path, most: int) -> bytes:
+    """The content of a file of the folder ``root``, if it has at most so many bytes."""
+    with open(file, "rb") as opened:
+        return read_at_most(opened, most, f"{file.relative_to(root.parent).as_posix()} of {root}")
 
 
 def copy_folders(root: Path) -> list[Path]:
@@ -229,29 +204,3 @@ def copy_folders(root: Path) -> list[Path]:
     classes = [top / split / name for top in tops for split in TOTAL for name in CLASSES]
     official = [top for top in tops if top.name == OFFICIAL]
     return official + [folder for folder in classes if folder.is_dir()]
-
-
-def tar_entries(path: Path) -> Iterator[Entry]:
-    """The files in a tar, however it is compressed."""
-    with tarfile.open(path) as archive:
-        for member in archive:
-            refuse_unsafe(path, member.name, link=not (member.isfile() or member.isdir()))
-            if member.isfile():
-                yield member.name, lambda member=member: archive.extractfile(member).read()
-
-
-def zip_entries(path: Path) -> Iterator[Entry]:
-    """The files in a zip."""
-    with zipfile.ZipFile(path) as archive:
-        for info in archive.infolist():
-            refuse_unsafe(path, info.filename, link=stat.S_ISLNK(info.external_attr >> 16))
-            if not info.is_dir():
-                yield info.filename, lambda info=info: archive.read(info)
-
-
-def refuse_unsafe(path: Path, name: str, link: bool) -> None:
-    """Raise ValueError for an entry that would reach out of the folder where the archive is unpacked."""
-    outside = re.match(r"[/\\]|[A-Za-z]:", name) or ".." in re.split(r"[/\\]", name)
-    if link or outside:
-        kind = "a link or a device" if link else "a path out of its folder"
-        raise ValueError(f"{path} holds {name!r}, {kind}: no honest copy of CIFAR-10 does. Get it from another place")

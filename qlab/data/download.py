@@ -8,6 +8,7 @@ import re
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from email.message import Message
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -77,19 +78,26 @@ def receive(remote: Remote, part: Path) -> None:
     headers = {"User-Agent": "qlab", "Range": f"bytes={came(part)}-"}
     request = urllib.request.Request(remote.url, headers=headers)
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-        extent = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
-        if extent:
-            start, total = map(int, extent.groups())
-        else:  # a host that knows no ranges sends everything anew
-            start, total = 0, int(response.headers.get("Content-Length", remote.size))
+        start, total = extent(response.headers, remote)
         if total != remote.size or start not in (0, came(part)):
             raise ValueError(f"{remote.url} has {total:,} bytes, expected {remote.size:,}: it is another file now")
         bar = tqdm(desc=remote.file, total=total, initial=start, unit="B", unit_scale=True, leave=False)
         # Unbuffered, so that a full disk shows at the block that found it so.
         with bar, open(part, "ab" if start else "wb", buffering=0) as file:
-            while block := response.read(BLOCK):
+            while (block := response.read(BLOCK)) and (start := start + len(block)) <= total:
                 append(file, block, part)
                 bar.update(len(block))
+    if block:  # it did not say where it ends
+        part.unlink()
+        raise ValueError(f"{remote.url} sends more than the {total:,} bytes expected: it was thrown away")
+
+
+def extent(headers: Message, remote: Remote) -> tuple[int, int]:
+    """Where in the file the answer begins, and how many bytes the file has; a host need not say."""
+    if found := re.fullmatch(r"bytes (\d{1,15})-\d{1,15}/(\d{1,15})", headers.get("Content-Range", "")):
+        return int(found[1]), int(found[2])
+    length = headers.get("Content-Length", "")  # a host that knows no ranges sends everything anew
+    return 0, int(length) if re.fullmatch(r"[0-9]{1,15}", length) else remote.size
 
 
 def append(file, block: bytes, part: Path) -> None:

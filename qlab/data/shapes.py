@@ -21,11 +21,10 @@ from contextlib import suppress
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 
 from qlab.data.dataset import Dataset
 from qlab.data.store import data_folder
-from qlab.files import read_tensors, sha256, write_tensors
+from qlab.files import check_tensors, read_tensors, sha256, write_tensors
 
 CLASSES = tuple("circle crescent cross heart hexagon ring semicircle square star triangle".split())
 SIZES = {"train": 20_000, "validation": 2_000, "test": 5_000}
@@ -93,9 +92,12 @@ def shapes10_kept(split: str) -> Dataset:
     """
     file = data_folder() / f"shapes10-{split}-{sha256(__file__)[:8]}.safetensors"
     with suppress(OSError, ValueError):  # not there yet, or damaged
-        return _dataset(read_tensors(file)[0]["images"], split, "shapes10")
+        tensors = read_tensors(file)[0]
+        expected = torch.empty(SIZES[split], 3, SIDE, SIDE, dtype=torch.uint8, device="meta")
+        check_tensors(tensors, {"images": expected}, str(file))
+        return _dataset(tensors["images"], split, "shapes10")
     data = shapes10(split)
-    with suppress(OSError, SafetensorError):  # the latter is how safetensors tells of a full disk
+    with suppress(OSError):
         write_tensors(file, {"images": data.images})
         for outdated in file.parent.glob(f"shapes10-{split}-*.safetensors"):
             if outdated != file:

@@ -14,14 +14,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import torch
 from filelock import FileLock
-from safetensors import SafetensorError
 from torch import Tensor
 
 from qlab.data.copies import BATCHES, copy_folders, read_copy
+from qlab.data.official import CLASSES
 from qlab.files import read_tensors, write_tensors
 
 LAYOUT = 1  # of the file; another one would be decoded anew
+MAKE_ROOM = "Make room, or set QLAB_DATA to a folder on another disk"
 
 
 class NoRoom(OSError):
@@ -81,8 +83,8 @@ def decode_into(file: Path, path: Path, check: Callable[[dict[str, Tensor]], Non
     need_space(file.parent, sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()))
     try:
         write_tensors(file, tensors, {"source": source})
-    except (OSError, SafetensorError) as error:  # the latter is how safetensors tells of a full disk
-        raise cannot_write(file, error) from error
+    except OSError as error:
+        raise NoRoom(error.errno, f"{error.strerror}. {MAKE_ROOM}") from error
     for outdated in file.parent.glob(f"{file.name.rpartition('-')[0]}-*"):
         if outdated != file:  # of the same place: before it changed, or half written
             with suppress(OSError):  # Windows keeps a file that someone has open
@@ -93,9 +95,25 @@ def open_stored(file: Path) -> tuple[dict[str, Tensor], str]:
     """The decoded images, mapped into memory, and which copy they come from."""
     try:
         tensors, header = read_tensors(file)
+        check_stored(file, tensors, header)
     except ValueError as error:
         raise ValueError(f"{error}. Delete {file}: it will be decoded again") from error
     return tensors, header["source"]
+
+
+def check_stored(file: Path, tensors: dict[str, Tensor], header: dict) -> None:
+    """Raise ValueError unless these are splits of CIFAR-10, each with a label for every image."""
+    splits = sorted({name.partition(".")[0] for name in tensors} | {"train", "test"})
+    expected = {f"{split}.{kind}" for split in splits for kind in ("images", "labels")}
+    if tensors.keys() != expected or not isinstance(header.get("source"), str):
+        raise ValueError(f"{file} holds {', '.join(sorted(tensors))[:200] or 'nothing'}: expected decoded images")
+    for split in splits:
+        images, labels = tensors[f"{split}.images"], tensors[f"{split}.labels"]
+        shapes = (images.dtype, images.shape[1:], labels.dtype, labels.shape)
+        if shapes != (torch.uint8, (3, 32, 32), torch.int64, images.shape[:1]):
+            raise ValueError(f"{file} holds other tensors than decoded images and their labels")
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(CLASSES):
+            raise ValueError(f"{file} holds labels that are no class of CIFAR-10")
 
 
 def need_space(folder: Path, size: int) -> None:
@@ -104,13 +122,10 @@ def need_space(folder: Path, size: int) -> None:
     if free < size:
         raise NoRoom(
             errno.ENOSPC,
-            f"the disk is full: {folder} needs {size / 1e6:.0f} MB more and has {free / 1e6:.0f} MB. "
-            "Make room, or set QLAB_DATA to a folder on another disk",
+            f"the disk is full: {folder} needs {size / 1e6:.0f} MB more and has {free / 1e6:.0f} MB. {MAKE_ROOM}",
         )
 
 
-def cannot_write(file: Path, error: Exception) -> NoRoom:
+def cannot_write(file: Path, error: OSError) -> NoRoom:
     """The error to raise when writing ``file`` ended in ``error``."""
-    number = getattr(error, "errno", None) or errno.EIO
-    words = f"cannot write {file} ({error}). Make room, or set QLAB_DATA to a folder on another disk"
-    return NoRoom(number, words)
+    return NoRoom(error.errno or errno.EIO, f"cannot write {file} ({error}). {MAKE_ROOM}")

@@ -19,7 +19,6 @@ from tqdm.auto import tqdm
 from qlab import models, qat
 from qlab.detect.boxes import anchors, decode, mean_average_precision, nms, rows
 from qlab.detect.scene import CLASSES, SIDE, Boxes, Scenes, normalize
-from qlab.files import load_weights
 from qlab.graph.prepare import Prepared, prepare
 from qlab.modes import in_eval_mode
 
@@ -76,9 +75,7 @@ def _head(inputs: int, outputs: int) -> nn.Sequential:
 
 def load() -> SSDLite:
     """The trained float detector, in eval mode and channels_last. Raises ValueError as qlab.models.load does."""
-    network = SSDLite()
-    load_weights(network, models.weights("ssdlite-scenes", CHECKPOINTS), "ssdlite-scenes")
-    return network.eval().to(memory_format=torch.channels_last)
+    return models.trained(SSDLite, "ssdlite-scenes", CHECKPOINTS)
 
 
 def load_qat(preset: str = "w8a8") -> Prepared:
@@ -86,11 +83,11 @@ def load_qat(preset: str = "w8a8") -> Prepared:
 
     There is one, with 8-bit weights and 7-bit activations. Raises ValueError as qlab.qat.load does.
     """
-    key = f"ssdlite-scenes-{preset}"
-    tensors = models.weights(key, CHECKPOINTS)
-    prepared = prepare(SSDLite(), qat.qconfig(preset), torch.zeros(1, 3, SIDE, SIDE))
-    load_weights(prepared, tensors, key)
-    return prepared.eval().to(memory_format=torch.channels_last)
+
+    def make() -> Prepared:
+        return prepare(SSDLite(), qat.qconfig(preset), torch.zeros(1, 3, SIDE, SIDE))
+
+    return models.trained(make, f"ssdlite-scenes-{preset}", CHECKPOINTS)
 
 
 @dataclass

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from qlab.detect.scene import SIDE, Boxes, Scene
 from qlab.extras import remedy
+from qlab.files import regular
 
 FPS = 30.0  # of a scene and of a folder
 LARGEST = 320  # pixels a side: a frame is cut to its middle square, and made no larger than this
@@ -129,9 +130,9 @@ class FolderSource(Recorded):
         if number >= len(self.paths):
             return None
         try:
-            with Image.open(self.paths[number]) as image:
+            with Image.open(regular(self.paths[number])) as image:
                 return Frame(_square(image), number)
-        except (OSError, SyntaxError) as error:
+        except Exception as error:
             raise ValueError(f"{self.paths[number]} is no image that can be read: {error}") from error
 
 

@@ -1,6 +1,7 @@
 """A converted network leaves Python: as a safetensors file for qlab, as an ONNX graph for every other runtime.
 
 - ``tensors.py``: :func:`save` and :func:`load`, the integers themselves.
+- ``checks.py``: what such a file may say, compared before anything of it is built.
 - ``qdq.py``: :func:`save_onnx`, the same network as a graph with QuantizeLinear and DequantizeLinear nodes.
 - ``operators.py``: what each operation is called in ONNX.
 - ``runtime.py``: :class:`OnnxNetwork`, that graph run by onnxruntime.

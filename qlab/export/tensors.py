@@ -7,68 +7,119 @@ its values and its report. Nothing in it is code: loading a file from a stranger
 from __future__ import annotations
 
 import inspect
+import json
 import operator
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from qlab.affine import QParams
-from qlab.files import read_tensors, write_tensors
+from qlab.export.checks import FLOAT_LAYERS, check_flow, check_header, check_weights, digest
+from qlab.files import check_tensors, read_tensors, write_tensors
 from qlab.graph.report import Report, Row
+from qlab.int8 import engines
 from qlab.int8.modules import LAYERS, Call, Float, Input, Int8Layer, Int8Network, Program, Step, Weighted
 
-FORMAT = 1
+FORMAT = 2
 # The functions that a file may name for a step in float. A file must not be able to call anything else.
 FUNCTIONS = {"add": operator.add, "sub": operator.sub, "mul": operator.mul, "cat": torch.cat}
+PLACES = {"device", "dtype"}  # arguments that say where a layer's tensors are, and of which type: not a file's business
 
 
 def save(network: Int8Network, path: str | Path) -> Path:
     """Write an integer network to ``path`` (.safetensors), atomically; returns the path.
 
-    The file is the same whichever engine the network runs on. Raises TypeError for a network that is not integer, and
-    ValueError when a layer that stayed in float is not one of torch.nn's own.
+    The file is the same whichever engine the network runs on. Raises TypeError for a network that is not integer,
+    ValueError when a layer that stayed in float is none that a file may name, and OSError where nothing can be written.
     """
     if not isinstance(network, Int8Network):
         raise TypeError(f"save takes what qlab.convert or qlab.ptq gave, not a {type(network).__name__}")
     program, report = network.program, network._report
+    tensors = {name[len("layers.") :]: tensor.detach() for name, tensor in network.state_dict().items()}
     header = {
         "format": FORMAT,
+        "sha256": "",
         "input_shape": program.input_shape,
         "layers": [_describe(layer) for layer in network.layers],
-        "steps": [[step.layer, list(step.inputs), step.output] for step in program.steps],
+        "steps": [[step.layer, step.inputs, step.output] for step in program.steps],
         "grids": [g and [float(g.scale), int(g.zero_point), g.bits] for g in program.grids],
-        "inner": sorted(program.fusible),
+        "fusible": sorted(program.fusible),
         "headline": report.headline,
         "report": [list(asdict(row).values()) for row in report],
     }
-    return write_tensors(path, {name[len("layers.") :]: t for name, t in network.state_dict().items()}, header)
+    header = json.loads(json.dumps(header))  # lists for tuples: as it will be read
+    header["sha256"] = digest(header, tensors)
+    try:
+        _restore(header, tensors)  # what load would refuse is not written
+    except ValueError as error:
+        raise ValueError(f"this network cannot be saved: {error}") from error
+    return write_tensors(path, tensors, header)
 
 
 def load(path: str | Path, engine: str = "auto") -> Int8Network:
-    """The integer network that :func:`save` wrote, on ``engine``. Raises ValueError for a damaged or foreign file."""
+    """The integer network that :func:`save` wrote, on ``engine``.
+
+    Raises ValueError for a damaged, forged or foreign file; nothing that it says is executed, and nothing is built before
+    all of it fits together. Files of format 1 have no checksum of the whole.
+    """
+    engines.get(engine)  # a wrong name is no fault of the file
     tensors, header = read_tensors(path)
-    if header.get("format") != FORMAT:
+    version = header.get("format")
+    if type(version) is not int or version not in (1, FORMAT):
         raise ValueError(
-            f"{path} has format {header.get('format')!r}; this qlab reads format {FORMAT} of integer networks. "
+            f"{path} has format {str(version)[:20]}; this qlab reads formats 1 and {FORMAT} of integer networks. "
             "Save it again with this version."
         )
-    layers = [_restore(number, tensors, *described) for number, described in enumerate(header["layers"])]
+    try:
+        layers, program, report = _restore(_as_format_2(header, tensors) if version == 1 else header, tensors)
+        return Int8Network(layers, program, report, engine)
+    except (ValueError, RuntimeError) as error:  # the latter is how torch's kernels refuse a layer
+        raise ValueError(f"{path} is damaged, or no network for engine {engine!r}: {error}") from error
+
+
+def _as_format_2(header: dict, tensors: dict[str, Tensor]) -> dict:
+    """A header of format 1 with what was called otherwise or was not said yet: fusible, biases, the checksum."""
+    header = {**header, "format": FORMAT, "fusible": header.get("inner"), "sha256": ""}
+    header.pop("inner", None)
+    for number, layer in enumerate(header["layers"] if isinstance(header.get("layers"), list) else ()):
+        if isinstance(layer, list) and len(layer) == 3 and isinstance(layer[2], dict) and "bits" in layer[2]:
+            layer[2]["bias"] = f"{number}.bias" in tensors
+    header["sha256"] = digest(header, tensors)
+    return header
+
+
+def _restore(header: dict, tensors: dict[str, Tensor]) -> tuple[list[Int8Layer], Program, Report]:
+    """What a file describes. Raises ValueError, before anything is built, for what is no network."""
+    check_header(header)
+    if header["sha256"] != digest(header, tensors):
+        raise ValueError("its checksum (sha256) is not that of its content; fetch or save it again")
+    own: list[dict[str, Tensor]] = [{} for _ in header["layers"]]
+    for name, tensor in tensors.items():
+        number, _, rest = name.partition(".")
+        if not (number.isdecimal() and len(number) < 6 and int(number) < len(own) and str(int(number)) == number):
+            raise ValueError(f"the tensor {name[:50]!r} belongs to no layer")
+        own[int(number)][rest] = tensor
+    layers = [_layer(*layer, own[number], f"layer {number}") for number, layer in enumerate(header["layers"])]
+    check_flow(layers, header)
+    for number, layer in enumerate(layers):
+        if isinstance(layer, Float):
+            _fill(layer.module, own[number], f"layer {number}")
     program = Program(
         tuple(Step(layer, tuple(inputs), output) for layer, inputs, output in header["steps"]),
         tuple(g and QParams(torch.tensor(g[0]), torch.tensor(g[1], dtype=torch.int32), g[2]) for g in header["grids"]),
-        frozenset(header["inner"]),
+        frozenset(header["fusible"]),
         tuple(header["input_shape"]),
     )
-    return Int8Network(layers, program, Report(header["headline"], [Row(*row) for row in header["report"]]), engine)
+    return layers, program, Report(header["headline"], [Row(*row) for row in header["report"]])
 
 
 def _describe(layer: Int8Layer) -> list:
     """[op, name, options] of a layer, as JSON can hold it."""
     options = dict(layer.options)
     if isinstance(layer, Weighted):
-        options["bits"] = layer.bits
+        options |= {"bits": layer.bits, "bias": layer.bias is not None}
     if isinstance(layer, Float):
         options = _describe_float(layer.name, layer.module)
     return [layer.op, layer.name, options]
@@ -80,18 +131,32 @@ def _describe_float(name: str, module: nn.Module) -> dict:
     if cls is Call and module.target in FUNCTIONS.values() and not module.kwargs:
         function = next(key for key, value in FUNCTIONS.items() if value is module.target)
         return {"function": function, "arguments": [_flat(argument) for argument in module.args]}
-    if getattr(nn, cls.__name__, None) is not cls:
+    if cls.__name__ not in FLOAT_LAYERS or getattr(nn, cls.__name__) is not cls:
         what = module.extra_repr() if cls is Call else cls.__name__
         raise ValueError(
-            f"{name} stays in float and is {what!r}, which is neither one of torch.nn's layers nor one of the functions "
-            f"{', '.join(FUNCTIONS)}: it cannot be saved. Write that step with torch.nn layers, or keep the float "
-            "network and convert it again."
+            f"{name} stays in float and is {what!r}, which is neither one of torch.nn's plain layers nor one of the "
+            f"functions {', '.join(FUNCTIONS)}: it cannot be saved. Write that step with torch.nn layers, or keep the "
+            "float network and convert it again."
         )
-    names = [p for p in inspect.signature(cls.__init__).parameters if hasattr(module, p) and p != "bias"]
-    arguments = {p: value for p in names if _is_plain(value := getattr(module, p))}
-    if hasattr(module, "bias"):
-        arguments["bias"] = module.bias is not None
-    return {"class": cls.__name__, "arguments": arguments}
+    return {"class": cls.__name__, "arguments": _arguments(module)}
+
+
+def _arguments(module: nn.Module) -> dict:
+    """What to make one of torch.nn's layers with, as JSON can hold it."""
+    names = [name for name in inspect.signature(type(module)).parameters if hasattr(module, name)]
+    values = {name: getattr(module, name) for name in names if name != "bias"}
+    found = {name: _listed(value) for name, value in values.items() if _is_plain(value)}
+    return found | {"bias": module.bias is not None} if "bias" in names else found
+
+
+def _listed(value):
+    """Lists for tuples, as JSON has it."""
+    return list(map(_listed, value)) if isinstance(value, (tuple, list)) else value
+
+
+def _tupled(value):
+    """Tuples for lists, as torch has it."""
+    return tuple(map(_tupled, value)) if isinstance(value, list) else value
 
 
 def _flat(argument):
@@ -114,18 +179,42 @@ def _is_plain(value) -> bool:
     return value is None or isinstance(value, (bool, int, float, str))
 
 
-def _restore(number: int, tensors: dict, op: str, name: str, options: dict) -> Int8Layer:
-    """The layer that ``_describe`` described; ``tensors`` are the whole file's, by name."""
-    prefix = f"{number}."
-    own = {key[len(prefix) :]: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+def _layer(op: str, name: str, options: dict, own: dict[str, Tensor], where: str) -> Int8Layer:
+    """The layer that ``_describe`` described, with its ``own`` tensors; one in float has none yet: it is on meta."""
     if op == Float.op:
         if "function" in options:
             return Float(name, Call(FUNCTIONS[options["function"]], _unflat(options["arguments"]), {}))
-        arguments = {key: tuple(a) if isinstance(a, list) else a for key, a in options["arguments"].items()}
-        module = getattr(nn, options["class"])(**arguments).eval().requires_grad_(False)
-        module.load_state_dict({key[len("module.") :]: tensor for key, tensor in own.items()})
-        return Float(name, module)
-    options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
-    if issubclass(LAYERS[op], Weighted):
-        return LAYERS[op](name, own["weight"], own["scale"], own.get("bias"), **options)
-    return LAYERS[op](name, **options)
+        return Float(name, _float_layer(options["class"], options["arguments"], where))
+    options = {key: _tupled(value) for key, value in options.items()}
+    if not issubclass(LAYERS[op], Weighted):
+        check_tensors(own, {}, where)
+        return LAYERS[op](name, **options)
+    check_weights(options, own, where)
+    del options["bias"]
+    return LAYERS[op](name, own["weight"], own["scale"], own.get("bias"), **options)
+
+
+def _float_layer(name: str, arguments: dict, where: str) -> nn.Module:
+    """A layer of torch.nn on the meta device, where the largest takes no memory."""
+    cls = getattr(nn, name)
+    for argument in sorted(arguments.keys() - inspect.signature(cls).parameters.keys() | arguments.keys() & PLACES):
+        raise ValueError(f"{where}: {name} has no argument {argument[:50]!r}")
+    try:
+        with torch.device("meta"):
+            module = cls(**{argument: _tupled(value) for argument, value in arguments.items()}).eval()
+        made = _arguments(module)
+    except Exception as error:
+        raise ValueError(f"{where}: no {name} with these arguments ({str(error)[:200]})") from error
+    for argument, value in arguments.items():
+        if argument not in made or (type(made[argument]), made[argument]) != (type(value), value):
+            raise ValueError(f"{where}: {name} does not keep its argument {argument[:50]!r}")
+    return module.requires_grad_(False)
+
+
+def _fill(module: nn.Module, own: dict[str, Tensor], where: str) -> None:
+    """Give a layer on the meta device its tensors."""
+    own = {name.removeprefix("module."): tensor for name, tensor in own.items()}
+    check_tensors(own, module.state_dict(), where)
+    if "running_var" in own and (own["running_var"] < 0).any():
+        raise ValueError(f"{where}: 'running_var' holds numbers below 0, which no variance is")
+    module.load_state_dict(own, assign=True)

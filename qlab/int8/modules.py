@@ -411,12 +411,12 @@ def _link(calls: list[tuple[str, tuple[int, ...], int]], names: dict[str, Callab
     last = {value: index for index, (_, inputs, _) in enumerate(calls) for value in inputs}
     lines = ["def program(v0):"]
     for index, (name, inputs, output) in enumerate(calls):
-        lines.append(f"    v{output} = {name}({', '.join(f'v{v}' for v in inputs)})")
-        dead = [f"v{v}" for v in dict.fromkeys(inputs) if last[v] == index]
+        lines.append(f"    v{output:d} = {name}({', '.join(f'v{v:d}' for v in inputs)})")
+        dead = [f"v{v:d}" for v in dict.fromkeys(inputs) if last[v] == index]
         if dead:
             lines.append(f"    del {', '.join(dead)}")
-    lines.append(f"    return v{calls[-1][2]}")
+    lines.append(f"    return v{calls[-1][2]:d}")
     source = "\n".join(lines)
     space = dict(names)
-    exec(source, space)  # every name in it was made above, from numbers
+    exec(source, space)  # every name in it was made above, from numbers and from nothing else
     return source, space["program"]

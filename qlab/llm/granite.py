@@ -8,7 +8,6 @@ architecture's code is ``transformers``'.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from qlab import models
 from qlab.extras import remedy
+from qlab.files import check_tensors, read_json
 from qlab.granularity import PerGroup
 from qlab.llm.convert import linears, replace
 from qlab.llm.layers import DynamicLinear, WeightOnlyEmbedding, WeightOnlyLinear
@@ -98,6 +98,8 @@ def tiny() -> GraniteForCausalLM:
     """
     model = build(config())
     state = {name: tensor.float() for name, tensor in models.weights("granite-tiny", FOLDER).items()}
+    expected = {name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
+    check_tensors(state, expected, f"granite-tiny in {FOLDER}")
     model.load_state_dict({**state, "lm_head.weight": state["model.embed_tokens.weight"]})
     return model.requires_grad_(False)
 
@@ -115,14 +117,21 @@ def load(name: str | Path, dtype: torch.dtype | None = None) -> GraniteForCausal
     """A Granite from the Hub ("ibm-granite/granite-3.1-2b-instruct") or from a folder in the Hub's layout.
 
     ``dtype``: float32, bfloat16, or None for the one in which it was saved. Raises ValueError when there is no such
-    model, no network, or when it is no Granite.
+    model, no network, when it is no Granite, and when its weights are not those that its configuration asks for.
     """
     granite = _architecture()
     if (file := Path(name) / "config.json").exists():
-        kind = json.loads(file.read_text()).get("model_type")
+        kind = read_json(file).get("model_type")
         if kind != "granite":
             raise ValueError(f"{name} holds a model of type {kind!r}: expected 'granite'")
-    return _fetched(granite, name, dtype=dtype or "auto").eval()
+    model, found = _fetched(granite, name, dtype=dtype or "auto", output_loading_info=True)
+    for kind in ("missing", "unexpected", "mismatched"):  # what is missing would be random numbers
+        if keys := sorted(map(str, found[f"{kind}_keys"])):
+            raise ValueError(
+                f"{name} holds other weights than its config.json asks for ({len(keys)} {kind}, such as {keys[0]}): "
+                "expected a folder that save_pretrained wrote, or fetch the model again"
+            )
+    return model.eval()
 
 
 def tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
@@ -133,15 +142,15 @@ def tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     _architecture()
     from transformers import AutoTokenizer
 
-    return _fetched(AutoTokenizer, name)
+    return _fetched(AutoTokenizer, name, trust_remote_code=False)
 
 
 def _fetched(kind: type, name: str | Path, **options: object) -> Any:
     """``from_pretrained``, with an error of one line."""
     try:
         return kind.from_pretrained(str(name), **options)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0][:160]
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         raise ValueError(
             f"{name} could not be loaded ({reason}): expected a folder that save_pretrained wrote, or a model's name "
             "on the Hugging Face Hub and a network to reach it"

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-
 from qlab import models
-from qlab.files import load_weights
 from qlab.graph.prepare import Prepared, prepare
 from qlab.qconfig import QConfig, QuantSpec
 
@@ -41,8 +38,4 @@ def load(name: str, preset: str, data: str = "cifar10") -> Prepared:
 
     Raises ValueError when there is none, or when its file is damaged (sha256).
     """
-    key = f"{name}-{data}-{preset}"
-    weights = models.weights(key)
-    prepared = prepare(models.build(name), qconfig(preset))
-    load_weights(prepared, weights, key)
-    return prepared.eval().to(memory_format=torch.channels_last)
+    return models.trained(lambda: prepare(models.build(name), qconfig(preset)), f"{name}-{data}-{preset}")

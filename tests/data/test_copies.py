@@ -6,8 +6,10 @@ import errno
 import gzip
 import os
 import pickle
+import struct
 import tarfile
 import threading
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +32,9 @@ from copies_of_cifar import (
 from PIL import Image
 
 from qlab.data import Available, at_hand, available, cifar, cifar10, copies, store
-from qlab.data.copies import CLASSES, read_copy
+from qlab.data.copies import read_copy
+from qlab.data.official import CLASSES
+from qlab.files import read_tensors, write_tensors
 
 home = cifar
 REAL_REMOTES = home.REMOTES
@@ -214,6 +218,32 @@ def test_a_damaged_decoded_file_says_what_to_do(tmp_path, named, data):
         cifar10("test")
 
 
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda tensors, header: header.clear(), "holds test.images, .*: expected decoded images"),
+        (lambda tensors, header: tensors.pop("test.labels"), "holds test.images, .*: expected decoded images"),
+        (lambda tensors, header: tensors.clear(), "holds nothing: expected decoded images"),
+        (
+            lambda tensors, header: tensors.update({"test.images": torch.zeros(20, 3, 9, 9).byte()}),
+            "holds other tensors",
+        ),
+        (lambda tensors, header: tensors.update({"test.labels": torch.zeros(19).long()}), "holds other tensors"),
+        (lambda tensors, header: tensors["test.labels"].fill_(10), "holds labels that are no class of CIFAR-10"),
+    ],
+)
+def test_a_decoded_file_with_other_things_in_it_is_refused(tmp_path, named, data, change, words):
+    named(write_zip(tmp_path / "a.zip", image_files()))
+    cifar10("test")
+    file = data / kept(data)[0]
+    tensors, header = read_tensors(file)
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    change(tensors, header)
+    write_tensors(file, tensors, header)
+    with pytest.raises(ValueError, match=f"{file} {words}.* Delete {file}: it will be decoded again"):
+        cifar10("test")
+
+
 # --- what may be wrong with a copy
 
 CAT = "train/cat/0003.png"
@@ -240,6 +270,30 @@ class Evil:
         return os.system, ("echo ran > evil",)
 
 
+def plain_png(width: int, height: int) -> bytes:
+    """A small file that is a large black image."""
+    head = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    rows = (
+        zlib.compress(bytes((width + 7) // 8 + 1)) if height > 10_000 else zlib.compress(bytes(width // 8 + 1) * height)
+    )
+    parts = (b"IHDR", head), (b"IDAT", rows), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in parts
+    )
+
+
+def changed(content: bytes, place: int) -> bytes:
+    return content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :]
+
+
+def twice(path: Path, other: Path) -> Path:
+    """A tar with every file of the other one twice, the last one first."""
+    with tarfile.open(other) as archive, tarfile.open(path, "w") as both:
+        for member in [*reversed(archive.getmembers()), *archive.getmembers()]:
+            both.addfile(member, archive.extractfile(member))
+    return path
+
+
 FAULTS = {
     "truncated image": (
         lambda p: write_tar(p / "a.tar", image_files() | {CAT: image_files()[CAT][:90]}),
@@ -263,6 +317,40 @@ FAULTS = {
     "another size": (
         lambda p: write_zip(p / "a.zip", image_files() | {CAT: encoded(np.zeros((16, 24, 3), np.uint8), "PNG")}),
         "is 24x16 pixels: CIFAR-10 has images of 32x32",
+    ),
+    "8000x8000 pixels": (
+        lambda p: write_zip(p / "a.zip", image_files() | {CAT: plain_png(8000, 8000)}),
+        "0003.png of .* is 8000x8000 pixels: CIFAR-10 has images of 32x32",
+    ),
+    "a billion pixels": (
+        lambda p: write_folder(p / "a", image_files() | {CAT: plain_png(40_000, 25_000)}),
+        "0003.png of .* is far too large .*: CIFAR-10 has images of 32x32",
+    ),
+    "a wrong bit in a PNG file": (
+        lambda p: write_folder(p / "a", image_files() | {CAT: changed(image_files()[CAT], 60)}),
+        "0003.png of .* is not a whole image .its part at byte 33 is cut off or has a wrong checksum",
+    ),
+    "an image file of megabytes": (
+        lambda p: write_tar(p / "a.tgz", image_files() | {CAT: image_files()[CAT] + bytes(1 << 20)}),
+        "0003.png of .*a.tgz has more than 262,144 bytes: no file of CIFAR-10 does",
+    ),
+    "an image file of megabytes in a folder": (
+        lambda p: write_folder(p / "a", image_files() | {CAT: image_files()[CAT] + bytes(1 << 20)}),
+        "0003.png of .* has more than 262,144 bytes",
+    ),
+    "a name twice": (
+        lambda p: twice(p / "a.tar", write_tar(p / "b.tar", image_files())),
+        "a.tar holds 'train/airplane/0000.png' twice, and nothing says which one is meant: fetch",
+    ),
+    "a batch twice": (
+        lambda p: twice(p / "a.tar", write_tar(p / "b.tar", official_files())),
+        "a.tar holds 'cifar-10-batches-py/data_batch_1' twice",
+    ),
+    "more images than CIFAR-10 has": (
+        lambda p: write_zip(
+            p / "a.zip", dict.fromkeys((f"test/cat/{i}.png" for i in range(10_001)), image_files()[CAT])
+        ),
+        "a.zip has more than 10,000 images in test/: it is no CIFAR-10",
     ),
     "missing class": (
         lambda p: write_folder(p / "a", without("test/horse", image_files())),
@@ -407,6 +495,36 @@ def test_a_link_in_a_zip_is_refused(tmp_path):
         archive.writestr(info, "/etc/passwd")
     with pytest.raises(ValueError, match="a link or a device"):
         read_copy(tmp_path / "a.zip")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other pipes")
+def test_a_pipe_is_refused_and_in_a_folder_passed_over(tmp_path, named, data):
+    os.mkfifo(tmp_path / "a.tar")
+    named(tmp_path / "a.tar")
+    with pytest.raises(OSError, match="a.tar is a pipe: expected an ordinary file"):
+        cifar10("test")
+    assert kept(data) == []
+    root = named(write_folder(tmp_path / "mine", image_files()))
+    os.mkfifo(root / "test" / "cat" / "9.png")
+    assert len(cifar10("test")) == 20
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no such device")
+def test_a_device_is_no_copy(named, data):
+    named("/dev/zero")
+    with pytest.raises(OSError, match="/dev/zero is a device: expected an ordinary file"):
+        cifar10("test")
+    assert kept(data) == []
+
+
+def test_a_damaged_archive_that_was_fetched_says_how_to_have_it_fetched_anew(data, monkeypatch):
+    monkeypatch.setattr(home, "REMOTES", (home.Remote("http://x/y", "cifar10.tgz", 1, "0" * 32),))
+    data.mkdir()
+    path = halved(write_tar(data / "cifar10.tgz", image_files()))
+    words = f"cifar10.tgz is damaged or incomplete .*. Delete {path}, and the next call fetches CIFAR-10 anew"
+    with pytest.raises(ValueError, match=words):
+        cifar10("test")
+    assert kept(data) == ["cifar10.tgz"]
 
 
 def test_a_fault_leaves_the_cache_of_another_copy_as_it_is(tmp_path, named, data):

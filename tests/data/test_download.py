@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import http.server
 import socket
+import threading
+from contextlib import suppress
+from email.message import Message
 
 import pytest
 from copies_of_cifar import serve
@@ -111,12 +115,57 @@ def test_a_file_of_another_size_is_refused_before_it_is_fetched(tmp_path, half):
     assert (tmp_path / "data.tgz.part").read_bytes() == CONTENT[:half]
 
 
-@pytest.mark.parametrize("size", [1_000_000, 1_100_000])
-def test_a_size_that_the_host_does_not_say_is_checked_in_the_end(tmp_path, size):
+def test_a_host_that_does_not_say_where_it_ends_is_left_after_the_bytes_expected(tmp_path):
+    (tmp_path / "data.tgz.part").write_bytes(CONTENT[:100])
     with serve({"/data.tgz": CONTENT}, says_length=False, ranges=False) as host:
-        with pytest.raises((ValueError, ConnectionError), match="1,024,000"):
-            download(remote_of(host, size=size, md5=None), tmp_path)
+        with pytest.raises(ValueError, match="data.tgz sends more than the 300,000 bytes expected: it was thrown away"):
+            download(remote_of(host, size=300_000, md5=None), tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_a_download_without_end_has_an_end(tmp_path):
+    """The host sends for ever; what it sent is gone, and no more than the file was on the disk."""
+    largest = 0
+
+    class Endless(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            nonlocal largest
+            self.send_response(200)
+            self.end_headers()
+            with suppress(ConnectionError):
+                while True:
+                    self.wfile.write(bytes(100_000))
+                    largest = max(largest, module.came(tmp_path / "data.tgz.part"))
+
+        def log_message(self, *args):
+            """Quiet."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Endless) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_address[1]}/data.tgz"
+            with pytest.raises(ValueError, match=f"{url} sends more than the 2,000,000 bytes expected"):
+                download(Remote(url, "data.tgz", 2_000_000), tmp_path)
+        finally:
+            server.shutdown()
+            thread.join()
+    assert names(tmp_path) == [] and largest <= 2_000_000
+
+
+def test_a_size_that_the_host_does_not_say_is_checked_in_the_end(tmp_path):
+    with serve({"/data.tgz": CONTENT}, says_length=False, ranges=False) as host:
+        with pytest.raises(ConnectionError, match="broke off after 1,024,000 of 1,100,000 bytes"):
+            download(remote_of(host, size=1_100_000, md5=None), tmp_path)
     assert not (tmp_path / "data.tgz").exists()
+
+
+@pytest.mark.parametrize("length", ["many", "-5", "9" * 5000, ""])
+def test_a_length_that_is_no_number_is_as_good_as_none(length):
+    headers = Message()
+    headers["Content-Length"] = length
+    headers["Content-Range"] = f"bytes 0-9/{length}"
+    assert module.extent(headers, Remote("http://x", "x", 10)) == (0, 10)
 
 
 def test_a_part_from_the_wrong_place_is_refused(tmp_path):

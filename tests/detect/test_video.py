@@ -111,9 +111,11 @@ def test_a_folder_drops_images_too(tmp_path):
 def test_a_folder_without_a_image_or_with_a_broken_one_is_named(tmp_path):
     with pytest.raises(ValueError, match="there is no image in .*expected files such as 0001.png"):
         open_source(tmp_path)
-    (tmp_path / "a.png").write_bytes(b"not an image")
-    with pytest.raises(ValueError, match="a.png is no image that can be read"):
-        open_source(tmp_path).read()
+    Image.new("1", (13_500, 13_500)).save(tmp_path / "b.png")  # 182 million pixels, which Pillow refuses
+    for content in (b"not an image", (tmp_path / "b.png").read_bytes()):
+        (tmp_path / "a.png").write_bytes(content)
+        with pytest.raises(ValueError, match="a.png is no image that can be read"):
+            open_source(tmp_path).read()
 
 
 def test_a_large_image_is_cut_to_its_middle_and_made_smaller():

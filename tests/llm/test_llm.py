@@ -16,6 +16,7 @@ from torch.nn import functional as F
 import qlab
 from qlab import PerChannel, PerGroup, PerTensor, llm
 from qlab.extras import remedy
+from qlab.files import read_tensors, sha256, write_tensors
 from qlab.int8 import engines
 from qlab.llm import gptq, granite, measure, outliers, stages, text
 from qlab.llm.layers import DynamicLinear, WeightOnlyEmbedding, WeightOnlyLinear, round_weight, weight_qparams
@@ -419,6 +420,45 @@ def test_another_architecture_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(ValueError, match="holds a model of type 'bert': expected 'granite'"):
         llm.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "layers, words", [(3, "missing, such as model.layers.2"), (1, "unexpected, such as model.layers.1")]
+)
+def test_weights_that_are_not_those_of_the_configuration_are_no_model(model, tmp_path, layers, words):
+    model.save_pretrained(tmp_path)
+    said = json.loads((tmp_path / "config.json").read_text())
+    assert said["num_hidden_layers"] == 2
+    (tmp_path / "config.json").write_text(json.dumps(said | {"num_hidden_layers": layers}))
+    with pytest.raises(ValueError, match=f"{tmp_path} holds other weights than its config.json asks for .*{words}"):
+        llm.load(tmp_path)
+
+
+def test_a_damaged_folder_is_named(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[:-10])
+    with pytest.raises(ValueError, match=f"{tmp_path} could not be loaded .*: expected a folder"):
+        llm.load(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(whole)
+    (tmp_path / "config.json").write_text('{"model_type": ')
+    with pytest.raises(ValueError, match=f"{tmp_path}/config.json is damaged"):
+        llm.load(tmp_path)
+
+
+def test_the_tiny_models_manifest_and_weights_are_looked_at(tmp_path, monkeypatch):
+    entry = llm.manifest()["granite-tiny"]
+    path = tmp_path / entry["file"]
+    state = dict(read_tensors(granite.FOLDER / entry["file"])[0])
+    state.pop("model.norm.weight")
+    write_tensors(path, state)
+    monkeypatch.setattr(granite, "FOLDER", tmp_path)
+    (tmp_path / "manifest.json").write_text(json.dumps({"granite-tiny": entry}))
+    with pytest.raises(ValueError, match=f"{path} is damaged .sha256 .*, expected .*: restore it"):
+        llm.tiny()
+    (tmp_path / "manifest.json").write_text(json.dumps({"granite-tiny": entry | {"sha256": sha256(path)}}))
+    with pytest.raises(ValueError, match=f"granite-tiny in {tmp_path}: 'model.norm.weight' is missing"):
+        llm.tiny()
 
 
 @pytest.mark.parametrize("failure", [OSError("no route to host\nmore"), ValueError("no route to host")])

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from qlab import models, qat
+from qlab.files import read_tensors, sha256, write_tensors
 
 
 def millions(network: nn.Module) -> float:
@@ -51,7 +52,7 @@ def test_an_unknown_network_is_refused_with_those_there_are():
 
 
 def test_a_network_with_rounding_is_not_taken_for_a_float_one():
-    with pytest.raises(ValueError, match="resnet20-cifar10-w4a4 holds the weights of another network"):
+    with pytest.raises(ValueError, match="resnet20-cifar10-w4a4.safetensors holds the weights of another network"):
         models.load("resnet20", "cifar10-w4a4")
 
 
@@ -102,3 +103,59 @@ def test_torchvision_is_not_imported_before_it_is_needed():
         "import sys, qlab, qlab.models; print({'torchvision', 'matplotlib', 'ipywidgets', 'onnx'} & set(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+# --- damaged and forged folders
+
+
+def rewrite(path, entries) -> None:
+    (path.parent / "manifest.json").write_text(entries if isinstance(entries, str) else json.dumps(entries))
+
+
+@pytest.mark.parametrize(
+    "entries, words",
+    [
+        ("{", "is damaged .*: expected a JSON object. Restore it with `git checkout"),
+        ("[]", "is damaged .it is a list.: expected a JSON object"),
+        ('{"vgg-cifar10": {}, "vgg-cifar10": {}}', "is damaged .the key 'vgg-cifar10' stands there twice."),
+        ('{"vgg-cifar10": {"test": NaN}}', "is damaged .NaN is no finite number."),
+        ({"vgg-cifar10": 3}, "is damaged .no file and sha256 of 'vgg-cifar10'.. Restore it"),
+        ({"vgg-cifar10": {"file": "x"}}, "is damaged .no file and sha256 of 'vgg-cifar10'."),
+        ({"vgg-cifar10": {"file": ["x"], "sha256": "x"}}, "is damaged .no file and sha256 of 'vgg-cifar10'."),
+        ({"vgg-cifar10": {"file": "../x", "sha256": "x"}}, "is damaged .'vgg-cifar10' is not in its folder."),
+    ],
+)
+def test_a_damaged_manifest_is_named(copied, entries, words):
+    rewrite(copied, entries)
+    with pytest.raises(ValueError, match=f"{copied.parent}/manifest.json {words}"):
+        models.load("vgg")
+
+
+def test_a_missing_manifest_is_named(copied):
+    (copied.parent / "manifest.json").unlink()
+    with pytest.raises(OSError, match="manifest.json"):
+        models.load("vgg")
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda state: state.pop("0.weight"), "holds the weights of another network: Missing key"),
+        (
+            lambda state: state.update({"0.weight": torch.zeros(3)}),
+            "holds the weights of another network: size mismatch",
+        ),
+        (lambda state: state.update({"0.weight": state["0.weight"].double()}), ": '0.weight' is float64"),
+        (
+            lambda state: state["0.weight"].fill_(float("nan")),
+            ": '0.weight' holds NaN or infinity",
+        ),
+    ],
+)
+def test_weights_that_the_manifest_vouches_for_have_to_fit_all_the_same(copied, change, words):
+    state = {name: tensor.clone() for name, tensor in read_tensors(copied)[0].items()}
+    change(state)
+    write_tensors(copied, state)
+    rewrite(copied, {"vgg-cifar10": {"file": copied.name, "sha256": sha256(copied)}})
+    with pytest.raises(ValueError, match=f"{copied}.*{words}"):
+        models.load("vgg")
