@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from qlab.extras import remedy
 from qlab.int8.modules import Call, Input
-from qlab.int8.reference import pair, pooled
+from qlab.int8.reference import fit_windows, pair
 
 OPSET, IR_VERSION = 17, 8  # of 2022: the first opset with LayerNormalization; what any runtime in use today reads
 
@@ -142,7 +142,7 @@ def _window(options: Mapping, shape: Shape) -> tuple[dict, bool]:
     stride = kernel if options["stride"] is None else pair(options["stride"])
     dilation = pair(options.get("dilation", 1))
     axes = zip(shape[2:], kernel, stride, padding, dilation)
-    after = [pooled(*axis, bool(options["ceil_mode"]))[1] for axis in axes]
+    after = [fit_windows(*axis, bool(options["ceil_mode"]))[1] for axis in axes]
     window = {"kernel_shape": kernel, "strides": stride, "pads": [*padding, *after], "dilations": dilation}
     return window, any(end > p for end, p in zip(after, padding))
 

@@ -7,6 +7,7 @@ that into a *kernel*, a function from integers to integers, and the network stri
 from __future__ import annotations
 
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 from qlab.affine import QParams, dequantize
 from qlab.granularity import PerChannel, PerTensor
 from qlab.int8 import engines
+from qlab.int8.reference import without_autocast
 from qlab.sizes import memory_bytes
 from qlab.tables import Table
 
@@ -39,6 +41,26 @@ class Int8Layer(nn.Module):
 
     def extra_repr(self) -> str:
         return ", ".join([self.name, *(f"{key}={value}" for key, value in self.options.items())])
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Int8Layer:
+        """half(), to(...) and their like, of this layer or of a network around it: only what changes nothing."""
+        for tensor in self.state_dict().values():
+            changed = fn(tensor)
+            if (changed.dtype, changed.device) != (tensor.dtype, tensor.device):
+                raise TypeError(
+                    f"layer {self.name!r} of an integer network: {tensor.dtype} on {tensor.device} cannot become "
+                    f"{changed.dtype} on {changed.device}, for its kernel is packed already. Change the float network, "
+                    "and convert that"
+                )
+        return self
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        """load_state_dict() of this layer or of a network around it: the grids between the layers are not in there."""
+        if any(key.startswith(prefix) for key in state_dict):
+            raise RuntimeError(
+                f"layer {self.name!r} of an integer network takes no load_state_dict: its kernel is packed already, and the "
+                "grids of the activations are in no state_dict. Save with qlab.save, and load with qlab.load"
+            )
 
 
 class Weighted(Int8Layer):
@@ -307,6 +329,9 @@ class Int8Network(nn.Module):
             if torch.compiler.is_exporting():  # kernels keep what they make of the first image's size
                 raise RuntimeError("run this network once on real images of that size, then torch.export can follow it")
             self._has_run = True
+        if torch.is_autocast_enabled("cpu"):  # layers in float would compute in fewer bits
+            with without_autocast():
+                return self.forward(x)
         if self._captured and x.shape in self._captured:
             return (self._captured[x.shape].get(torch.get_num_threads()) or self._capture(x))(x)
         with self._engine.running():
@@ -323,7 +348,7 @@ class Int8Network(nn.Module):
         return self
 
     def _capture(self, x: Tensor) -> Callable[[Tensor], Tensor]:
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), without_autocast():
             captured = self._engine.capture(self._run, self.layers, x.detach().clone())
         self._captured.setdefault(x.shape, {})[torch.get_num_threads()] = captured
         return captured
@@ -392,7 +417,23 @@ class Int8Network(nn.Module):
                 )
             names[name] = kernel
             calls.append((name, inputs, step.output))
-        return _link(calls, names)
+        source, program, lines = _link(calls, names)
+        return source, self._naming(program, lines)
+
+    def _naming(self, program: Callable, lines: dict[int, tuple[tuple[int, ...], int]]) -> Callable[[Tensor], Tensor]:
+        """``program`` with names of layers in its errors: the line of the source that failed says which."""
+        names = {0: "the input", **{step.output: repr(self.layers[step.layer].name) for step in self.program.steps}}
+
+        def run(x: Tensor) -> Tensor:
+            try:
+                return program(x)
+            except (ValueError, RuntimeError) as error:
+                frames = traceback.walk_tb(error.__traceback__)
+                inputs, output = lines[next(line for frame, line in frames if frame.f_code is program.__code__)]
+                words = f"layer {names[output]}, which reads {' and '.join(names[value] for value in inputs)}: {error}"
+                raise (ValueError if isinstance(error, ValueError) else RuntimeError)(words) from error
+
+        return run
 
     def _grids(self, inputs: tuple[int, ...], output: int) -> tuple[list[QParams | None], QParams | None]:
         return [self.program.grids[value] for value in inputs], self.program.grids[output]
@@ -406,12 +447,18 @@ def _outside_qlab() -> int:
     return level
 
 
-def _link(calls: list[tuple[str, tuple[int, ...], int]], names: dict[str, Callable]) -> tuple[str, Callable]:
-    """Write the calls as one function that lets go of each value after its last reader."""
+def _link(
+    calls: list[tuple[str, tuple[int, ...], int]], names: dict[str, Callable]
+) -> tuple[str, Callable, dict[int, tuple[tuple[int, ...], int]]]:
+    """Write the calls as one function that lets go of each value after its last reader.
+
+    Returns its source, the function, and what the calls in its lines read and give: {line: (inputs, output)}.
+    """
     last = {value: index for index, (_, inputs, _) in enumerate(calls) for value in inputs}
-    lines = ["def program(v0):"]
+    lines, where = ["def program(v0):"], {}
     for index, (name, inputs, output) in enumerate(calls):
         lines.append(f"    v{output:d} = {name}({', '.join(f'v{v:d}' for v in inputs)})")
+        where[len(lines)] = inputs, output
         dead = [f"v{v:d}" for v in dict.fromkeys(inputs) if last[v] == index]
         if dead:
             lines.append(f"    del {', '.join(dead)}")
@@ -419,4 +466,4 @@ def _link(calls: list[tuple[str, tuple[int, ...], int]], names: dict[str, Callab
     source = "\n".join(lines)
     space = dict(names)
     exec(source, space)  # every name in it was made above, from numbers and from nothing else
-    return source, space["program"]
+    return source, space["program"], where

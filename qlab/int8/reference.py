@@ -21,8 +21,8 @@ known beforehand (weights, multipliers) is packed once. Codes travel as uint8 te
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from math import isfinite
 
@@ -32,6 +32,7 @@ from torch.nn import functional as F
 
 from qlab.affine import QParams
 from qlab.granularity import PerChannel
+from qlab.int8.held import Held
 
 Kernel = Callable[..., Tensor]
 Pair = tuple[int, int]
@@ -139,6 +140,29 @@ def windows(x: Tensor, kernel: Pair, stride: Pair, dilation: Pair) -> Tensor:
         span = dilation[axis] * (kernel[axis] - 1) + 1
         x = x.unfold(2 + axis, span, stride[axis])
     return x[..., :: dilation[0], :: dilation[1]]
+
+
+def fit_windows(
+    length: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool = False
+) -> tuple[int, int]:
+    """How many windows fit along one axis, as torch counts, and how much padding the last needs at the end.
+
+    With ceil_mode (of pooling) the last may overhang, but must start inside. Raises ValueError where none fits.
+
+    >>> fit_windows(6, kernel=3, stride=2, padding=0, dilation=1, ceil_mode=True)
+    (3, 1)
+    """
+    span = dilation * (kernel - 1) + 1
+    room = length + 2 * padding - span
+    count = (-(-room // stride) if ceil_mode else room // stride) + 1
+    if ceil_mode and (count - 1) * stride >= length + padding:
+        count -= 1
+    if count < 1:
+        raise ValueError(
+            f"a window of {span} does not fit an image of {length} padded by {padding} on both sides: "
+            "expected a larger image, or a smaller kernel_size"
+        )
+    return count, max(0, (count - 1) * stride + span - length - padding)
 
 
 def conv2d_sums(
@@ -278,7 +302,13 @@ class Engine:
         finish = finish_sums(weight, bias, weight_qp, x_qp, (other_qp,), out_qp, relu)
         sums = self._conv2d_sums(weight, x_qp, pair(stride), pair(padding), pair(dilation), groups)
         other_zero_point = int(other_qp.zero_point)
-        return lambda q, other: finish(sums(q), other.to(torch.int64).sub_(other_zero_point))
+
+        def kernel(q: Tensor, other: Tensor) -> Tensor:
+            total = sums(q)
+            check_addends(total.shape, other.shape)
+            return finish(total, other.to(torch.int64).sub_(other_zero_point))
+
+        return kernel
 
     def linear(
         self, weight: Tensor, bias: Tensor | None, weight_qp: QParams, x_qp: QParams, out_qp: QParams, *,
@@ -287,10 +317,16 @@ class Engine:
         """Linear layer (+ relu) on codes (..., in). weight: int8 (out, in)."""
         finish = finish_sums(weight, bias, weight_qp, x_qp, (), out_qp, relu)
         dtype, zero_point = exact_float(weight, x_qp), int(x_qp.zero_point)
-        if self.plain:
-            return lambda q: finish(linear_sums(q, zero_point, weight))
         transposed = weight.to(dtype).T.contiguous()
-        return lambda q: finish(q.to(dtype).sub_(zero_point) @ transposed)
+
+        def kernel(q: Tensor) -> Tensor:
+            linear_shape(q.shape, weight)
+            if self.plain:
+                return finish(linear_sums(q, zero_point, weight))
+            with _nothing_rounds():
+                return finish(q.to(dtype).sub_(zero_point) @ transposed)
+
+        return kernel
 
     def add(self, a_qp: QParams, b_qp: QParams, out_qp: QParams, *, relu: bool = False) -> Kernel:
         """The sum of two tensors (+ relu): each rescaled to out_qp, rounded once (Jacob, appendix A.2)."""
@@ -388,11 +424,24 @@ class Engine:
     def _conv2d_sums(
         self, weight: Tensor, x_qp: QParams, stride: Pair, padding: Pair, dilation: Pair, groups: int
     ) -> Kernel:  # fmt: skip
-        """The kernel "codes -> sums of a convolution"."""
-        if not self.plain:
-            return _conv2d_in_float(weight, x_qp, stride, padding, dilation, groups)
-        window = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-        return lambda q: conv2d_sums(q, int(x_qp.zero_point), weight, **window)
+        """The kernel "codes -> sums of a convolution": by a float convolution, which is exact, or plainly.
+
+        Torch's float convolution is wrong, and another time otherwise, where windows move along a row but only one
+        fits (oneDNN 3.x, images of one channel): those sums are plain always.
+        """
+        dtype, zero_point = exact_float(weight, x_qp), int(x_qp.zero_point)
+        floats = weight.to(dtype).contiguous(memory_format=torch.channels_last)
+
+        def kernel(q: Tensor) -> Tensor:
+            width = conv2d_shape(q.shape, weight, stride, padding, dilation, groups)[3]
+            if self.plain or (width == 1 and stride[1] > 1):
+                window = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+                return channels_last(conv2d_sums(q, zero_point, weight, **window))
+            with _nothing_rounds():  # it pads by 0, as the zero point is gone
+                x = q.to(dtype).sub_(zero_point)
+                return channels_last(F.conv2d(x, floats, None, stride, padding, dilation, groups))
+
+        return kernel
 
 
 # --- Shared by the engines
@@ -425,18 +474,20 @@ def finish_sums(
     return kernel
 
 
-def _conv2d_in_float(weight: Tensor, x_qp: QParams, stride: Pair, padding: Pair, dilation: Pair, groups: int) -> Kernel:
-    """:func:`conv2d_sums` by a float convolution, which is exact; it pads by 0, as the zero point is gone."""
-    dtype, zero_point = exact_float(weight, x_qp), int(x_qp.zero_point)
-    weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
+# NNPACK may take Winograd's algorithm, which is fast and rounds. All others add up plain products.
+_nnpack = Held(torch._C._get_nnpack_enabled, torch._C._set_nnpack_enabled)
 
-    def kernel(q: Tensor) -> Tensor:
-        # NNPACK may take Winograd's algorithm, which is fast and rounds. All others add up plain products.
-        with torch.backends.nnpack.flags(enabled=False):
-            sums = F.conv2d(q.to(dtype).sub_(zero_point), weight, None, stride, padding, dilation, groups)
-        return channels_last(sums)
 
-    return kernel
+@contextmanager
+def _nothing_rounds() -> Iterator[None]:
+    """Float sums of integers are exact in here: no algorithm that rounds, and no autocast to fewer bits."""
+    with _nnpack.at(False), without_autocast():
+        yield
+
+
+def without_autocast() -> AbstractContextManager:
+    """Nothing in here is computed in fewer bits because torch.autocast is on around it."""
+    return torch.autocast("cpu", enabled=False) if torch.is_autocast_enabled("cpu") else nullcontext()
 
 
 def ratio(x_qp: QParams, out_qp: QParams) -> Tensor:
@@ -472,6 +523,40 @@ def check_weighted(weight: Tensor, weight_qp: QParams, *activations: QParams) ->
             f"{tuple(weight_qp.scale.shape)}: expected PerTensor(), or PerChannel(0) with one scale for each "
             "output channel, which alone can be taken out of the integer sum"
         )
+
+
+def conv2d_shape(
+    shape: Sequence[int], weight: Tensor, stride: Pair, padding: Pair, dilation: Pair, groups: int
+) -> tuple[int, ...]:
+    """The shape that a convolution of inputs of this shape gives; ValueError where they are none for its weights.
+
+    >>> conv2d_shape((1, 3, 32, 32), torch.zeros(8, 3, 5, 5), (2, 2), (1, 1), (1, 1), groups=1)
+    (1, 8, 15, 15)
+    """
+    channels = weight.shape[1] * groups
+    if len(shape) != 4 or shape[1] != channels or weight.shape[0] % groups:
+        raise ValueError(
+            f"an input of shape {tuple(shape)} for a convolution with weights {tuple(weight.shape)} in {groups} group(s): "
+            f"expected (N, {channels}, H, W), and as many outputs in each group"
+        )
+    axes = zip(shape[2:], weight.shape[2:], stride, padding, dilation)
+    return (shape[0], weight.shape[0], *(fit_windows(*axis)[0] for axis in axes))
+
+
+def linear_shape(shape: Sequence[int], weight: Tensor) -> tuple[int, ...]:
+    """The shape that a linear layer gives; ValueError for inputs that do not have its number of features."""
+    if len(shape) < 2 or shape[-1] != weight.shape[1]:
+        raise ValueError(
+            f"an input of shape {tuple(shape)} for a linear layer with weights {tuple(weight.shape)}: expected "
+            f"(N, ..., {weight.shape[1]})"
+        )
+    return (*shape[:-1], weight.shape[0])
+
+
+def check_addends(a: Sequence[int], b: Sequence[int]) -> None:
+    """ValueError where two tensors that are added have different shapes: integer kernels do not broadcast."""
+    if tuple(a) != tuple(b):
+        raise ValueError(f"two addends of shapes {tuple(a)} and {tuple(b)}: expected the same shape twice")
 
 
 def same_grid(a: QParams, b: QParams) -> bool:
@@ -520,37 +605,16 @@ def _places(
 ) -> list[Tensor]:
     """For each place of a pooling window, the codes that stand there in all windows: (N, C, H_out, W_out)."""
     axes = zip(q.shape[2:], kernel, stride, padding, dilation)
-    (rows, below), (columns, right) = (pooled(*axis, ceil_mode) for axis in axes)
+    (rows, below), (columns, right) = (fit_windows(*axis, ceil_mode) for axis in axes)
     if any((*padding, below, right)):
         q = F.pad(q, (padding[1], right, padding[0], below), value=fill)
     places = windows(q, kernel, stride, dilation)[:, :, :rows, :columns]
     return [places[..., i, j] for i in range(kernel[0]) for j in range(kernel[1])]
 
 
-def pooled(length: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> tuple[int, int]:
-    """How many pooling windows fit along one axis, as torch counts, and how much padding the last needs at the end.
-
-    With ceil_mode the last may overhang, but must start inside.
-
-    >>> pooled(6, kernel=3, stride=2, padding=0, dilation=1, ceil_mode=True)
-    (3, 1)
-    """
-    span = dilation * (kernel - 1) + 1
-    room = length + 2 * padding - span
-    count = (-(-room // stride) if ceil_mode else room // stride) + 1
-    if ceil_mode and (count - 1) * stride >= length + padding:
-        count -= 1
-    if count < 1:
-        raise ValueError(
-            f"a window of {span} does not fit an image of {length} padded by {padding} on both sides: "
-            "expected a larger image, or a smaller kernel_size"
-        )
-    return count, max(0, (count - 1) * stride + span - length - padding)
-
-
 def _counts(length: int, kernel: int, stride: int, padding: int, ceil_mode: bool, include_pad: bool) -> Tensor:
     """By how many values torch divides, for each window along one axis."""
-    start = torch.arange(pooled(length, kernel, stride, padding, 1, ceil_mode)[0]) * stride - padding
+    start = torch.arange(fit_windows(length, kernel, stride, padding, 1, ceil_mode)[0]) * stride - padding
     end = (start + kernel).clamp(max=length + padding)  # what overhangs the padding never counts
     return end - start if include_pad else end.clamp(max=length) - start.clamp(min=0)
 

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from qlab.affine import QParams
 from qlab.int8.engines.packing import as_numbers, by_shape, direct
-from qlab.int8.engines.workarounds import work_around
-from qlab.int8.reference import Engine, Kernel, check_weighted, pair, ratio, same_grid
+from qlab.int8.engines.workarounds import Workaround
+from qlab.int8.reference import Engine, Kernel, Pair, check_weighted, linear_shape, pair, ratio, same_grid
 
 
 class OnednnOps(Engine):
@@ -28,36 +28,44 @@ class OnednnOps(Engine):
     def conv2d(
         self, weight, bias, weight_qp, x_qp, out_qp, *, stride=1, padding=0, dilation=1, groups=1, relu=False
     ):  # fmt: skip
-        window = (*([*pair(value)] for value in (stride, padding, dilation)), groups)
-        bias, x_qp, window, on_own_inputs = self._worked_around(weight, bias, weight_qp, x_qp, window)
-        packed, scales, bias = self._packed(weight, bias, weight_qp, x_qp, out_qp, window)
-        op, x_grid = direct(torch.ops.onednn.qconv2d_pointwise.default), as_numbers(x_qp)
-        rest = (*scales, bias, *window, *as_numbers(out_qp), torch.uint8, "relu" if relu else "none", [], "")
-        return _clamped(on_own_inputs(lambda q: op(q, *x_grid, packed(q), *rest)), out_qp)
+        op = direct(torch.ops.onednn.qconv2d_pointwise.default)
+        window = (*map(pair, (stride, padding, dilation)), groups)
+        out = (*as_numbers(out_qp), torch.uint8, "relu" if relu else "none", [], "")
+
+        def calling(x_grid: tuple, packed: tuple, bias: Tensor | None, window: tuple) -> Kernel:
+            return lambda q: op(q, *x_grid, *packed, bias, *window, *out)
+
+        return _clamped(self._conv2d(calling, weight, bias, weight_qp, x_qp, window), out_qp)
 
     def conv2d_add(
         self, weight, bias, weight_qp, x_qp, other_qp, out_qp, *, stride=1, padding=0, dilation=1, groups=1,
         relu=False, overwrite_other=False,
     ):  # fmt: skip
-        window = (*([*pair(value)] for value in (stride, padding, dilation)), groups)
-        bias, x_qp, window, on_own_inputs = self._worked_around(weight, bias, weight_qp, x_qp, window)
-        packed, scales, bias = self._packed(weight, bias, weight_qp, x_qp, out_qp, window)
-        op, x_grid = direct(torch.ops.onednn.qconv2d_pointwise.binary), as_numbers(x_qp)
-        rest = (bias, *window, *as_numbers(out_qp), torch.uint8, *as_numbers(other_qp), "sum", 1.0)
-        rest += ("relu" if relu else "none", [], "")
+        op = direct(torch.ops.onednn.qconv2d_pointwise.binary)
+        window = (*map(pair, (stride, padding, dilation)), groups)
+        out = (*as_numbers(out_qp), torch.uint8, *as_numbers(other_qp), "sum", 1.0, "relu" if relu else "none", [], "")
 
-        def kernel(q: Tensor, other: Tensor) -> Tensor:
-            if not overwrite_other or other is q:  # the operator makes the sum in the memory of `other`
-                other = other.clone(memory_format=torch.channels_last)
-            return op(q, *x_grid, packed(q), *scales, other, *rest)
+        def calling(x_grid: tuple, packed: tuple, bias: Tensor | None, window: tuple) -> Kernel:
+            def kernel(q: Tensor, other: Tensor) -> Tensor:
+                if not overwrite_other or other is q:  # the operator makes the sum in the memory of `other`
+                    other = other.clone(memory_format=torch.channels_last)
+                return op(q, *x_grid, *packed, other, bias, *window, *out)
 
-        return _clamped(on_own_inputs(kernel), out_qp)
+            return kernel
+
+        return _clamped(self._conv2d(calling, weight, bias, weight_qp, x_qp, window), out_qp)
 
     def linear(self, weight, bias, weight_qp, x_qp, out_qp, *, relu=False):
-        packed, scales, bias = self._packed(weight, bias, weight_qp, x_qp, out_qp, None)
         op, x_grid = direct(torch.ops.onednn.qlinear_pointwise.default), as_numbers(x_qp)
-        rest = (*scales, bias, *as_numbers(out_qp), torch.uint8, "relu" if relu else "none", [], "")
-        return _clamped(lambda q: op(q, *x_grid, packed(q), *rest), out_qp)
+        scales, bias = self._scales(weight, weight_qp, x_qp), _float32(bias)
+        out = (*as_numbers(out_qp), torch.uint8, "relu" if relu else "none", [], "")
+
+        def make(shape: torch.Size) -> Kernel:
+            linear_shape(shape, weight)
+            packed = torch.ops.onednn.qlinear_prepack(weight, shape)
+            return lambda q: op(q, *x_grid, packed, *scales, bias, *out)
+
+        return _clamped(by_shape(make), out_qp)
 
     def add(self, a_qp, b_qp, out_qp, *, relu=False):
         return _rescaled_in_float([a_qp, b_qp], out_qp, relu)  # torch.ops.onednn.qadd takes ten times as long
@@ -73,26 +81,36 @@ class OnednnOps(Engine):
             return super().requantize(x_qp, out_qp, relu=relu)
         return _rescaled_in_float([x_qp], out_qp, relu)
 
-    def _worked_around(self, weight, bias, weight_qp, x_qp, window):
-        zero = int(x_qp.zero_point)
+    def _conv2d(
+        self, calling: Callable[..., Kernel], weight: Tensor, bias: Tensor | None, weight_qp: QParams, x_qp: QParams,
+        window: tuple[Pair, Pair, Pair, int],
+    ) -> Kernel:  # fmt: skip
+        """A convolution (and addition), from ``calling(x_grid, packed, bias, window)``: the kernel that calls torch's."""
+        scales, zero = self._scales(weight, weight_qp, x_qp), int(x_qp.zero_point)
+        around = Workaround(weight, bias, weight_qp, x_qp, *window)
+        x_grid, bias = as_numbers(around.x_qp), _float32(around.bias)
 
         def padded(q: Tensor, pads: list[int]) -> Tensor:
             return F.pad(q, pads, value=zero) if any(pads) else q
 
-        return work_around(weight, bias, weight_qp, x_qp, window, padded, zero)
+        def make(shape: torch.Size, other: torch.Size | None = None) -> Kernel:
+            def packing(window: tuple, shape: list[int]) -> Kernel:
+                packed = torch.ops.onednn.qconv_prepack(weight, scales[0], *x_grid, *window, shape)
+                return calling(x_grid, (packed, *scales), bias, window)
 
-    def _packed(self, weight, bias, weight_qp, x_qp, out_qp, window):
-        """The function "input -> packed weights" (linear if window is None), scales and zero points, bias."""
-        check_weighted(weight, weight_qp, x_qp, out_qp)
+            return around.kernel(shape, other, packing, padded)
+
+        return by_shape(make)
+
+    def _scales(self, weight: Tensor, weight_qp: QParams, x_qp: QParams) -> tuple[Tensor, Tensor]:
+        """Scale and zero point of each output channel."""
+        check_weighted(weight, weight_qp, x_qp)
         scale = weight_qp.scale.to(torch.float32).expand(weight.shape[0]).contiguous()
+        return scale, torch.zeros(weight.shape[0], dtype=torch.int32)
 
-        def pack(shape: Sequence[int] | None = None) -> Tensor:
-            if window is None:
-                return torch.ops.onednn.qlinear_prepack(weight, shape)
-            return torch.ops.onednn.qconv_prepack(weight, scale, *as_numbers(x_qp), *window, shape)
 
-        zeros = torch.zeros(weight.shape[0], dtype=torch.int32)
-        return by_shape(pack), (scale, zeros), None if bias is None else bias.detach().to(torch.float32)
+def _float32(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.detach().to(torch.float32)
 
 
 def _rescaled_in_float(

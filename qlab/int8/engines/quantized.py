@@ -9,8 +9,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -18,21 +19,29 @@ from torch.nn import functional as F
 
 from qlab.affine import QParams
 from qlab.int8.engines.packing import as_numbers, by_shape, direct
-from qlab.int8.engines.workarounds import work_around
+from qlab.int8.engines.workarounds import Workaround
+from qlab.int8.held import Held
 from qlab.int8.reference import (
     Engine,
     Kernel,
+    Pair,
     channels_last,
     check_activation,
     check_weighted,
+    conv2d_shape,
     finite,
     floats,
+    linear_shape,
     pair,
     ratio,
     same_grid,
 )  # fmt: skip
 
 QUANTIZED = ("onednn", "x86", "fbgemm", "qnnpack")
+
+# Torch's one engine for all quantized tensors, in all threads: its number, for the names cost a microsecond.
+_engine = Held(torch._C._get_qengine, torch._C._set_qengine)
+_number = torch.backends.quantized._get_qengine_id
 
 
 class QuantizedOps(Engine):
@@ -43,15 +52,14 @@ class QuantizedOps(Engine):
     """
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name, self._number = name, _number(name)
         self.fuses_add = name == "onednn"
-        self._used: list[object] | None = None  # the packed weights that a program reads, while it is captured
 
     @contextmanager
     def running(self) -> Iterator[None]:
         # Every argument of an operator is asked for __torch_function__. Packed weights answer by an
         # exception, at 15 us: more than a small convolution takes.
-        with _selected(self.name), torch._C.DisableTorchFunctionSubclass():
+        with _engine.at(self._number), torch._C.DisableTorchFunctionSubclass():
             yield
 
     def capture(self, program: Kernel, layers: nn.Module, x: Tensor) -> Kernel:
@@ -69,21 +77,13 @@ class QuantizedOps(Engine):
 
         def run(x: Tensor) -> Tensor:
             x = finite(channels_last(x))
-            if torch.backends.quantized.engine == self.name:
-                return captured(x)
-            with _selected(self.name):
+            with _engine.at(self._number):
                 return captured(x)
 
         return run
 
     def _traced(self, program: Kernel, layers: nn.Module, x: Tensor) -> Kernel:
         """``program`` as torch.jit records it, which knows only what belongs to a module."""
-        self._used = []
-        try:
-            program(x)
-            packs = self._used
-        finally:
-            self._used = None
 
         class Captured(nn.Module):
             def forward(self, x: Tensor) -> Tensor:
@@ -91,8 +91,6 @@ class QuantizedOps(Engine):
 
         module = Captured().eval()
         module.layers = layers
-        for number, pack in enumerate(packs):
-            setattr(module, f"pack_{number}", pack)
         with warnings.catch_warnings():
             # torch.jit is deprecated, like the kernels; and it says that the check for NaN is left out.
             warnings.filterwarnings("ignore", message=".*torch.jit.*")
@@ -117,13 +115,14 @@ class QuantizedOps(Engine):
     def conv2d(
         self, weight, bias, weight_qp, x_qp, out_qp, *, stride=1, padding=0, dilation=1, groups=1, relu=False
     ):  # fmt: skip
-        window = (*([*pair(value)] for value in (stride, padding, dilation)), groups)
-        bias, x_qp, window, on_own_inputs = self._worked_around(weight, bias, weight_qp, x_qp, window)
-        ops = torch.ops.quantized
-        packed = self._packed(ops.conv2d_prepack, weight, bias, weight_qp, x_qp, out_qp, window)
-        op = direct((ops.conv2d_relu if relu else ops.conv2d).new)
+        op = direct((torch.ops.quantized.conv2d_relu if relu else torch.ops.quantized.conv2d).new)
+        window = (*map(pair, (stride, padding, dilation)), groups)
         scale, zero_point = as_numbers(out_qp)
-        return self._clamped(on_own_inputs(lambda q: op(q, packed(q), scale, zero_point)), out_qp)
+
+        def calling(pack: object) -> Kernel:
+            return lambda q: op(q, pack, scale, zero_point)
+
+        return self._clamped(self._conv2d(calling, weight, bias, weight_qp, x_qp, window), out_qp)
 
     def conv2d_add(
         self, weight, bias, weight_qp, x_qp, other_qp, out_qp, *, stride=1, padding=0, dilation=1, groups=1,
@@ -134,29 +133,34 @@ class QuantizedOps(Engine):
                 f"engine {self.name!r} has no conv2d_add: of torch's engines only onednn fuses convolution "
                 "and addition; use engine='onednn', or conv2d and then add"
             )
-        window = (*([*pair(value)] for value in (stride, padding, dilation)), groups)
-        bias, x_qp, window, on_own_inputs = self._worked_around(weight, bias, weight_qp, x_qp, window)
-        ops = torch.ops.quantized
-        packed = self._packed(ops.conv2d_prepack, weight, bias, weight_qp, x_qp, out_qp, window)
-        op = direct((ops.conv2d_add_relu if relu else ops.conv2d_add).default)
+        op = direct((torch.ops.quantized.conv2d_add_relu if relu else torch.ops.quantized.conv2d_add).default)
+        window = (*map(pair, (stride, padding, dilation)), groups)
         (scale, zero_point), other_grid = as_numbers(out_qp), as_numbers(other_qp)
 
-        def kernel(q: Tensor, other: Tensor) -> Tensor:
-            if not overwrite_other or other is q:  # the operator leaves the result in the memory of `other`
-                other = _wrap(_codes(other).clone(), *other_grid)
-            if torch.backends.quantized.engine == "onednn":
-                return op(q, other, packed(q), scale, zero_point)
-            with _selected("onednn"):
-                return op(q, other, packed(q), scale, zero_point)
+        def calling(pack: object) -> Kernel:
+            def kernel(q: Tensor, other: Tensor) -> Tensor:
+                if not overwrite_other or other is q:  # the operator leaves the result in the memory of `other`
+                    other = _wrap(_codes(other).clone(), *other_grid)
+                if _engine.is_at(self._number):
+                    return op(q, other, pack, scale, zero_point)
+                with _engine.at(self._number):
+                    return op(q, other, pack, scale, zero_point)
 
-        return self._clamped(on_own_inputs(kernel), out_qp)
+            return kernel
+
+        return self._clamped(self._conv2d(calling, weight, bias, weight_qp, x_qp, window), out_qp)
 
     def linear(self, weight, bias, weight_qp, x_qp, out_qp, *, relu=False):
-        ops = torch.ops.quantized
-        packed = self._packed(ops.linear_prepack, weight, bias, weight_qp, x_qp, out_qp, ())
-        op = direct((ops.linear_relu if relu else ops.linear).default)
+        op = direct((torch.ops.quantized.linear_relu if relu else torch.ops.quantized.linear).default)
         scale, zero_point = as_numbers(out_qp)
-        return self._clamped(lambda q: op(q, packed(q), scale, zero_point), out_qp)
+        prepack = self._prepack(torch.ops.quantized.linear_prepack, weight, bias, weight_qp, x_qp)
+
+        def make(shape: torch.Size) -> Kernel:
+            linear_shape(shape, weight)
+            pack = prepack()
+            return lambda q: op(q, pack, scale, zero_point)
+
+        return self._clamped(by_shape(make), out_qp)
 
     def add(self, a_qp, b_qp, out_qp, *, relu=False):
         scale, zero_point = as_numbers(out_qp)
@@ -170,17 +174,24 @@ class QuantizedOps(Engine):
         check_activation(qp)
         kernel_size, padding, dilation = pair(kernel_size), pair(padding), pair(dilation)
         stride = kernel_size if stride is None else pair(stride)
-        if dilation != (1, 1):  # qnnpack takes the wrong elements
-            window = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation}
-            return self._on_codes(super().max_pool2d(qp, **window, ceil_mode=ceil_mode), qp)
-        return lambda q: torch.max_pool2d(q, kernel_size, stride, padding, dilation, ceil_mode)
+        window = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation}
+        slow = self._on_codes(super().max_pool2d(qp, **window, ceil_mode=ceil_mode), qp)
+        if dilation != (1, 1) or kernel_size == (1, 1):  # qnnpack takes the wrong elements, and refuses windows of one
+            return slow
+
+        def make(shape: torch.Size) -> Kernel:
+            if shape[2:] == (1, 1):  # where padding makes more of one pixel, torch takes the wrong elements
+                return slow
+            return lambda q: torch.max_pool2d(q, kernel_size, stride, padding, dilation, ceil_mode)
+
+        return by_shape(make)
 
     def avg_pool2d(self, x_qp, out_qp, **window):
         return self._in_float(lambda x: F.avg_pool2d(x, **window), x_qp, out_qp)
 
     def adaptive_avg_pool2d(self, x_qp, out_qp, *, output_size):
-        if same_grid(x_qp, out_qp):  # torch's integer kernel knows no other
-            return lambda q: F.adaptive_avg_pool2d(q, output_size)
+        if same_grid(x_qp, out_qp) and pair(output_size) == (1, 1):  # torch's integer kernel knows no other grid ...
+            return lambda q: F.adaptive_avg_pool2d(q, output_size)  # ... and makes nonsense of one pixel for more
         return self._in_float(lambda x: F.adaptive_avg_pool2d(x, output_size), x_qp, out_qp)
 
     def cat(self, qps, out_qp, *, dim=1):
@@ -222,21 +233,40 @@ class QuantizedOps(Engine):
         grid = as_numbers(out_qp)
         return lambda *inputs: _wrap(kernel(*map(_codes, inputs)), *grid)
 
-    def _worked_around(self, weight, bias, weight_qp, x_qp, window):
+    def _conv2d(
+        self, calling: Callable[[object], Kernel], weight: Tensor, bias: Tensor | None, weight_qp: QParams, x_qp: QParams,
+        window: tuple[Pair, Pair, Pair, int],
+    ) -> Kernel:  # fmt: skip
+        """A convolution (and addition), from ``calling(pack)``: the kernel that calls torch's with packed weights."""
+        prepack_op = torch.ops.quantized.conv2d_prepack
         if self.name not in ("onednn", "x86"):
-            return bias, x_qp, window, lambda kernel: kernel
-        scale = float(x_qp.scale)
+            prepack = self._prepack(prepack_op, weight, bias, weight_qp, x_qp)
+
+            def unchanged(shape: torch.Size) -> Kernel:
+                conv2d_shape(shape, weight, *window)
+                return calling(prepack(*window))
+
+            return by_shape(unchanged)
+        check_weighted(weight, weight_qp, x_qp)
+        around, scale = Workaround(weight, bias, weight_qp, x_qp, *window), float(x_qp.scale)
+        prepack = self._prepack(prepack_op, weight, around.bias, weight_qp, x_qp)
 
         def padded(q: Tensor, pads: list[int]) -> Tensor:
+            q = F.pad(q, pads) if any(pads) else q
+            if not around.from_zero:
+                return q
             if torch.jit.is_tracing():  # it would record the codes of one image
                 raise RuntimeError(f"{self.name} takes this layer's codes for others, which cannot be recorded")
-            return _wrap(_codes(F.pad(q, pads) if any(pads) else q), scale, 0)
+            return _wrap(_codes(q), scale, 0)
 
-        return work_around(weight, bias, weight_qp, x_qp, window, padded, zero=0)
+        def make(shape: torch.Size, other: torch.Size | None = None) -> Kernel:
+            return around.kernel(shape, other, lambda window, _: calling(prepack(*window)), padded)
 
-    def _packed(self, prepack, weight, bias, weight_qp, x_qp, out_qp, window) -> Callable[[Tensor], object]:
-        """The function "input -> packed weights"; see :func:`by_shape` for why it depends on the input."""
-        check_weighted(weight, weight_qp, x_qp, out_qp)
+        return by_shape(make)
+
+    def _prepack(self, op, weight, bias, weight_qp, x_qp) -> Callable[..., object]:
+        """The function "window -> packed weights"; one pack serves all shapes where no kernel keeps a shape's own."""
+        check_weighted(weight, weight_qp, x_qp)
         scale = weight_qp.scale.to(torch.float64).expand(weight.shape[0])
         if self.name == "qnnpack" and bias is not None:
             weight, scale = room_for_bias(weight, scale, bias, x_qp)
@@ -244,23 +274,17 @@ class QuantizedOps(Engine):
         codes = torch._make_per_channel_quantized_tensor(weight, scale.contiguous(), zero_point, 0)
         bias = None if bias is None else bias.detach().to(torch.float32)
 
-        def pack(shape: Sequence[int] | None = None) -> object:
-            with _selected(self.name):
-                return prepack(codes, bias, *window)
+        def anew(*window) -> object:
+            with _engine.at(self._number):
+                return op(codes, bias, *window)
 
-        if self.name in ("onednn", "x86"):
-            find = by_shape(pack)
-        else:
-            only = pack()
-            find = lambda q: only  # noqa: E731
+        one = cache(anew)
 
-        def packed(q: Tensor) -> object:
-            found = find(q)
-            if self._used is not None:
-                self._used.append(found)
-            return found
+        def prepack(*window) -> object:
+            # While torch.jit records, it must see the packing, or it does not know where the pack comes from.
+            return (anew if self.name in ("onednn", "x86") or torch.jit.is_tracing() else one)(*window)
 
-        return packed
+        return prepack
 
 
 def _codes(q: Tensor) -> Tensor:
@@ -273,17 +297,6 @@ def _wrap(codes: Tensor, scale: float, zero_point: int) -> Tensor:
     """A quint8 tensor in the memory of uint8 codes."""
     empty = torch._empty_affine_quantized([0], scale=scale, zero_point=zero_point, dtype=torch.quint8)
     return empty.set_(codes.untyped_storage(), codes.storage_offset(), codes.size(), codes.stride())
-
-
-@contextmanager
-def _selected(name: str) -> Iterator[None]:
-    """torch's global engine for quantized tensors, for a while."""
-    before = torch.backends.quantized.engine
-    torch.backends.quantized.engine = name
-    try:
-        yield
-    finally:
-        torch.backends.quantized.engine = before
 
 
 def room_for_bias(
