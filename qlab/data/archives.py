@@ -133,7 +133,7 @@ def tar_entries(path: Path) -> Iterator[Entry]:
     with unpack(path, "rb") as file:
         stream = Bounded(file, path)
         try:
-            archive = tarfile.open(fileobj=stream, mode="r:", tarinfo=Member)
+            archive = tarfile.open(fileobj=stream, mode="r:", tarinfo=Member)  # noqa: SIM115 - `stream` is closed below
         except tarfile.ReadError as error:
             raise Refused(
                 f"{path} is no folder and no tar or zip archive that can be opened: "
