@@ -100,6 +100,15 @@ class Quantizer(nn.Module):
                 room = torch.empty_like(state_dict[prefix + name])
                 setattr(self, name, nn.Parameter(room) if name in self._parameters else room)
         super()._load_from_state_dict(state_dict, prefix, *args)
+        self.renew()
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        self.renew()
+        return self
+
+    def renew(self) -> None:
+        """Forget what was made of the tensors: others were loaded, or they moved to another device or type."""
 
 
 class AffineQuantizer(Quantizer):
@@ -143,13 +152,8 @@ class AffineQuantizer(Quantizer):
     def integers(self, w: Tensor) -> tuple[Tensor, QParams]:
         return quantize(w.detach(), self.qparams), self.qparams
 
-    def _apply(self, fn, recurse=True):
-        self._qparams = None  # the buffers move to another device or type
-        return super()._apply(fn, recurse)
-
-    def _load_from_state_dict(self, *args) -> None:
+    def renew(self) -> None:
         self._qparams = None
-        super()._load_from_state_dict(*args)
 
 
 class DynamicQuantizer(Quantizer):

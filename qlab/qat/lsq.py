@@ -117,7 +117,6 @@ class LearnedQuantizer(AffineQuantizer):
         return {**self.__dict__, "held": None}  # a copy has no step behind it, and may be made an average of many
 
     def _apply(self, fn, recurse=True):
-        self.held = None
         self.unit = None if self.unit is None else fn(self.unit)
         return super()._apply(fn, recurse)
 
@@ -125,9 +124,9 @@ class LearnedQuantizer(AffineQuantizer):
         self.hold()
         super()._save_to_state_dict(*args)
 
-    def _load_from_state_dict(self, *args) -> None:
+    def renew(self) -> None:
+        super().renew()
         self.held = None
-        super()._load_from_state_dict(*args)
         self.look_for_zero()
 
 
