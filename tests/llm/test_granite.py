@@ -22,5 +22,5 @@ def test_damaged_weights_are_refused(monkeypatch, tmp_path):
     with (tmp_path / "granite-tiny.safetensors").open("ab") as file:
         file.write(b"x")
     monkeypatch.setattr(granite, "FOLDER", tmp_path)
-    with pytest.raises(ValueError, match="its manifest says .*git checkout"):
+    with pytest.raises(ValueError, match="granite-tiny.safetensors is damaged .*git checkout"):
         llm.tiny()
