@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-_NOTHING = object()
+NOTHING = object()
 
 
 class Held:
@@ -28,7 +28,7 @@ class Held:
         self._get, self._set = get, set
         self._door, self._lock = threading.Lock(), threading.Lock()
         self._left = threading.Condition(self._lock)
-        self._value = self._before = _NOTHING
+        self._value = self._before = NOTHING
         self._threads = self._waiting = 0  # how many hold it at _value, how many wait for another one
         self._mine = _Mine()
 
@@ -36,64 +36,63 @@ class Held:
         """Whether this thread holds the setting at ``value``."""
         return self._mine.value == value
 
-    def at(self, value: object) -> AbstractContextManager:
+    @contextmanager
+    def at(self, value: object) -> Iterator[None]:
         """Hold the setting at ``value``. A thread that holds it at another one gives that up for so long."""
-        return _At(self, value)
+        outer = self.hold(value)
+        try:
+            yield
+        finally:
+            self.hold(outer)
 
-    def _enter(self, value: object) -> None:
+    def hold(self, value: object) -> object:
+        """Hold the setting at ``value`` from now on (at none: NOTHING); what this thread held it at before.
+
+        :meth:`at` without the context, which takes as long as a small kernel.
+        """
+        mine = self._mine
+        outer = mine.value
+        if outer == value:
+            return outer
         with self._lock:
-            if not self._waiting and (not self._threads or self._value == value):
-                return self._take(value)
+            if outer is not NOTHING:
+                self._leave()
+                mine.value = NOTHING
+            if value is NOTHING:
+                return outer
+            if not self._waiting and (self._value == value or not self._threads):
+                self._take(value)
+                mine.value = value
+                return outer
             self._waiting += 1
         with self._door, self._lock:  # one after the other, so that nobody waits for ever
             try:
                 while self._threads and self._value != value:
                     self._left.wait()
                 self._take(value)
+                mine.value = value
             finally:
                 self._waiting -= 1
+        return outer
 
     def _take(self, value: object) -> None:
         if not self._threads:
-            self._value, self._before = value, self._get()
+            self._before = self._get()
             if self._before != value:
                 self._set(value)
+            self._value = value
         self._threads += 1
-        self._mine.value = value
 
     def _leave(self) -> None:
-        with self._lock:
-            self._mine.value = _NOTHING
-            self._threads -= 1
-            if not self._threads:
-                if self._before != self._value:
-                    self._set(self._before)
+        self._threads -= 1
+        if not self._threads:
+            if self._before != self._value:
+                self._set(self._before)
+            if self._waiting:
                 self._left.notify_all()
 
 
 class _Mine(threading.local):
     """The value at which a thread holds the setting."""
 
-    value: object = _NOTHING
-
-
-class _At:
-    """A context as a class: a generator takes twice as long, which a network of small kernels would show."""
-
-    __slots__ = ("_outer", "_setting", "_value")
-
-    def __init__(self, setting: Held, value: object) -> None:
-        self._setting, self._value = setting, value
-
-    def __enter__(self) -> None:
-        self._outer = self._setting._mine.value
-        if self._outer != self._value:
-            if self._outer is not _NOTHING:
-                self._setting._leave()
-            self._setting._enter(self._value)
-
-    def __exit__(self, *error: object) -> None:
-        if self._outer != self._value:
-            self._setting._leave()
-            if self._outer is not _NOTHING:
-                self._setting._enter(self._outer)
+    value: object = NOTHING

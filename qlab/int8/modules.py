@@ -399,6 +399,7 @@ class Int8Network(nn.Module):
         made_by = {step.output: step for step in steps}
         last_reader = {value: number for number, step in enumerate(steps) for value in step.inputs}
         names: dict[str, Callable] = {}
+        labels = {0: "the input", **{step.output: repr(self.layers[step.layer].name) for step in steps}}
         calls: list[tuple[str, tuple[int, ...], int]] = []
         for number, step in enumerate(steps):
             if step.output in fused:
@@ -411,6 +412,7 @@ class Int8Network(nn.Module):
                 other = inputs[1] if inputs[0] == sums else inputs[0]
                 inputs, name = (*made_by[sums].inputs, other), f"conv2d_{name}"
                 convolution = self.layers[made_by[sums].layer]
+                labels[step.output] = f"{convolution.name!r} + {layer.name!r}"
                 last = last_reader[other] == number and other not in made_by[sums].inputs
                 kernel = convolution.added_kernel(
                     self._engine, *self._grids(inputs, step.output), layer.options["relu"], last
@@ -418,22 +420,7 @@ class Int8Network(nn.Module):
             names[name] = kernel
             calls.append((name, inputs, step.output))
         source, program, lines = _link(calls, names)
-        return source, self._naming(program, lines)
-
-    def _naming(self, program: Callable, lines: dict[int, tuple[tuple[int, ...], int]]) -> Callable[[Tensor], Tensor]:
-        """``program`` with names of layers in its errors: the line of the source that failed says which."""
-        names = {0: "the input", **{step.output: repr(self.layers[step.layer].name) for step in self.program.steps}}
-
-        def run(x: Tensor) -> Tensor:
-            try:
-                return program(x)
-            except (ValueError, RuntimeError) as error:
-                frames = traceback.walk_tb(error.__traceback__)
-                inputs, output = lines[next(line for frame, line in frames if frame.f_code is program.__code__)]
-                words = f"layer {names[output]}, which reads {' and '.join(names[value] for value in inputs)}: {error}"
-                raise (ValueError if isinstance(error, ValueError) else RuntimeError)(words) from error
-
-        return run
+        return source, _naming(program, lines, labels)
 
     def _grids(self, inputs: tuple[int, ...], output: int) -> tuple[list[QParams | None], QParams | None]:
         return [self.program.grids[value] for value in inputs], self.program.grids[output]
@@ -467,3 +454,18 @@ def _link(
     space = dict(names)
     exec(source, space)  # every name in it was made above, from numbers and from nothing else
     return source, space["program"], where
+
+
+def _naming(program: Callable, lines: dict[int, tuple[tuple[int, ...], int]], labels: dict[int, str]) -> Callable:
+    """``program`` with the names of layers in its errors: the line of its source that failed says which."""
+
+    def run(x: Tensor) -> Tensor:
+        try:
+            return program(x)
+        except (ValueError, RuntimeError) as error:
+            frames = traceback.walk_tb(error.__traceback__)
+            inputs, output = lines[next(line for frame, line in frames if frame.f_code is program.__code__)]
+            words = f"{labels[output]}, which reads {' and '.join(labels[value] for value in inputs)}: {error}"
+            raise (ValueError if isinstance(error, ValueError) else RuntimeError)(words) from error
+
+    return run

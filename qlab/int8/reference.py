@@ -332,7 +332,12 @@ class Engine:
         """The sum of two tensors (+ relu): each rescaled to out_qp, rounded once (Jacob, appendix A.2)."""
         finish = to_codes([ratio(a_qp, out_qp), ratio(b_qp, out_qp)], out_qp, relu)
         a_zero, b_zero = int(a_qp.zero_point), int(b_qp.zero_point)
-        return lambda a, b: finish(a.to(torch.int64).sub_(a_zero), b.to(torch.int64).sub_(b_zero))
+
+        def kernel(a: Tensor, b: Tensor) -> Tensor:
+            check_addends(a.shape, b.shape)
+            return finish(a.to(torch.int64).sub_(a_zero), b.to(torch.int64).sub_(b_zero))
+
+        return kernel
 
     def max_pool2d(
         self, qp: QParams, *, kernel_size: int | Pair, stride: int | Pair | None = None,

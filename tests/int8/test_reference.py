@@ -176,6 +176,29 @@ def test_a_network_runs_on_the_plain_sums_when_asked_and_gives_the_same_scores(m
     assert torch.equal(int8(x), expected) and not taken
 
 
+def test_images_of_one_channel_and_outputs_of_one_column_are_summed_plainly():
+    """torch's float convolution is wrong there on some processors, and another time otherwise."""
+    q, weight = channels_last((3, 1, 9, 3)), weights(16, 1, 3, 3)
+    window = {"stride": (1, 2), "padding": (1, 0), "dilation": (1, 1), "groups": 1}
+    sums = reference.conv2d_sums(q, 7, weight, **window)
+    expected = F.conv2d(q.double() - 7, weight.double(), stride=(1, 2), padding=(1, 0))
+    assert torch.equal(sums.double(), expected)
+    kernel = ENGINE._conv2d_sums(weight, QParams(1.0, 7), *window.values())
+    assert torch.equal(kernel(q), sums) and kernel(q).dtype is torch.int32
+    assert kernel(channels_last((3, 1, 9, 9))).dtype is torch.float32
+
+
+def test_float_sums_are_exact_under_autocast_and_leave_nnpack_as_it_was():
+    q, weight, before = channels_last((2, 8, 9, 9)), weights(16, 8, 3, 3), torch._C._get_nnpack_enabled()
+    x_qp, out_qp = QParams(0.02, 7), QParams(0.5, 100)
+    kernel, rows = ENGINE.conv2d(weight, None, WEIGHT_QP, x_qp, out_qp), q.flatten(1)
+    linear = ENGINE.linear(weights(4, rows.shape[1]), None, WEIGHT_QP, x_qp, QParams(5.0, 100))
+    expected = kernel(q), linear(rows)
+    with torch.autocast("cpu"):
+        assert torch.equal(kernel(q), expected[0]) and torch.equal(linear(rows), expected[1])
+    assert torch._C._get_nnpack_enabled() == before
+
+
 def test_float32_is_used_up_to_its_last_exact_sum_and_not_beyond():
     x_qp = QParams(1.0, 0)
     weight = torch.full((1, 2**24 // (255 * 127)), 127, dtype=torch.int8)

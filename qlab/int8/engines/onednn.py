@@ -12,7 +12,18 @@ from torch.nn import functional as F
 from qlab.affine import QParams
 from qlab.int8.engines.packing import as_numbers, by_shape, direct
 from qlab.int8.engines.workarounds import Workaround
-from qlab.int8.reference import Engine, Kernel, Pair, check_weighted, linear_shape, pair, ratio, same_grid
+from qlab.int8.reference import (
+    Engine,
+    Kernel,
+    Pair,
+    channels_last,
+    check_addends,
+    check_weighted,
+    linear_shape,
+    pair,
+    ratio,
+    same_grid,
+)
 
 
 class OnednnOps(Engine):
@@ -71,10 +82,10 @@ class OnednnOps(Engine):
         return _rescaled_in_float([a_qp, b_qp], out_qp, relu)  # torch.ops.onednn.qadd takes ten times as long
 
     def avg_pool2d(self, x_qp, out_qp, **window):
-        return _rescaled_in_float([x_qp], out_qp, change=lambda x: F.avg_pool2d(x, **window))
+        return _rescaled_in_float([x_qp], out_qp, change=lambda x: channels_last(F.avg_pool2d(x, **window)))
 
     def adaptive_avg_pool2d(self, x_qp, out_qp, *, output_size):
-        return _rescaled_in_float([x_qp], out_qp, change=lambda x: F.adaptive_avg_pool2d(x, output_size))
+        return _rescaled_in_float([x_qp], out_qp, change=lambda x: channels_last(F.adaptive_avg_pool2d(x, output_size)))
 
     def requantize(self, x_qp, out_qp, *, relu=False):
         if same_grid(x_qp, out_qp):
@@ -126,6 +137,7 @@ def _rescaled_in_float(
     low = zero_point if relu else out_qp.qmin
 
     def kernel(*parts: Tensor) -> Tensor:
+        check_addends(parts[0].shape, parts[-1].shape)
         total = parts[0].to(torch.float32).mul_(factors[0]).add_(offset)
         for part, factor in zip(parts[1:], factors[1:]):
             total.add_(part, alpha=factor)

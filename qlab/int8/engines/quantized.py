@@ -27,6 +27,7 @@ from qlab.int8.reference import (
     Pair,
     channels_last,
     check_activation,
+    check_addends,
     check_weighted,
     conv2d_shape,
     finite,
@@ -75,10 +76,15 @@ class QuantizedOps(Engine):
         if not same:
             raise ValueError(f"engine {self.name!r}: what was captured gives other scores, so it is not used")
 
+        number = self._number
+
         def run(x: Tensor) -> Tensor:
             x = finite(channels_last(x))
-            with _engine.at(self._number):
+            before = _engine.hold(number)
+            try:
                 return captured(x)
+            finally:
+                _engine.hold(before)
 
         return run
 
@@ -168,7 +174,12 @@ class QuantizedOps(Engine):
         if min(ratios) < 2**-14 or max(ratios) > 2**7 or (relu and zero_point == 255):
             return self._on_codes(super().add(a_qp, b_qp, out_qp, relu=relu), out_qp)  # qnnpack refuses these
         op = direct((torch.ops.quantized.add_relu if relu else torch.ops.quantized.add).default)
-        return self._clamped(lambda a, b: op(a, b, scale, zero_point), out_qp)
+
+        def make(a: torch.Size, b: torch.Size) -> Kernel:
+            check_addends(a, b)
+            return lambda a, b: op(a, b, scale, zero_point)
+
+        return self._clamped(by_shape(make), out_qp)
 
     def max_pool2d(self, qp, *, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False):
         check_activation(qp)
@@ -187,12 +198,12 @@ class QuantizedOps(Engine):
         return by_shape(make)
 
     def avg_pool2d(self, x_qp, out_qp, **window):
-        return self._in_float(lambda x: F.avg_pool2d(x, **window), x_qp, out_qp)
+        return self._in_float(lambda x: channels_last(F.avg_pool2d(x, **window)), x_qp, out_qp)
 
     def adaptive_avg_pool2d(self, x_qp, out_qp, *, output_size):
         if same_grid(x_qp, out_qp) and pair(output_size) == (1, 1):  # torch's integer kernel knows no other grid ...
             return lambda q: F.adaptive_avg_pool2d(q, output_size)  # ... and makes nonsense of one pixel for more
-        return self._in_float(lambda x: F.adaptive_avg_pool2d(x, output_size), x_qp, out_qp)
+        return self._in_float(lambda x: channels_last(F.adaptive_avg_pool2d(x, output_size)), x_qp, out_qp)
 
     def cat(self, qps, out_qp, *, dim=1):
         moves, grid, join = [self.requantize(qp, out_qp) for qp in qps], as_numbers(out_qp), torch.ops.quantized.cat

@@ -277,3 +277,42 @@ def test_every_engine_refuses_what_the_reference_refuses(name):
             make()
     with pytest.raises(ValueError, match="1 NaN and 0 infinite values"):
         engine.quantize(good)(torch.tensor([[float("nan")]]))
+
+
+@pytest.mark.parametrize("name", ["reference", *USABLE])
+def test_inputs_that_do_not_fit_are_refused_before_a_kernel_sees_them(name):
+    """qnnpack takes a linear layer's rows of any length, oneDNN an addend of any shape, and read or write beyond them."""
+    engine, qp, weight_qp = engines.get(name), QParams(0.1, 5), QParams(0.1, 0, signed=True)
+
+    def codes_of(*shape: int) -> Tensor:
+        return put(engine, draw(shape, qp), qp)
+
+    linear = engine.linear(torch.ones(5, 16).char(), None, weight_qp, qp, qp)
+    for shape in ((2, 8), (2, 32), (16,)):
+        with pytest.raises(ValueError, match=r"for a linear layer with weights \(5, 16\): expected \(N, ..., 16\)"):
+            linear(codes_of(*shape))
+    weight = torch.ones(8, 4, 3, 3).char()
+    convolution = engine.conv2d(weight, None, weight_qp, qp, qp)
+    for shape in ((2, 3, 8, 8), (2, 8, 8, 8), (4, 8, 8)):
+        with pytest.raises(ValueError, match=r"for a convolution with weights .* expected \(N, 4, H, W\)"):
+            convolution(codes_of(*shape))
+    with pytest.raises(ValueError, match="a window of 3 does not fit an image of 2"):
+        convolution(codes_of(2, 4, 2, 8))
+    add = engine.add(qp, qp, qp)
+    for shape in ((2, 4, 8, 4), (2, 4, 1, 1), (1, 4, 8, 8)):
+        with pytest.raises(ValueError, match=r"two addends of shapes \(2, 4, 8, 8\) and .*: expected the same shape"):
+            add(codes_of(2, 4, 8, 8), codes_of(*shape))
+        if engine.fuses_add:
+            fused = engine.conv2d_add(weight[:4], None, weight_qp, qp, qp, qp, padding=1)
+            with pytest.raises(ValueError, match=r"two addends of shapes \(2, 4, 8, 8\) and"):
+                fused(codes_of(2, 4, 8, 8), codes_of(*shape))
+
+
+@every_engine
+def test_groups_that_do_not_divide_the_outputs_are_refused(name):
+    engine, qp, weight_qp = engines.get(name), QParams(0.1, 5), QParams(0.1, 0, signed=True)
+    with pytest.raises(
+        (ValueError, RuntimeError), match="as many outputs in each group|groups = 3 does not divide|K elem"
+    ):
+        kernel = engine.conv2d(torch.ones(64, 4, 3, 3).char(), None, weight_qp, qp, qp, groups=3)
+        kernel(put(engine, draw((1, 12, 8, 8), qp), qp))

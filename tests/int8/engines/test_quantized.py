@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from kernels import FUSING, USABLE, every_engine
+from kernels import FUSING, USABLE, assert_within_one, both, draw, every_engine
 
 from qlab.affine import QParams
 from qlab.int8 import engines
@@ -39,6 +39,24 @@ def test_room_for_a_bias_is_made_without_changing_a_weight(rows, most):
     assert torch.allclose(codes * scale[:, None], weight * torch.tensor(0.03).double(), rtol=1e-12, atol=0)
     grown = (codes != weight).any(1)
     assert (codes[grown].int().abs() <= most).all() and (codes[grown].int().abs().amax(1) > most // 2).all()
+
+
+@every_engine
+def test_pools_of_one_pixel_and_windows_of_one_pixel(name):
+    """torch takes the wrong elements where padding makes more of one pixel; qnnpack refuses windows of one."""
+    torch.manual_seed(0)
+    qp = QParams(0.1, 40)
+    for size, window in (
+        ((2, 17, 1, 1), {"kernel_size": (2, 3), "stride": 1, "padding": 1}),
+        ((2, 64, 13, 2), {"kernel_size": (2, 3), "stride": 1, "padding": 1}),
+        ((2, 17, 6, 6), {"kernel_size": 1, "stride": 2}),
+    ):
+        x = [(draw(size, qp), qp)]
+        kernels = both(name, "max_pool2d", qp, **window)
+        assert torch.equal(assert_within_one(engines.get(name), kernels, x), kernels[1](x[0][0]))
+    for size in ((2, 3), (1, 2), 2):
+        kernels = both(name, "adaptive_avg_pool2d", qp, qp, output_size=size)
+        assert_within_one(engines.get(name), kernels, [(draw((2, 17, 1, 1), qp), qp)])
 
 
 def test_nobody_is_told_that_quantized_tensors_are_deprecated():
