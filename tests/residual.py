@@ -9,7 +9,6 @@ import qlab
 from qlab import QConfig
 
 IMAGES = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-
 LABELS = torch.arange(8) % 5
 
 

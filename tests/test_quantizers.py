@@ -76,11 +76,12 @@ def test_the_ternary_gradient_passes_straight_through():
     assert w.grad.tolist() == [[1, 2, 3]]
 
 
-@pytest.mark.parametrize("bits, factor", [(2, 0.4), (3, 0.4), (4, 0.5)])
-def test_trained_weights_lie_much_nearer_to_a_table_than_to_even_steps(bits, factor):
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_trained_weights_lie_much_nearer_to_a_table_than_to_even_steps(bits):
+    """A bit more divides the error by 4. A table is worth a quarter of a bit at least, in any layer with a few large weights."""
     w = models.load("resnet20", data="shapes10").layer2[1].conv1.weight.detach()
     grid = qlab.choose_qparams(w.min(), w.max(), bits=bits)
-    assert squared_error(w, settled(KMeans(bits), w)(w)) < factor * squared_error(w, qlab.fake_quantize(w, grid))
+    assert squared_error(w, settled(KMeans(bits), w)(w)) < 4**-0.25 * squared_error(w, qlab.fake_quantize(w, grid))
 
 
 def test_a_centroids_gradient_is_the_sum_over_its_members_and_the_weight_gets_none():

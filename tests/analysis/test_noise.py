@@ -6,9 +6,10 @@ import math
 
 import pytest
 import torch
-from residual import IMAGES, LABELS, calibrated
+from residual import IMAGES, LABELS, calibrated, network
 from torch import Tensor
 
+import qlab
 from qlab import QConfig, analysis
 from qlab.qconfig import SmallFloat
 
@@ -65,3 +66,10 @@ def test_looking_changes_nothing():
     analysis.sensitivity(prepared, [(IMAGES, LABELS)], progress=False)
     assert prepared.training and modes == [quantizer.mode for _, quantizer in prepared.quantizers()]
     assert all(torch.equal(before[name], tensor) for name, tensor in prepared.state_dict().items())
+
+
+def test_nothing_to_look_at_is_an_error():
+    with pytest.raises(ValueError, match=r"got no batch: give it at least one, for instance data.sample\(256\)"):
+        analysis.layer_sqnr(calibrated(), [])
+    with pytest.raises(RuntimeError, match="has not been calibrated"):
+        analysis.layer_sqnr(qlab.prepare(network(), None, IMAGES[:1]), [IMAGES])

@@ -69,3 +69,10 @@ def test_the_worst_layers_stay_in_float_or_keep_more_bits():
     assert (
         analysis.selective([Sensitivity("fc", 1.0)], QConfig.preset("w1a1"), 1, bits=4).overrides["fc"].weight.bits == 4
     )
+
+
+def test_nothing_to_look_at_is_an_error():
+    with pytest.raises(ValueError, match=r"got no batch: give it at least one, for instance data.sample\(256\)"):
+        analysis.sensitivity(calibrated(), [])
+    with pytest.raises(RuntimeError, match="has not been calibrated"):
+        analysis.sensitivity(qlab.prepare(network(), None, IMAGES[:1]), [IMAGES])

@@ -97,21 +97,23 @@ def test_a_scale_of_eight_bits_has_the_same_gradient_in_float32_and_float64(pact
 
 
 def test_bfloat16_keeps_the_gradient_of_binary_weights_and_not_that_of_two_bit_activations():
-    """Its rounding moves values over a threshold to the next code. What Plan says about `precision` stands on this."""
+    """Its rounding moves values over a threshold to the next code; binary weights have one threshold, far from most of
+    them. Ten times is little of what is there, whichever images it is. What Plan says about `precision` stands on this.
+    """
 
     def gradient(preset: str, dtype: torch.dtype) -> torch.Tensor:
-        x, y = next(qlab.data.shapes10("validation").sample(32).batches(32))
+        x, y = next(qlab.data.shapes10("validation").sample(16).batches(16))
         prepared = qat.start(qat.load("resnet20", preset), [x]).train()
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16, cache_enabled=False):
             loss = F.cross_entropy(prepared(x).float(), y)
         loss.backward()
         return torch.cat([p.grad.flatten() for name, p in prepared.named_parameters() if name.endswith(".weight")])
 
-    same = {
-        preset: F.cosine_similarity(gradient(preset, torch.float32), gradient(preset, torch.bfloat16), 0).item()
+    lost = {
+        preset: 1 - F.cosine_similarity(gradient(preset, torch.float32), gradient(preset, torch.bfloat16), 0).item()
         for preset in ("w2a2", "w1a32")
     }
-    assert same["w2a2"] < 0.8 and same["w1a32"] > 0.95
+    assert lost["w2a2"] > 10 * lost["w1a32"]
 
 
 def test_a_scale_a_channel_gets_the_gradients_of_its_own_channel():
