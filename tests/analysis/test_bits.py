@@ -113,13 +113,13 @@ def test_the_choice_is_a_configuration_of_the_size_that_was_asked_for():
 def test_a_network_of_mixed_bits_beats_one_of_equal_bits_and_size():
     """On ResNet-20, judged on other images than those that the search has seen."""
     net = models.load("resnet20", data="shapes10")
-    images = data.shapes10("validation").sample(208)
+    images = data.shapes10("validation").sample(72)
     some, others = images.subset(slice(8)), images.subset(slice(8, None))
     uniform = QConfig.preset("w3a32", first_last=None)
     budget = analysis.weight_bytes(qlab.prepare(net, uniform))
     chosen = analysis.mixed_precision(net, some.batches(8), budget, (2, 3, 4), qconfig=uniform, progress=False)
     assert len(set(chosen.bits.values())) > 1 and chosen.size_bytes <= budget
-    ((x, _),) = others.batches(200)
+    ((x, _),) = others.batches(64)
     with torch.no_grad():
         mixed, equal = (
             analysis.sqnr(net(x), qlab.calibrate(qlab.prepare(net, qconfig), [])(x))

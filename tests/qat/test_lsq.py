@@ -102,7 +102,7 @@ def test_bfloat16_keeps_the_gradient_of_binary_weights_and_not_that_of_two_bit_a
     """
 
     def gradient(preset: str, dtype: torch.dtype) -> torch.Tensor:
-        x, y = next(qlab.data.shapes10("validation").sample(16).batches(16))
+        x, y = next(qlab.data.shapes10("validation").sample(8).batches(8))
         prepared = qat.start(qat.load("resnet20", preset), [x]).train()
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16, cache_enabled=False):
             loss = F.cross_entropy(prepared(x).float(), y)
