@@ -99,15 +99,6 @@ def test_a_second_correction_starts_from_the_float_biases_again(model):
     assert all(torch.equal(biases[0][name], biases[2][name]) for name in biases[0])
 
 
-def test_the_float_side_of_the_walk_is_the_float_network(model):
-    prepared = calibrated(model)
-    correct_bias(prepared, [IMAGES])
-    torch.testing.assert_close(as_float(prepared)(IMAGES), model(IMAGES), atol=1e-5, rtol=1e-4)
-    for stop in walk(prepared, [IMAGES]):
-        last = stop.targets[0].clone()
-    torch.testing.assert_close(last, model(IMAGES), atol=1e-5, rtol=1e-4)
-
-
 def test_corrected_biases_go_into_the_integer_network(model):
     prepared = calibrated(model)
     before = qlab.convert(prepared, "reference")(IMAGES)

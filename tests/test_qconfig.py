@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from qlab import PerChannel, PerGroup, PerTensor, QConfig, QuantSpec, choose_qparams
+import qlab
+from qlab import PerChannel, PerGroup, PerTensor, QConfig, QuantSpec, choose_qparams, models
 from qlab.affine import grid_limits
 from qlab.granularity import Granularity
+from qlab.qconfig import Binary, KMeans
 
 
 @given(st.integers(2, 16), st.integers(1, 16))
@@ -125,3 +127,28 @@ def test_a_spec_names_one_of_the_three_granularities(granularity):
         ValueError, match=r"granularity=.*: expected PerTensor\(\), PerChannel\(axis\) or PerGroup\(size\)"
     ):
         QuantSpec(granularity=granularity)
+
+
+@pytest.mark.parametrize("name, weight, inputs", [
+    ("w1a1", "1 bit (binary), per channel", "1 bit, per tensor"),
+    ("w1a2", "1 bit (binary), per channel", "2 bits, per tensor"),
+    ("w1a32", "1 bit (binary), per channel", ""),
+])  # fmt: skip
+def test_the_shorthand_of_one_bit_means_binary_and_keeps_8_bits_at_the_ends(name, weight, inputs):
+    rows = {row.layer: row for row in qlab.prepare(models.resnet20(), QConfig.preset(name)).report()}
+    assert (rows["layer1.0.conv1"].weight, rows["layer1.0.conv1"].input) == (weight, inputs)
+    for end in ("conv1", "fc"):
+        assert rows[end].weight == "8 bits, per channel"
+        assert rows[end].input == ("8 bits, per tensor" if inputs else "")
+
+
+def test_grids_made_from_weights_are_not_for_activations():
+    for role in ("activation", "elementwise"):
+        with pytest.raises(ValueError, match=rf"{role}=Binary.*from weights.*QuantSpec\(bits=1\), or a"):
+            QConfig(**{role: Binary()})
+
+
+@pytest.mark.parametrize("bits", [0, 9, 2.0, True])
+def test_a_table_has_2_to_256_values(bits):
+    with pytest.raises(ValueError, match=r"bits=.*expected a whole number from 1 to 8"):
+        KMeans(bits)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from written import ENOUGH, Base, X, decibel
 
+import qlab
 from qlab import models
 from qlab.graph.fold import fold_batchnorm, fold_layer
 from qlab.graph.trace import trace
@@ -86,3 +90,33 @@ def test_a_layer_that_somebody_else_needs_unfolded_is_left_alone():
 def test_a_batchnorm_without_statistics_is_refused():
     with pytest.raises(ValueError, match="keeps no running statistics.*cannot be folded"):
         fold_layer(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, track_running_stats=False))
+
+
+class LinearAndChannels(nn.Module):
+    """BatchNorm1d over axis 1 of (N, C, L) behind a linear layer: its channels are not the layer's outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.norm, self.last = nn.Linear(16, 12), nn.BatchNorm1d(12), nn.Linear(12, 4)
+        nn.init.uniform_(self.norm.running_var, 0.2, 3.0)
+
+    def forward(self, x):
+        return self.last(self.norm(self.fc(x[:, 0, :12])))
+
+
+class NoStatistics(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(8, track_running_stats=False)
+
+
+@pytest.mark.parametrize("network", [LinearAndChannels, NoStatistics])
+def test_norms_that_cannot_be_folded_come_out_right(network):
+    assert decibel(network()) > ENOUGH
+
+
+def test_a_look_at_a_network_whose_norm_has_no_statistics_changes_nothing():
+    prepared = qlab.calibrate(qlab.prepare(NoStatistics().eval(), example=X), [X])
+    state = copy.deepcopy(prepared.state_dict())
+    prepared(X)
+    assert all(torch.equal(value, state[name]) for name, value in prepared.state_dict().items())

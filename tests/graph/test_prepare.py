@@ -213,3 +213,9 @@ def test_any_spec_can_be_given_by_hand():
     row = prepared.report()[0]
     assert (row.weight, row.input, row.observer) == ("5 bits, per tensor", "6 bits, per tensor", "percentile")
     assert {n: q.spec.observer for n, q in edges(prepared).items()}["input"] == "minmax", "which the sum reads"
+
+
+@pytest.mark.parametrize("name", ["layer1.0.convv1", "Layer1", "fc "])
+def test_a_misspelt_override_is_refused(name):
+    with pytest.raises(ValueError, match=r"overrides names .*, which is no layer of this network: did you mean "):
+        qlab.prepare(models.resnet20(), QConfig.w8a8(overrides={name: None}))
