@@ -54,11 +54,29 @@ EMIT = {
 
 
 def save_onnx(network: Int8Network, path: str | Path) -> Path:
-    """Write an integer network as an ONNX graph with QDQ nodes (.onnx), atomically; returns the path.
+    """Write an integer network as an ONNX graph with QDQ nodes (.onnx), atomically.
 
     The graph's input is ``input``, float32 (N, ...) normalized as in training, its output ``output``; N is free.
-    onnx.checker has seen what is written. Raises TypeError for a network that is not integer, ValueError for a step
-    that has no ONNX form, ImportError with what to install where the package onnx is missing.
+    onnx.checker has seen what is written.
+
+    Args:
+        network: What :func:`qlab.convert` or :func:`qlab.ptq` gave.
+        path: Of the file; what is there is replaced.
+
+    Returns:
+        The path.
+
+    Raises:
+        TypeError: The network is not an integer one.
+        ValueError: A step has no ONNX form.
+        ImportError: The package onnx is missing; the message says what to install.
+
+    >>> import qlab, tempfile, torch
+    >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+    >>> int8 = qlab.ptq(network, [torch.randn(4, 3, 8, 8)], engine="reference")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     qlab.save_onnx(int8, f"{folder}/network.onnx").name
+    'network.onnx'
     """
     with whole(path) as part:
         part.write_bytes(onnx_model(network).SerializeToString())

@@ -40,9 +40,25 @@ class Pair:
 def equalize(network: fx.GraphModule) -> fx.GraphModule:
     """Equalize the channels of every :func:`pairs` of layers, then absorb high biases; in place.
 
-    ``network`` is traced and its BatchNorms are folded. What it computes stays the same but for two things:
-    the relu6 inside a pair is replaced by relu, as in the paper (a cut at 6 is not homogeneous), and a high
-    bias is absorbed as if the few values below its threshold were not there.
+    What the network computes stays the same but for two things: the relu6 inside a pair is replaced by relu, as in the
+    paper (a cut at 6 is not homogeneous), and a high bias is absorbed as if the few values below its threshold were not
+    there.
+
+    Args:
+        network: Traced, and its BatchNorms folded.
+
+    Returns:
+        ``network``.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from qlab.graph.trace import trace
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+    >>> model[0].weight.data = torch.tensor([[100.0, 50.0], [1.0, 0.5]])
+    >>> network = equalize(trace(model, torch.zeros(1, 2)))
+    >>> first, second = (network.get_submodule(name).weight.abs() for name in ("0", "2"))
+    >>> torch.allclose(first.amax(1), second.amax(0))  # a channel is as wide where it is read as where it is made
+    True
     """
     found = pairs(network)
     for layer in {layer for pair in found for layer in (pair.first, pair.second)}:
