@@ -104,7 +104,7 @@ class Statistics:
         self.handles = [norm.register_forward_pre_hook(self._look) for norm in self.norms]
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         for handle in self.handles:
             handle.remove()
 

@@ -206,7 +206,14 @@ class Step:
 
     WARM_UP = 3
 
-    def __init__(self, learner: nn.Module, optimizer, loss: Callable, record: bool, dtype: torch.dtype = torch.float32):
+    def __init__(
+        self,
+        learner: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loss: Callable[[Tensor, Tensor, Tensor], Tensor],
+        record: bool,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.learner, self.optimizer, self.loss, self.record, self.dtype = learner, optimizer, loss, record, dtype
         self.taken: Counter[tuple] = Counter()
         self.recorded: dict[tuple, Callable[[Tensor, Tensor], Tensor]] = {}

@@ -87,7 +87,9 @@ def selective(rows: Sequence[Sensitivity], qconfig: QConfig, worst: int, *, bits
     if not 0 <= worst <= len(rows):
         raise ValueError(f"worst={worst}: expected 0 to {len(rows)}, the number of rows")
     plain = replace(qconfig, overrides={})
-    spared = {row.layer: plain.at_least(bits) if bits else None for row in rows[:worst]}
+    spared: dict[str | type, QConfig | None] = {
+        row.layer: plain.at_least(bits) if bits else None for row in rows[:worst]
+    }
     return replace(qconfig, overrides={**qconfig.overrides, **spared})
 
 

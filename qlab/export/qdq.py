@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -44,6 +45,9 @@ from qlab.int8.modules import (
     Weighted,
     WeightOnly,
 )
+
+if TYPE_CHECKING:
+    import onnx
 
 INPUT, OUTPUT, BATCH = "input", "output", "batch"
 EMIT = {
@@ -83,13 +87,12 @@ def save_onnx(network: Int8Network, path: str | Path) -> Path:
     return Path(path)
 
 
-def onnx_model(network: Int8Network):
+def onnx_model(network: Int8Network) -> onnx.ModelProto:
     """What :func:`save_onnx` writes, an onnx.ModelProto; raises what it raises."""
     if not isinstance(network, Int8Network):
         raise TypeError(f"ONNX is made of what qlab.convert or qlab.ptq gave, not of a {type(network).__name__}")
-    onnx = library()
     model = _Writer(network).model()
-    onnx.checker.check_model(model, full_check=True)
+    library().checker.check_model(model, full_check=True)
     return model
 
 
@@ -104,7 +107,7 @@ class _Writer:
         self.codes: dict[int, str] = {}
         self.graph.name(OUTPUT)  # no layer may be called so
 
-    def model(self):
+    def model(self) -> onnx.ModelProto:
         """The graph of the whole network, with what describes it."""
         for step in self.program.steps:
             self._write(step, self.network.layers[step.layer])

@@ -10,13 +10,14 @@ Weight Equalization and Bias Correction" (ICCV 2019), sections 4.1 (ranges) and 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
 
 from qlab.graph.nodes import RELUS, WEIGHTED, calls_of, kind_of, module_of, only_reader
 
-Layer = nn.Conv2d | nn.Linear
+Layer: TypeAlias = nn.Conv2d | nn.Linear
 HOMOGENEOUS = (*RELUS, "max_pool", "avg_pool", "global_pool", "flatten")  # f(s x) = s f(x) for s > 0
 SWEEPS = 100
 CONVERGED = 1e-3  # a sweep that changes no channel by more than this share ends the iteration
@@ -133,7 +134,7 @@ def equalize_pair(first: Layer, second: Layer) -> float:
 
 
 @torch.no_grad()
-def absorb_high_bias(first: Layer, second: Layer) -> Tensor:
+def absorb_high_bias(first: Layer, second: Layer) -> Tensor | None:
     """Move what all values of a channel have in common over a relu into the second bias; returns how much.
 
     With BatchNorm's mean and standard deviation of the first layer's output, nearly all its values (99.87 %

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -126,7 +126,7 @@ def train(
     *,
     folder: Path,
     initial: Path | None = None,
-    **options,
+    **options: Any,
 ) -> tuple[Prepared, list[dict]]:
     """Prepare, calibrate and train a float network, which also is the teacher: what `qlab train --qat` does.
 
