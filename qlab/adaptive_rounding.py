@@ -32,13 +32,34 @@ def adaround(
 ) -> Prepared:
     """Round each layer's weights up or down as its output wants it; changes weights and biases.
 
-    ``batches`` yield x, or pairs whose label is not looked at; 1,024 images do. After
-    :func:`qlab.calibrate`: the grids of the weights stay as they are, and the weights become values on them,
-    so that fake-quantizing leaves them and :func:`qlab.convert` gives these integers. Each layer sees the
-    inputs that the quantized layers before it give and aims at the float network's output, behind its relu
-    (the paper's section 4.3). What is left of a channel's mean error goes into the bias. Returns
-    ``prepared``. Raises ValueError for no batch, steps below 1 and weights on a grid whose steps are not
-    even, RuntimeError before calibration.
+    The grids of the weights stay as they are, and the weights become values on them, so that fake-quantizing leaves
+    them and :func:`qlab.convert` gives these integers. Each layer sees the inputs that the quantized layers before it
+    give and aims at the float network's output, behind its relu (Nagel et al. 2020, section 4.3). What is left of a
+    channel's mean error goes into the bias.
+
+    Args:
+        prepared: A calibrated network. It is changed in place.
+        batches: Inputs x, or pairs (x, label) whose label is not looked at; 1,024 images do.
+        steps: Of Adam for each layer.
+        seed: Which places of the images a layer learns from.
+        progress: Show a bar over the layers.
+
+    Returns:
+        ``prepared``.
+
+    Raises:
+        ValueError: There is no batch, ``steps`` is below 1, or weights lie on a grid whose steps are not even.
+        RuntimeError: The network was not calibrated.
+
+    >>> import qlab, torch
+    >>> _ = torch.manual_seed(0)
+    >>> x, network = torch.rand(256, 16), torch.nn.Sequential(torch.nn.Linear(16, 8))
+    >>> qconfig = qlab.QConfig.preset("w3a8", first_last=None)
+    >>> prepared = qlab.calibrate(qlab.prepare(network, qconfig, x[:1]), [x])
+    >>> nearest = qlab.analysis.sqnr(network(x), prepared(x))
+    >>> learned = qlab.analysis.sqnr(network(x), qlab.adaround(prepared, [x], steps=50, progress=False)(x))
+    >>> learned > nearest + 3  # dB
+    True
     """
     if steps < 1:
         raise ValueError(f"steps={steps}: expected 1 or more; 1,000 are usual here")

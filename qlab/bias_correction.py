@@ -27,12 +27,32 @@ Moments = tuple[Tensor, Tensor] | None  # mean and variance a channel, None when
 def correct_bias(prepared: Prepared, batches: Batches | None = None, *, progress: bool = True) -> Prepared:
     """Give every channel of every layer the mean back that it has in the float network, by its bias.
 
-    With ``batches`` (x, or pairs whose label is not looked at; 512 images do): layer by layer, each one
-    behind those that are corrected already, the mean of the float output less that of the quantized one.
-    Without any: from what BatchNorm knew of each layer's input, only the weights' error; a layer whose input
-    is unknown is left as it is. After :func:`qlab.calibrate`; a second call starts from the float biases
-    again. Returns ``prepared``. Raises ValueError when there is no batch, or neither data nor BatchNorm's
-    statistics; RuntimeError before calibration.
+    With ``batches``, layer by layer, each one behind those that are corrected already: the mean of the float output
+    less that of the quantized one. Without any, from what BatchNorm knew of each layer's input, only the weights' error;
+    a layer whose input is unknown is left as it is (Nagel et al. 2019, section 4.2). A second call starts from the float
+    biases again.
+
+    Args:
+        prepared: A calibrated network. Its biases are changed in place; a layer without one gets one.
+        batches: Inputs x, or pairs (x, label) whose label is not looked at; 512 images do. None: no data.
+        progress: Show a bar when it takes over 2 seconds.
+
+    Returns:
+        ``prepared``.
+
+    Raises:
+        ValueError: ``batches`` holds no batch, or there are neither data nor BatchNorm's statistics.
+        RuntimeError: The network was not calibrated.
+
+    >>> import qlab, torch
+    >>> _ = torch.manual_seed(0)
+    >>> x, network = torch.rand(256, 16), torch.nn.Sequential(torch.nn.Linear(16, 8))
+    >>> qconfig = qlab.QConfig.preset("w3a8", first_last=None)
+    >>> prepared = qlab.calibrate(qlab.prepare(network, qconfig, x[:1]), [x])
+    >>> before = (prepared(x) - network(x)).mean(0).abs().max()
+    >>> after = (qlab.correct_bias(prepared, [x])(x) - network(x)).mean(0).abs().max()
+    >>> bool(after < before / 10)
+    True
     """
     if batches is None:
         return _correct_from_statistics(prepared)

@@ -30,13 +30,25 @@ def images(
     batch_size: int = 64,
     progress: bool = True,
 ) -> list[Tensor]:
-    """Batches for `calibrate`: images that give ``model``'s BatchNorms the statistics they remember.
+    """Batches for :func:`qlab.calibrate`: images that give ``model``'s BatchNorms the statistics they remember.
 
-    ``model`` is the trained float network, with its BatchNorms, and is not changed. Each batch is float32
-    (batch, *shape) on the scale of the network's inputs (normalized), channels_last, and is distilled on its
-    own with ``steps`` of Adam. Raises ValueError when the model has no BatchNorm that keeps statistics, and
-    for a count or steps below 1.
+    Args:
+        model: The trained float network, with its BatchNorms. It is not changed.
+        count: Images in all.
+        steps: Of Adam for each batch, which is distilled on its own.
+        seed: Of the noise to begin with.
+        shape: Of one image: channels, height, width.
+        batch_size: Images a batch; the last one may be smaller.
+        progress: Show a bar.
 
+    Returns:
+        Batches, float32 (batch, *shape) on the scale of the network's inputs (normalized), channels_last.
+
+    Raises:
+        ValueError: The model has no BatchNorm that keeps statistics, or a number is below 1.
+
+    >>> import torch
+    >>> from torch import nn
     >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
     >>> [x.shape for x in images(model, count=10, steps=2, shape=(3, 8, 8), batch_size=8)]
     [torch.Size([8, 3, 8, 8]), torch.Size([2, 3, 8, 8])]
@@ -92,7 +104,7 @@ class Statistics:
         self.handles = [norm.register_forward_pre_hook(self._look) for norm in self.norms]
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         for handle in self.handles:
             handle.remove()
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -22,11 +22,29 @@ from qlab.granularity import Granularity, PerChannel, PerTensor, check_granulari
 
 
 class Spec:
-    """What all specs have: ``bits``, ``granularity``, and words for tables (``name``, ``observer``); use one of them."""
+    """What all specs have. Use one of them: :class:`QuantSpec`, or one of the other values."""
 
     for_activations: ClassVar[bool] = True  # or is it made from weights, and holds for them alone?
-    name: ClassVar[str] = ""  # of a grid whose steps are not even
-    observer: ClassVar[str | Callable] = ""  # empty where nobody has to choose a range
+
+    @property
+    def bits(self) -> int:
+        """Of one code."""
+        raise NotImplementedError
+
+    @property
+    def granularity(self) -> Granularity:
+        """Who shares a scale, or a table of values."""
+        raise NotImplementedError
+
+    @property
+    def name(self) -> str:
+        """In words, of a grid whose steps are not even."""
+        return ""
+
+    @property
+    def observer(self) -> str | Callable:
+        """Who chooses the range; empty where nobody has to."""
+        return ""
 
 
 @dataclass(frozen=True)
@@ -138,6 +156,9 @@ class SmallFloat(Spec):
         return "largest magnitude" if self.bits == 8 else ""
 
 
+WEIGHT = QuantSpec(8, signed=True, symmetric=True, granularity=PerChannel(0), narrow_range=True)
+
+
 @dataclass(frozen=True)
 class QConfig:
     """How a network is quantized: its weights, its activations, and the exceptions.
@@ -161,7 +182,7 @@ class QConfig:
     True
     """
 
-    weight: Spec = QuantSpec(8, signed=True, symmetric=True, granularity=PerChannel(0), narrow_range=True)
+    weight: Spec = WEIGHT
     activation: Spec | None = QuantSpec(8)
     elementwise: Spec = QuantSpec(8)
     first_last: int | None = 8
@@ -186,17 +207,23 @@ class QConfig:
 
     @classmethod
     def preset(
-        cls, name: str, *, observer: str | Callable = "minmax", reduce_range: bool = False, **changes
+        cls, name: str, *, observer: str | Callable = "minmax", reduce_range: bool = False, **changes: Any
     ) -> QConfig:
-        """The configuration that a shorthand such as "w8a8" or "w4a32" names; a32 leaves activations in
-        float.
+        """The configuration that a shorthand such as "w8a8" or "w4a32" names.
 
-        w1 means :class:`Binary`, as one bit of equal steps around 0 is none.
-        ``observer`` chooses the range of the activations. ``reduce_range`` gives 8-bit weights 7 bits, so that
-        two products, 2 * 255 * 63 at most, fit the 16 bits in which a processor without VNNI adds them up (a
-        weight has a scale for each channel and needs the bit less than an activation). ``changes`` are fields
-        of QConfig.
+        Args:
+            name: w<bits of weights>a<bits of activations>. w1 means :class:`Binary`, as one bit of equal steps around 0
+                is none; a32 leaves activations in float.
+            observer: Chooses the range of the activations: a name, or a callable, as in :class:`QuantSpec`.
+            reduce_range: Give 8-bit weights 7 bits, so that two products, 2 * 255 * 63 at most, fit the 16 bits in which
+                a processor without VNNI adds them up (a weight has a scale for each channel and needs the bit less than
+                an activation).
+            changes: Fields of QConfig.
 
+        Raises:
+            ValueError: That is no shorthand, or there is no such number of bits.
+
+        >>> from qlab import QConfig
         >>> QConfig.preset("w3a3").weight.granularity
         PerChannel(axis=0)
         """
@@ -206,40 +233,40 @@ class QConfig:
         weight_bits, activation_bits = int(match[1]), int(match[2])
         elementwise = QuantSpec(observer=observer)
         activation = None if activation_bits == 32 else replace(elementwise, bits=activation_bits)
-        fields = {"weight": Binary(), "activation": activation, "elementwise": elementwise}
+        fields: dict[str, Any] = {"weight": Binary(), "activation": activation, "elementwise": elementwise}
         if weight_bits > 1:
-            fields["weight"] = replace(cls.weight, bits=min(weight_bits, 7) if reduce_range else weight_bits)
+            fields["weight"] = replace(WEIGHT, bits=min(weight_bits, 7) if reduce_range else weight_bits)
         if reduce_range:
             fields["first_last"] = 7
         return cls(**{**fields, **changes})
 
     @classmethod
-    def w8a8(cls, **changes) -> QConfig:
+    def w8a8(cls, **changes: Any) -> QConfig:
         """8-bit weights and activations: what int8 processors run."""
         return cls.preset("w8a8", **changes)
 
     @classmethod
-    def w6a6(cls, **changes) -> QConfig:
+    def w6a6(cls, **changes: Any) -> QConfig:
         """6-bit weights and activations."""
         return cls.preset("w6a6", **changes)
 
     @classmethod
-    def w4a8(cls, **changes) -> QConfig:
+    def w4a8(cls, **changes: Any) -> QConfig:
         """4-bit weights, 8-bit activations."""
         return cls.preset("w4a8", **changes)
 
     @classmethod
-    def w4a4(cls, **changes) -> QConfig:
+    def w4a4(cls, **changes: Any) -> QConfig:
         """4-bit weights and activations."""
         return cls.preset("w4a4", **changes)
 
     @classmethod
-    def w3a3(cls, **changes) -> QConfig:
+    def w3a3(cls, **changes: Any) -> QConfig:
         """3-bit weights and activations."""
         return cls.preset("w3a3", **changes)
 
     @classmethod
-    def w2a2(cls, **changes) -> QConfig:
+    def w2a2(cls, **changes: Any) -> QConfig:
         """2-bit weights and activations."""
         return cls.preset("w2a2", **changes)
 
@@ -267,9 +294,10 @@ class QConfig:
         True
         """
 
-        def widen(spec: Spec | None, most: int) -> Spec | None:
-            if spec is None or spec.bits >= min(bits, most):
+        def widen(spec: Spec, most: int) -> Spec:
+            if spec.bits >= min(bits, most):
                 return spec
-            return replace(spec if isinstance(spec, QuantSpec) else QConfig.weight, bits=min(bits, most))
+            return replace(spec if isinstance(spec, QuantSpec) else WEIGHT, bits=min(bits, most))
 
-        return replace(self, weight=widen(self.weight, bits), activation=widen(self.activation, self.elementwise.bits))
+        activation = None if self.activation is None else widen(self.activation, self.elementwise.bits)
+        return replace(self, weight=widen(self.weight, bits), activation=activation)

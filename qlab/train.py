@@ -76,10 +76,26 @@ class Plan:
 
 
 def evaluate(network: nn.Module, data: Dataset, *, batch_size: int = 64, progress: bool = True) -> float:
-    """Top-1 accuracy in percent of ``network`` on every image of ``data``; float, prepared or int8.
+    """Top-1 accuracy in percent on every image of a data set.
 
-    Raises ValueError when an output is NaN: an arg max would hide it. A bar shows when it takes over 2 seconds. Of
-    several processes (:mod:`qlab.parallel`) each one takes its share of the batches.
+    Of several processes (:mod:`qlab.parallel`) each one takes its share of the batches.
+
+    Args:
+        network: Float, prepared or int8; it gives one number a class.
+        data: The images and their labels.
+        batch_size: Images at once; the accuracy does not depend on it where ranges are constant.
+        progress: Show a bar when it takes over 2 seconds.
+
+    Raises:
+        ValueError: An output is NaN, which an arg max would hide.
+
+    >>> import qlab, torch
+    >>> images, labels = torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.tensor([0, 0, 0, 1])
+    >>> data = qlab.data.Dataset(images, labels, ("cat", "dog"), "black squares", "test", (0.5,) * 3, (0.25,) * 3)
+    >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 2))
+    >>> network[1].bias.data = torch.tensor([1e6, 0.0])  # always says cat
+    >>> qlab.evaluate(network, data)
+    75.0
     """
     number, processes = parallel.place()
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
@@ -108,16 +124,42 @@ def fit(
     on_step: Callable[[float], Hashable] | None = None,
     about: dict | None = None,
 ) -> list[dict]:
-    """Train ``network`` in place; returns a list with one row an epoch: loss, validation accuracy, seconds.
+    """Train a network in place.
 
-    With a ``folder``, every epoch is saved there, a broken run goes on where it stopped, and the weights with the best
-    validation accuracy (without ``validation``: the last ones) are kept as best.safetensors. ``loss(x, logits, y)``
-    replaces the smoothed cross-entropy; ``on_step(share done)`` is called before each step, and what it returns names
-    the part of the training that the step belongs to, if steps differ; ``about`` is kept with the checkpoint, and with
-    it the copy of the data. A folder in which another run has begun (another plan, other data, anything else in
-    ``about`` but its "command") is refused with a ValueError. A run that goes on draws what it would have drawn: each
-    epoch has a seed of its own. In several processes (:mod:`qlab.parallel`) each takes its share of a batch. On a GPU
-    the images are kept there too, and steps are recorded (:class:`Step`).
+    A run that goes on draws what it would have drawn: each epoch has a seed of its own. In several processes
+    (:mod:`qlab.parallel`) each takes its share of a batch. On a GPU the images are kept there too, and steps are recorded
+    (:class:`Step`).
+
+    Args:
+        network: Any module that gives one number a class; with a ``loss`` of your own, anything.
+        train: The images to train on, shifted and mirrored.
+        validation: The images whose accuracy is measured after each epoch. None: nothing is measured.
+        plan: Epochs, learning rate and so on.
+        folder: Where every epoch is saved; a broken run goes on where it stopped, and the weights with the best validation
+            accuracy (without ``validation``: the last ones) are kept as best.safetensors. None: nothing is saved.
+        device: Where to train, "cpu" or "cuda".
+        progress: Show a bar for an epoch that takes over 2 seconds.
+        loss: ``loss(x, logits, y)`` in place of the smoothed cross-entropy.
+        on_step: Called with the share done before each step. What it returns names the part of the training that the step
+            belongs to, if steps differ.
+        about: What is kept with the checkpoint beside the plan and the copy of the data.
+
+    Returns:
+        One row an epoch: "epoch" from 1, "loss" (its mean), "validation" (percent, where there is one), "seconds".
+
+    Raises:
+        ValueError: The loss is not finite, or another run has begun in ``folder``: another plan, other data, anything else
+            in ``about`` but its "command".
+
+    >>> import qlab, torch
+    >>> _ = torch.manual_seed(0)
+    >>> labels = torch.arange(64) % 2
+    >>> images = (labels * 255)[:, None, None, None].expand(64, 3, 32, 32).to(torch.uint8)
+    >>> data = qlab.data.Dataset(images, labels, ("black", "white"), "squares", "train", (0.5,) * 3, (0.5,) * 3)
+    >>> network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 2))
+    >>> history = qlab.train.fit(network, data, data, qlab.train.Plan(epochs=3), progress=False)
+    >>> [row["validation"] for row in history][-1]
+    100.0
     """
     network.to(device, memory_format=torch.channels_last)
     on_gpu = device.startswith("cuda")
@@ -164,7 +206,14 @@ class Step:
 
     WARM_UP = 3
 
-    def __init__(self, learner: nn.Module, optimizer, loss: Callable, record: bool, dtype: torch.dtype = torch.float32):
+    def __init__(
+        self,
+        learner: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loss: Callable[[Tensor, Tensor, Tensor], Tensor],
+        record: bool,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.learner, self.optimizer, self.loss, self.record, self.dtype = learner, optimizer, loss, record, dtype
         self.taken: Counter[tuple] = Counter()
         self.recorded: dict[tuple, Callable[[Tensor, Tensor], Tensor]] = {}

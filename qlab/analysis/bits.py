@@ -65,14 +65,33 @@ def mixed_precision(
     model: nn.Module, batches: Iterable, budget_bytes: int, bits: Sequence[int] = (2, 3, 4, 6, 8), *,
     qconfig: QConfig | None = None, example: Tensor | None = None, progress: bool = True,
 ) -> MixedPrecision:  # fmt: skip
-    """The bits of each layer that bring the least noise into the answers, within ``budget_bytes`` of weights.
+    """The bits of each layer that bring the least noise into the answers, within a budget for the weights.
 
-    ``batches`` is a Dataset or yields x or (x, y); labels are not looked at, 128 images do. ``qconfig``
-    (None: w8a8) says the rest: observer and granularity of the weights, and the activations; its overrides
-    stay, and what they leave in float is not counted. The size is that of the packed codes; scales and biases
-    are the same for every choice. The choice is the best for the measured costs. That they add up is an
-    assumption, which holds while the noise is small and the layers' errors are not alike. ``front`` of the
-    result has all other sizes. Raises ValueError when no choice is small enough.
+    The choice is the best for the measured costs. That they add up is an assumption, which holds while the noise is small
+    and the layers' errors are not alike (Yao et al. 2021, section 3.4).
+
+    Args:
+        model: The trained float network. It is not changed.
+        batches: A Dataset, or batches x or (x, label) whose label is not looked at; 128 images do.
+        budget_bytes: Of all packed codes; scales and biases are the same for every choice.
+        bits: The widths to choose from, none twice.
+        qconfig: The rest: observer and granularity of the weights, and the activations. Its overrides stay, and what they
+            leave in float is not counted. None means w8a8.
+        example: As in :func:`qlab.prepare`. None: the first image.
+        progress: Show a bar when it takes over 2 seconds.
+
+    Returns:
+        The choice, its ``qconfig`` ready for :func:`qlab.prepare`; its ``front`` has all other sizes.
+
+    Raises:
+        ValueError: No choice is small enough, there is no batch, or ``bits`` names a width twice.
+
+    >>> import qlab, torch
+    >>> _ = torch.manual_seed(0)
+    >>> x, network = torch.rand(32, 8), torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4))
+    >>> choice = qlab.analysis.mixed_precision(network, [x], budget_bytes=64, bits=(2, 4, 8))
+    >>> choice.bits, choice.size_bytes
+    ({'0': 4, '2': 8}, 64)
     """
     costs = bit_costs(model, batches, bits, qconfig=qconfig, example=example, progress=progress)
     return Front(costs).best(budget_bytes)
@@ -100,7 +119,19 @@ def bit_costs(
     model: nn.Module, batches: Iterable, bits: Sequence[int] = (2, 3, 4, 6, 8), *,
     qconfig: QConfig | None = None, example: Tensor | None = None, progress: bool = True,
 ) -> BitCosts:  # fmt: skip
-    """What :func:`mixed_precision` chooses from: each layer's weights at each width, all else in float."""
+    """What :func:`mixed_precision` chooses from: each layer's weights at each width, all else in float.
+
+    The arguments and what is raised are those of :func:`mixed_precision`.
+
+    Returns:
+        A table of :class:`BitCost`, layer by layer, in the order of the widths.
+
+    >>> import qlab, torch
+    >>> _ = torch.manual_seed(0)
+    >>> costs = qlab.analysis.bit_costs(torch.nn.Sequential(torch.nn.Linear(8, 4)), [torch.rand(32, 8)], bits=(2, 4))
+    >>> [(cost.layer, cost.bits, cost.size_bytes) for cost in costs], costs[0].sqnr < costs[1].sqnr
+    ([('0', 2, 8), ('0', 4, 16)], True)
+    """
     if not bits or len(set(bits)) < len(bits):
         raise ValueError(f"bits={tuple(bits)}: expected at least one width, and none twice")
     qconfig = QConfig.w8a8() if qconfig is None else qconfig

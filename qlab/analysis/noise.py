@@ -34,10 +34,27 @@ class LayerSQNR:
 def layer_sqnr(prepared: Prepared, batches: Iterable, *, progress: bool = True) -> Table:
     """How much of each layer's signal is left: float against fake-quantized, on the same images.
 
-    ``batches`` yield x or (x, y). Both networks run in lock-step, node by node, so no more than the live
-    values of one batch are kept. The noise of a layer's input is what has come together in all layers before
-    it. Returns a table of :class:`LayerSQNR` in the network's order. Raises ValueError when there is no
-    batch, RuntimeError before calibration.
+    Both networks run in lock-step, node by node, so no more than the live values of one batch are kept. The noise of a
+    layer's input is what has come together in all layers before it.
+
+    Args:
+        prepared: A calibrated network.
+        batches: A Dataset, or batches x or (x, label) whose label is not looked at.
+        progress: Show a bar when it takes over 2 seconds.
+
+    Returns:
+        A table of :class:`LayerSQNR`, in dB, in the network's order.
+
+    Raises:
+        ValueError: There is no batch.
+        RuntimeError: The network was not calibrated.
+
+    >>> import qlab, torch
+    >>> _ = torch.manual_seed(0)
+    >>> x, network = torch.rand(64, 8), torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4))
+    >>> prepared = qlab.calibrate(qlab.prepare(network, qlab.QConfig.w4a4(first_last=None), x[:1]), [x])
+    >>> [(row.layer, round(row.input)) for row in qlab.analysis.layer_sqnr(prepared, [x])]
+    [('0', 30), ('2', 22)]
     """
     floats, layers = as_float(prepared), dict(prepared.weighted())
     read, given = {name: Ratio() for name in layers}, {name: Ratio() for name in layers}

@@ -33,14 +33,29 @@ class Sensitivity:
 
 
 def sensitivity(prepared: Prepared, batches: Iterable, *, alone: bool = True, progress: bool = True) -> Table:
-    """Quantize one layer at a time, its weights and its input, and see what that does to the network's
-    answers.
+    """Quantize one layer at a time, its weights and its input, and see what that does to the network's answers.
 
-    ``batches`` is a Dataset, or yields x or (x, y); with labels, loss and accuracy are measured too.
-    ``alone`` False asks the converse: all layers are quantized but this one. Returns a table of
-    :class:`Sensitivity`, the most sensitive layer first: the one that alone leaves the lowest SQNR, or whose
-    sparing gives the highest. The float network is ``prepared`` without rounding. Raises ValueError when
-    there is no batch, RuntimeError before calibration.
+    Args:
+        prepared: A calibrated network; without rounding it is the float one.
+        batches: A Dataset, or batches x or (x, label). With labels, loss and accuracy are measured too.
+        alone: False asks the converse: all layers are quantized but this one.
+        progress: Show a bar when it takes over 2 seconds.
+
+    Returns:
+        A table of :class:`Sensitivity`, the most sensitive layer first: the one that alone leaves the lowest SQNR, or
+        whose sparing gives the highest.
+
+    Raises:
+        ValueError: There is no batch.
+        RuntimeError: The network was not calibrated.
+
+    >>> import qlab, torch
+    >>> _ = torch.manual_seed(0)
+    >>> x, network = torch.rand(64, 8), torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4))
+    >>> qconfig = qlab.QConfig.w8a8(overrides={"2": qlab.QConfig.preset("w2a8")})
+    >>> prepared = qlab.calibrate(qlab.prepare(network, qconfig, x[:1]), [x])
+    >>> [row.layer for row in qlab.analysis.sensitivity(prepared, [x])]  # the one of 2 bits comes first
+    ['2', '0']
     """
     labelled = pairs(batches)
     everything, reads = {quantizer for _, quantizer in prepared.quantizers()}, prepared.input_quantizers()
@@ -72,7 +87,9 @@ def selective(rows: Sequence[Sensitivity], qconfig: QConfig, worst: int, *, bits
     if not 0 <= worst <= len(rows):
         raise ValueError(f"worst={worst}: expected 0 to {len(rows)}, the number of rows")
     plain = replace(qconfig, overrides={})
-    spared = {row.layer: plain.at_least(bits) if bits else None for row in rows[:worst]}
+    spared: dict[str | type, QConfig | None] = {
+        row.layer: plain.at_least(bits) if bits else None for row in rows[:worst]
+    }
     return replace(qconfig, overrides={**qconfig.overrides, **spared})
 
 

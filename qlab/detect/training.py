@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -39,7 +40,7 @@ def untrained(seed: int = 0) -> SSDLite:
 
 
 def train(
-    folder: Path, plan: loop.Plan = PLAN, afterwards: loop.Plan = AFTERWARDS, count: int = COUNT, **options
+    folder: Path, plan: loop.Plan = PLAN, afterwards: loop.Plan = AFTERWARDS, count: int = COUNT, **options: Any
 ) -> tuple[SSDLite, list[dict]]:
     """Train a float detector on ``count`` training images, in two parts; returns it and its history.
 
@@ -52,7 +53,9 @@ def train(
     return network, history
 
 
-def train_qat(folder: Path, plan: loop.Plan = QAT, count: int = QAT_COUNT, **options) -> tuple[Prepared, list[dict]]:
+def train_qat(
+    folder: Path, plan: loop.Plan = QAT, count: int = QAT_COUNT, **options: Any
+) -> tuple[Prepared, list[dict]]:
     """Train the trained detector on with its rounding; returns it, prepared, and its history.
 
     It is also saved as prepared.safetensors in ``folder``. Only training scenes are used, to calibrate too.

@@ -18,6 +18,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,7 +65,7 @@ class Source:
     def __enter__(self) -> Source:
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
 
@@ -108,7 +110,7 @@ class Recorded(Source):
 class SceneSource(Recorded):
     """A made scene, without end; its truth is known."""
 
-    def __init__(self, seed: int = 0, side: int = SIDE, fps: float = FPS, **options) -> None:
+    def __init__(self, seed: int = 0, side: int = SIDE, fps: float = FPS, **options: Any) -> None:
         super().__init__(fps, **options)
         self.scene = Scene(seed, side)
 
@@ -120,7 +122,7 @@ class SceneSource(Recorded):
 class FolderSource(Recorded):
     """The images of a folder, by name. Raises ValueError when there is none, or when one cannot be read."""
 
-    def __init__(self, folder: str | Path, fps: float = FPS, **options) -> None:
+    def __init__(self, folder: str | Path, fps: float = FPS, **options: Any) -> None:
         super().__init__(fps, **options)
         self.paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in IMAGES)
         if not self.paths:
@@ -139,7 +141,7 @@ class FolderSource(Recorded):
 class FileSource(Recorded):
     """A video file, through OpenCV. Raises ValueError when it cannot be opened."""
 
-    def __init__(self, path: str | Path, **options) -> None:
+    def __init__(self, path: str | Path, **options: Any) -> None:
         cv2 = opencv()
         self.capture = cv2.VideoCapture(str(path))
         if not self.capture.isOpened():
@@ -168,7 +170,7 @@ class Camera(Source):
     what the thread raised.
     """
 
-    def __init__(self, number: int = 0, capture=None, patience: float = PATIENCE) -> None:
+    def __init__(self, number: int = 0, capture: Any = None, patience: float = PATIENCE) -> None:
         super().__init__()
         self.number, self.patience = number, patience
         self.capture = opencv().VideoCapture(number) if capture is None else capture
@@ -218,7 +220,7 @@ class Camera(Source):
         self._thread.join(self.patience)
 
 
-def open_source(name: str | Path = "scene", **options) -> Source:
+def open_source(name: str | Path = "scene", **options: Any) -> Source:
     """The source that a word names: "scene" or "scene:7" (the seed), "webcam" or "webcam:1", a video file, a folder.
 
     ``options`` are those of the source, such as ``live=False``. Raises ValueError when there is no such source,
@@ -243,7 +245,7 @@ def find_source(name: str | Path) -> tuple[type[Source], int | Path]:
     )
 
 
-def opencv():
+def opencv() -> ModuleType:
     """The module cv2. Raises ImportError that says how to get it."""
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # what it warns of becomes an error of ours, in one line
     try:

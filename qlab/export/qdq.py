@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -45,6 +46,9 @@ from qlab.int8.modules import (
     WeightOnly,
 )
 
+if TYPE_CHECKING:
+    import onnx
+
 INPUT, OUTPUT, BATCH = "input", "output", "batch"
 EMIT = {
     "conv2d": operators.conv2d, "linear": operators.linear, "add": operators.add, "cat": operators.cat,
@@ -54,24 +58,41 @@ EMIT = {
 
 
 def save_onnx(network: Int8Network, path: str | Path) -> Path:
-    """Write an integer network as an ONNX graph with QDQ nodes (.onnx), atomically; returns the path.
+    """Write an integer network as an ONNX graph with QDQ nodes (.onnx), atomically.
 
     The graph's input is ``input``, float32 (N, ...) normalized as in training, its output ``output``; N is free.
-    onnx.checker has seen what is written. Raises TypeError for a network that is not integer, ValueError for a step
-    that has no ONNX form, ImportError with what to install where the package onnx is missing.
+    onnx.checker has seen what is written.
+
+    Args:
+        network: What :func:`qlab.convert` or :func:`qlab.ptq` gave.
+        path: Of the file; what is there is replaced.
+
+    Returns:
+        The path.
+
+    Raises:
+        TypeError: The network is not an integer one.
+        ValueError: A step has no ONNX form.
+        ImportError: The package onnx is missing; the message says what to install.
+
+    >>> import qlab, tempfile, torch
+    >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+    >>> int8 = qlab.ptq(network, [torch.randn(4, 3, 8, 8)], engine="reference")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     qlab.save_onnx(int8, f"{folder}/network.onnx").name
+    'network.onnx'
     """
     with whole(path) as part:
         part.write_bytes(onnx_model(network).SerializeToString())
     return Path(path)
 
 
-def onnx_model(network: Int8Network):
+def onnx_model(network: Int8Network) -> onnx.ModelProto:
     """What :func:`save_onnx` writes, an onnx.ModelProto; raises what it raises."""
     if not isinstance(network, Int8Network):
         raise TypeError(f"ONNX is made of what qlab.convert or qlab.ptq gave, not of a {type(network).__name__}")
-    onnx = library()
     model = _Writer(network).model()
-    onnx.checker.check_model(model, full_check=True)
+    library().checker.check_model(model, full_check=True)
     return model
 
 
@@ -86,7 +107,7 @@ class _Writer:
         self.codes: dict[int, str] = {}
         self.graph.name(OUTPUT)  # no layer may be called so
 
-    def model(self):
+    def model(self) -> onnx.ModelProto:
         """The graph of the whole network, with what describes it."""
         for step in self.program.steps:
             self._write(step, self.network.layers[step.layer])

@@ -24,8 +24,20 @@ class OnnxNetwork(nn.Module):
     """An integer network on onnxruntime's kernels, by way of :func:`save_onnx`. Call it like the network itself.
 
     Its answers are those of the file: biases are rounded to the grid of the sum, and a convolution's result before it
-    is added, as by the engine qnnpack. It runs on the number of threads that torch has. Raises ImportError with what
-    to install where onnx or onnxruntime is missing, ValueError for what has no ONNX form.
+    is added, as by the engine qnnpack. It runs on the number of threads that torch has.
+
+    Args:
+        network: What :func:`qlab.convert` or :func:`qlab.ptq` gave.
+
+    Raises:
+        ImportError: onnx or onnxruntime is missing; the message says what to install.
+        ValueError: A step has no ONNX form.
+
+    >>> import qlab, torch
+    >>> x, network = torch.rand(4, 3, 8, 8), torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+    >>> int8 = qlab.ptq(network, [x], engine="reference")
+    >>> qlab.analysis.sqnr(int8(x), qlab.OnnxNetwork(int8)(x)) > 30  # dB
+    True
     """
 
     engine = "onnxruntime"

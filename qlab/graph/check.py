@@ -158,7 +158,8 @@ def _outputs_by_name(model: nn.Module, x: Tensor) -> dict[str, list]:
     """What each module of a copy of the model gives, call by call, without touching the model."""
     from qlab.graph.trace import eval_copy
 
-    model, found = eval_copy(model), {}
+    model = eval_copy(model)
+    found: dict[str, list] = {}
     for name, module in model.named_modules():
         keep = lambda _module, _inputs, output, name=name: found.setdefault(name, []).append(copy.deepcopy(output))  # noqa: E731
         module.register_forward_hook(keep)

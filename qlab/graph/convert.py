@@ -25,11 +25,32 @@ from qlab.quantizers import Quantizer
 
 
 def convert(prepared: Prepared, engine: str = "auto") -> Int8Network:
-    """The integer network that a calibrated or trained ``prepared`` network stands for, on ``engine``.
+    """The integer network that a calibrated or trained network stands for.
 
-    ``engine`` is "auto" or a name from ``qlab.int8.engines.available()``. Raises RuntimeError when the network was not
-    calibrated, ValueError when a layer asks for what no 8-bit kernel does (9 bits and more, scales by group, a table of
-    values, a smaller float, a range taken at run time).
+    It proves itself: to within some codes it has to answer as the prepared one does.
+
+    Args:
+        prepared: What :func:`qlab.calibrate` or :func:`qlab.qat.fit` left. It is not changed.
+        engine: Whose kernels compute: a name from ``qlab.int8.engines.available()``, or "auto", the fastest that works
+            on this machine.
+
+    Returns:
+        The integer network. It takes and gives float32.
+
+    Raises:
+        RuntimeError: The network was not calibrated.
+        TypeError: ``prepared`` is not what :func:`qlab.prepare` gave.
+        ValueError: A layer asks for what no 8-bit kernel does (9 bits and more, scales by group, a table of values, a
+            smaller float, a range taken at run time), or the integers answer otherwise.
+
+    >>> import qlab, torch
+    >>> network = torch.nn.Sequential(torch.nn.Linear(4, 2))
+    >>> prepared = qlab.calibrate(qlab.prepare(network, example=torch.zeros(1, 4)), [torch.rand(8, 4)])
+    >>> int8 = qlab.convert(prepared, "reference")
+    >>> [layer.name for layer in int8.layers]
+    ['input_1.quantize', '0', 'quantizers.0.dequantize']
+    >>> int8(torch.rand(5, 4)).shape
+    torch.Size([5, 2])
     """
     if not isinstance(prepared, Prepared):
         raise TypeError(f"convert takes what qlab.prepare gave, not a {type(prepared).__name__}")

@@ -10,13 +10,14 @@ Weight Equalization and Bias Correction" (ICCV 2019), sections 4.1 (ranges) and 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
 
 from qlab.graph.nodes import RELUS, WEIGHTED, calls_of, kind_of, module_of, only_reader
 
-Layer = nn.Conv2d | nn.Linear
+Layer: TypeAlias = nn.Conv2d | nn.Linear
 HOMOGENEOUS = (*RELUS, "max_pool", "avg_pool", "global_pool", "flatten")  # f(s x) = s f(x) for s > 0
 SWEEPS = 100
 CONVERGED = 1e-3  # a sweep that changes no channel by more than this share ends the iteration
@@ -40,9 +41,25 @@ class Pair:
 def equalize(network: fx.GraphModule) -> fx.GraphModule:
     """Equalize the channels of every :func:`pairs` of layers, then absorb high biases; in place.
 
-    ``network`` is traced and its BatchNorms are folded. What it computes stays the same but for two things:
-    the relu6 inside a pair is replaced by relu, as in the paper (a cut at 6 is not homogeneous), and a high
-    bias is absorbed as if the few values below its threshold were not there.
+    What the network computes stays the same but for two things: the relu6 inside a pair is replaced by relu, as in the
+    paper (a cut at 6 is not homogeneous), and a high bias is absorbed as if the few values below its threshold were not
+    there.
+
+    Args:
+        network: Traced, and its BatchNorms folded.
+
+    Returns:
+        ``network``.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from qlab.graph.trace import trace
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+    >>> model[0].weight.data = torch.tensor([[100.0, 50.0], [1.0, 0.5]])
+    >>> network = equalize(trace(model, torch.zeros(1, 2)))
+    >>> first, second = (network.get_submodule(name).weight.abs() for name in ("0", "2"))
+    >>> torch.allclose(first.amax(1), second.amax(0))  # a channel is as wide where it is read as where it is made
+    True
     """
     found = pairs(network)
     for layer in {layer for pair in found for layer in (pair.first, pair.second)}:
@@ -117,7 +134,7 @@ def equalize_pair(first: Layer, second: Layer) -> float:
 
 
 @torch.no_grad()
-def absorb_high_bias(first: Layer, second: Layer) -> Tensor:
+def absorb_high_bias(first: Layer, second: Layer) -> Tensor | None:
     """Move what all values of a channel have in common over a relu into the second bias; returns how much.
 
     With BatchNorm's mean and standard deviation of the first layer's output, nearly all its values (99.87 %

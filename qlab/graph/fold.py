@@ -18,7 +18,20 @@ def fold_batchnorm(network: fx.GraphModule) -> fx.GraphModule:
     """Fold each BatchNorm that follows a convolution or linear layer into that layer's weights, in place.
 
     A BatchNorm stays where it is when its input has another reader too or does not come from such a layer, and when it
-    keeps no statistics.
+    keeps no statistics. The equations stand at :func:`fold_layer`.
+
+    Args:
+        network: What :func:`qlab.graph.trace.trace` gave.
+
+    Returns:
+        ``network``.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from qlab.graph.trace import trace
+    >>> network = trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()), torch.zeros(1, 3, 8, 8))
+    >>> [type(module).__name__ for module in fold_batchnorm(network).children()]
+    ['Conv2d', 'ReLU']
     """
     for node in list(network.graph.nodes):
         norm = module_of(node)

@@ -7,7 +7,7 @@ convolution + addition + relu), not inside it. Source: Jacob et al. (CVPR 2018),
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
@@ -177,15 +177,38 @@ def prepare(
     qconfig: QConfig | None = None,
     example: Tensor | None = None,
     *,
-    leaves=(),
+    leaves: Iterable[type[nn.Module]] = (),
     equalize: bool = False,
 ) -> Prepared:
-    """Trace ``model``, fold its BatchNorms, and put a quantizer on each weight and each edge to be quantized.
+    """Trace a network, fold its BatchNorms, and put a quantizer on each weight and each edge to be quantized.
 
-    ``qconfig`` None means w8a8; ``example`` is one input batch, by default torch.zeros(1, 3, 32, 32); ``leaves`` are
-    block types to leave whole and in float; ``equalize`` evens out the channels' ranges (:mod:`qlab.graph.equalize`).
-    The model itself is not changed. Raises ValueError when the network cannot be traced, when the example does not
-    fit, and when nothing in it can be quantized.
+    What comes out proves itself: without rounding it has to answer as ``model`` does. (Equalized it need not: a relu6
+    inside a pair of layers becomes a relu.)
+
+    Args:
+        model: The trained float network, with one input. It is not changed; what is made is in eval mode.
+        qconfig: What is quantized, and how. None means w8a8.
+        example: One input batch, (N, ...); its values do not matter. None means torch.zeros(1, 3, 32, 32).
+        leaves: Types of blocks to keep whole, not traced into and in float.
+        equalize: Make the channels' ranges alike first (:mod:`qlab.graph.equalize`).
+
+    Returns:
+        A network that still computes in float; :func:`qlab.calibrate` finds its grids. ``report()`` says what will be
+        quantized.
+
+    Raises:
+        ValueError: The network cannot be traced, the example does not fit, an override names no layer, nothing can be
+            quantized, or the traced network answers otherwise.
+
+    >>> import qlab, torch
+    >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Sigmoid())
+    >>> print(qlab.prepare(network, qlab.QConfig.w8a8(), torch.zeros(1, 3, 8, 8)).report())
+    1 of 2 layers are quantized
+    <BLANKLINE>
+    layer  kind         weight               input               observer  float because
+    -----  -----------  -------------------  ------------------  --------  -----------------------------
+    0      conv + relu  8 bits, per channel  8 bits, per tensor  minmax
+    2      Sigmoid                                                         no integer kernel for Sigmoid
     """
     qconfig = QConfig.w8a8() if qconfig is None else qconfig
     example = torch.zeros(1, 3, 32, 32) if example is None else example

@@ -52,12 +52,26 @@ class _Tracer(fx.Tracer):
         return _Proxy(node, self)
 
 
-def trace(model: nn.Module, example: Tensor, leaves: tuple[type, ...] = ()) -> fx.GraphModule:
-    """A copy of ``model`` in eval mode as a torch.fx graph in standard form, each node with the shape it gives.
+def trace(model: nn.Module, example: Tensor, leaves: tuple[type[nn.Module], ...] = ()) -> fx.GraphModule:
+    """A copy of a network in eval mode as a torch.fx graph in standard form, each node with the shape it gives.
 
-    ``example`` is one input batch. ``leaves`` are block types to keep whole: not looked into, left in float.
-    Its ``meta["answers"]`` are those of the model (:func:`qlab.graph.check.answers`). Raises ValueError that names the
-    line when the forward pass depends on the data, or when the example does not fit.
+    In-place operations are rewritten as plain ones, and optional inputs get their defaults. The model's own answers are
+    kept in ``meta["answers"]`` (:func:`qlab.graph.check.answers`).
+
+    Args:
+        model: The network. It is not changed.
+        example: One input batch, (N, ...).
+        leaves: Types of blocks to keep whole: not looked into, left in float.
+
+    Raises:
+        ValueError: The forward pass depends on the data (the message names the line), there is more than one input
+            without a default, or the example does not fit.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> network = trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(), nn.ReLU()), torch.zeros(1, 3, 8, 8))
+    >>> [(node.op, node.target) for node in network.graph.nodes]
+    [('placeholder', 'input'), ('call_module', '0'), ('call_module', '2'), ('output', 'output')]
     """
     model = eval_copy(model)
     expected = _try_out(model, example)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qlab.affine import SMALLEST_SCALE
@@ -16,7 +18,15 @@ class Loss:
     """Cross-entropy with the labels, or a ``task``'s own loss; and if wanted the distance to a teacher's answers, and the
     weights' error."""
 
-    def __init__(self, prepared, label_smoothing=0.0, teacher=None, distillation=0.5, penalty=0.0, task=None) -> None:
+    def __init__(
+        self,
+        prepared: Prepared,
+        label_smoothing: float = 0.0,
+        teacher: nn.Module | None = None,
+        distillation: float = 0.5,
+        penalty: float = 0.0,
+        task: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
         self.prepared, self.teacher, self.task = prepared, teacher, task
         self.label_smoothing, self.distillation, self.penalty = label_smoothing, distillation, penalty
 

@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -159,7 +161,9 @@ class LearnedStep(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, scale, zero_point, qmin, qmax, share, pact):
+    def forward(
+        ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor | None, qmin: int, qmax: int, share: float, pact: bool
+    ) -> Tensor:
         y = torch.mul(x, scale.reciprocal()).round_()
         if zero_point is None:
             codes = None
@@ -173,7 +177,7 @@ class LearnedStep(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, y, scale, zero_point = ctx.saved_tensors
         qmin, qmax, share, pact = ctx.constants
         position = torch.mul(x, scale.reciprocal())

@@ -10,14 +10,21 @@ from qlab.qconfig import QConfig, QuantSpec
 
 
 def qconfig(preset: str) -> QConfig:
-    """The configuration to train with: "w4a4" and the like, ranges chosen by least squared error to start from.
+    """The configuration to train with: ranges chosen by least squared error to start from.
 
     Activations of 8 bits get 7, so that the trained network runs on every engine: with 8 the sums of a processor
     without VNNI saturate (here training makes up for the bit; after training, ``reduce_range`` takes it from the
     weights). Weights of fewer bits get the lowest code too, which is one of four where there are 2 bits. Beside
     activations of 1 bit the ``shortcuts`` keep 8.
 
-    >>> qconfig("w8a8").activation.bits, qconfig("w4a4").activation.bits
+    Args:
+        preset: "w4a4" and the like, as in :meth:`qlab.QConfig.preset`.
+
+    Raises:
+        ValueError: That is no preset.
+
+    >>> from qlab import qat
+    >>> qat.qconfig("w8a8").activation.bits, qat.qconfig("w4a4").activation.bits
     (7, 4)
     """
     config = QConfig.preset(preset, observer="mse")
@@ -34,8 +41,19 @@ def qconfig(preset: str) -> QConfig:
 
 
 def load(name: str, preset: str, data: str = "cifar10") -> Prepared:
-    """The committed network ``name`` trained with the rounding of ``preset``, in eval mode, ready for qlab.convert.
+    """A committed network that was trained with rounding, in eval mode, ready for :func:`qlab.convert`.
 
-    Raises ValueError when there is none, or when its file is damaged (sha256).
+    Args:
+        name: One of qlab.models, such as "resnet20".
+        preset: With which bits, such as "w4a4".
+        data: On which images: "cifar10" or "shapes10".
+
+    Raises:
+        ValueError: There is none (the message names those that there are), or its file is damaged (sha256).
+
+    >>> from qlab import qat
+    >>> prepared = qat.load("resnet20", "w2a2")
+    >>> [quantizer.qparams.bits for name, quantizer in prepared.quantizers() if name == "layer1.0.conv1.weight_quantizer"]
+    [2]
     """
     return models.trained(lambda: prepare(models.build(name), qconfig(preset)), f"{name}-{data}-{preset}")

@@ -20,10 +20,29 @@ METHODS = ("lsq", "pact", "straight_through")
 def start(prepared: Prepared, batches: Iterable[Tensor], method: str = "lsq") -> Prepared:
     """Give a calibrated network what it learns with: grids that move, and each convolution's BatchNorm again.
 
-    That is set to change nothing at first, by what 8 of the ``batches`` (x) show of each channel: the one that was
+    That BatchNorm is set to change nothing at first, by what 8 of the batches show of each channel: the one that was
     folded need no longer fit, after equalization, bias correction or AdaRound. What does not train
-    (``requires_grad_(False)``) stays as it is, its grid and BatchNorm too. Returns ``prepared``, in training mode. Raises
-    RuntimeError before calibration, ValueError for another method, and when there is no batch.
+    (``requires_grad_(False)``) stays as it is, its grid and BatchNorm too.
+
+    Args:
+        prepared: A calibrated network. It is changed in place.
+        batches: Inputs x as in training, (N, ...).
+        method: How the grids move, one of :data:`METHODS`; :func:`qlab.qat.fit` says what they do.
+
+    Returns:
+        ``prepared``, in training mode: for a training loop of your own.
+
+    Raises:
+        RuntimeError: The network was not calibrated.
+        ValueError: ``method`` is another one, or there is no batch.
+
+    >>> import qlab, torch
+    >>> x = torch.randn(8, 3, 8, 8)
+    >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, bias=False), torch.nn.BatchNorm2d(4), torch.nn.ReLU())
+    >>> prepared = qlab.qat.start(qlab.calibrate(qlab.prepare(network, qlab.qat.qconfig("w4a4"), x), [x]), [x])
+    >>> [name.removeprefix("network.") for name, _ in prepared.named_parameters()]
+    ['0.weight', '0.weight_quantizer.scale', '0.norm.weight', '0.norm.bias', 'quantizers.input.scale',
+    'quantizers.input.zero_point', 'quantizers.0.scale']
     """
     if method not in METHODS:
         raise ValueError(f"method {method!r}: expected one of {', '.join(METHODS)}")
@@ -46,7 +65,15 @@ def start(prepared: Prepared, batches: Iterable[Tensor], method: str = "lsq") ->
 def finish(prepared: Prepared) -> Prepared:
     """Undo :func:`start` but keep what was learned: grids stand still, BatchNorms are part of the weights.
 
-    Returns ``prepared``, in eval mode.
+    Returns:
+        ``prepared``, in eval mode, ready for :func:`qlab.convert`.
+
+    >>> import qlab, torch
+    >>> x, network = torch.randn(8, 3, 8, 8), torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+    >>> prepared = qlab.qat.start(qlab.calibrate(qlab.prepare(network, qlab.qat.qconfig("w4a4"), x), [x]), [x])
+    >>> prepared(x).square().mean().backward()  # and an optimizer's step, and so on
+    >>> [name for name, _ in qlab.qat.finish(prepared).named_parameters()]
+    ['network.0.weight', 'network.0.bias']
     """
     prepared.eval()
     for name, layer in list(prepared.weighted()):

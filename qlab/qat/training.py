@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -51,18 +51,45 @@ def fit(
     progress: bool = True,
     about: dict | None = None,
 ) -> list[dict]:
-    """Train a calibrated network in place with its rounding; returns one row an epoch, like ``qlab.train.fit``.
+    """Train a calibrated network in place, with its rounding.
 
-    ``train`` is a Dataset, or batches (x, y) that are gone through once an epoch. ``method`` says how the grids move:
-    "lsq" learns every scale; "pact" learns the activations' upper ends; "straight_through" lets the grids follow the
-    largest values until the share ``freeze_ranges`` of the training is done. The BatchNorms' statistics stand still
-    after ``freeze_batchnorm``: late, since with few bits and a learning rate that is not tiny yet, a network that is no
-    longer normalized diverges. A ``teacher``, the float network, gets the share ``distillation`` of the loss, and
-    ``penalty`` weighs the weights' relative quantization error in it. ``loss(x, output, y)`` takes the place of the
-    labels' cross-entropy, for networks that do not classify; such a network has no teacher here. Afterwards
-    ``prepared`` is an ordinary prepared network, ready for qlab.convert; with a ``folder`` (as in qlab.train.fit) it is
-    that of the best epoch. Raises RuntimeError before calibration, ValueError for an unknown method, a share outside 0
-    to 1, or a loss beside a teacher.
+    Args:
+        prepared: What :func:`qlab.calibrate` gave. Afterwards it is an ordinary prepared network, ready for
+            :func:`qlab.convert`; with a ``folder``, that of the best epoch.
+        train: A Dataset, or batches (x, label) that are gone through once an epoch; ``plan.batch_size`` is then theirs.
+        validation: A Dataset whose accuracy is measured after each epoch. None: the last epoch counts as the best.
+        plan: Epochs, learning rate and so on (:class:`qlab.train.Plan`).
+        method: How the grids move. "lsq" learns every scale; "pact" learns the activations' upper ends, and the weights'
+            grids follow; "straight_through" lets all grids follow the largest values.
+        teacher: The float network, whose answers are learned too. None: the labels alone.
+        distillation: The teacher's share of the loss, from 0 to 1.
+        penalty: The weight in the loss of the weights' relative quantization error (:func:`weight_error`).
+        freeze_ranges: The share of the training after which grids that follow stand still.
+        freeze_batchnorm: The share after which BatchNorm's statistics stand still. Late, since with few bits and a
+            learning rate that is not tiny yet, a network that is no longer normalized diverges.
+        loss: ``loss(x, output, y)`` in place of the labels' cross-entropy, for networks that do not classify; they have no
+            teacher here.
+        folder: Where each epoch is saved, so that a broken run goes on; as in :func:`qlab.train.fit`.
+        device: Where to train, "cpu" or "cuda".
+        progress: Show a bar for an epoch that takes over 2 seconds.
+        about: What else is kept with the checkpoints, as in :func:`qlab.train.fit`.
+
+    Returns:
+        One row an epoch, as :func:`qlab.train.fit` gives it.
+
+    Raises:
+        RuntimeError: The network was not calibrated.
+        ValueError: ``method`` is another one, a share is not from 0 to 1, there are a teacher and a loss, or no batch.
+
+    >>> import qlab, torch
+    >>> _ = torch.manual_seed(0)
+    >>> x = torch.randn(64, 4)
+    >>> y, network = (x.sum(1) > 0).long(), torch.nn.Sequential(torch.nn.Linear(4, 2))
+    >>> prepared = qlab.calibrate(qlab.prepare(network, qlab.qat.qconfig("w4a4"), x[:1]), [x])
+    >>> plan = qlab.train.Plan(epochs=5, lr=0.1, shrink=0.0)
+    >>> history = qlab.qat.fit(prepared, [(x, y)] * 4, plan=plan, progress=False)
+    >>> history[-1]["loss"] < history[0]["loss"]
+    True
     """
     if loss is not None and teacher is not None:
         raise ValueError("a teacher teaches classes, and a loss of your own takes their place: give one of the two")
@@ -99,13 +126,26 @@ def train(
     *,
     folder: Path,
     initial: Path | None = None,
-    **options,
+    **options: Any,
 ) -> tuple[Prepared, list[dict]]:
     """Prepare, calibrate and train a float network, which also is the teacher: what `qlab train --qat` does.
 
-    ``initial``, the prepared.safetensors of an earlier run, is gone on from instead. That run had the same bits, or
-    float activations ("w1a32" before "w1a1"): grids that it lacks are chosen anew, those that it has are kept; another
-    raises ValueError. Returns the trained network, also saved as prepared.safetensors in ``folder``, and its history.
+    Args:
+        network: The trained float network. It is not changed.
+        preset: With which bits to train on, such as "w4a4" (:func:`qlab.qat.qconfig`).
+        train: The images to train on; 1,024 of them calibrate.
+        validation: The images by which the best epoch is chosen.
+        plan: As in :func:`fit`.
+        folder: As in :func:`fit`; the trained network is also saved there, as prepared.safetensors.
+        initial: The prepared.safetensors of an earlier run to go on from, with the same bits or float activations ("w1a32"
+            before "w1a1"): grids that it lacks are chosen anew, those that it has are kept.
+        options: Further ones of :func:`fit`.
+
+    Returns:
+        The trained network, and one row an epoch.
+
+    Raises:
+        ValueError: ``initial`` is of a run with other bits or of another network; and what :func:`fit` raises.
     """
     prepared = prepare(network, qconfig(preset))
     sample = train.sample(1024).batches(128)
