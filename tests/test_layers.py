@@ -25,7 +25,7 @@ ROWS = """
     qconfig observers quantizers                                what is quantized, which range, what rounds
     codebook blocks                                             other grids; codes that share a scale by blocks
     formats granularity affine                                  one number, and who shares a scale
-    tables files parallel sizes batches modes extras            small things that several rooms use
+    tables files parallel sizes ratio batches modes extras      small things that several rooms use
 """
 ORDINARY = "data", "models", "train"  # these may know each other and the lowest row, nothing in between
 FOR_THE_COURSE = "matplotlib", "ipywidgets", "anywidget"  # packages that no other room imports

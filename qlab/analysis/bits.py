@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from qlab import quantizers
-from qlab.analysis.ratio import Ratio, decibel_of
 from qlab.analysis.sensitivities import answer
 from qlab.batches import pairs
 from qlab.graph.nodes import name_of
 from qlab.graph.prepare import Prepared, prepare
 from qlab.graph.run import Stepper
 from qlab.qconfig import QConfig
+from qlab.ratio import Ratio, decibel_of
 from qlab.sizes import packed_bytes
 from qlab.tables import Table
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 from tqdm.auto import tqdm
 
-from qlab.analysis.ratio import Ratio, sqnr
 from qlab.batches import pairs
 from qlab.graph.nodes import name_of
 from qlab.graph.prepare import Prepared
 from qlab.graph.run import Stepper, as_float
 from qlab.modes import in_eval_mode
+from qlab.ratio import Ratio, sqnr
 from qlab.tables import Table
 
 

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from qlab.analysis.ratio import Ratio
 from qlab.batches import pairs
 from qlab.graph.prepare import Prepared
 from qlab.graph.run import rounding
 from qlab.qconfig import QConfig
+from qlab.ratio import Ratio
 from qlab.tables import Table
 
 

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from qlab.graph.nodes import kind_of
 from qlab.graph.run import rounding
+from qlab.ratio import Ratio
 
 if TYPE_CHECKING:
     from qlab.graph.prepare import Prepared
@@ -98,26 +99,21 @@ _WAY_OUT = (
 
 
 def similarity(wanted: object, given: object) -> float:
-    """SQNR in dB between two answers of the same structure, tensors anywhere in it; minus infinity where they differ in
-    structure or in which values are not finite."""
-    pairs = list(zip(tree_leaves(wanted), tree_leaves(given)))
-    if len(tree_leaves(wanted)) != len(tree_leaves(given)):
+    """SQNR in dB between two answers, tensors anywhere in them; minus infinity where their structure differs, or which of
+    their values are finite."""
+    leaves, found = tree_leaves(wanted), tree_leaves(given)
+    ratio = Ratio()
+    if len(leaves) != len(found):
         return -math.inf
-    signal = noise = 0.0
-    for a, b in pairs:
-        if not isinstance(a, Tensor):
-            if a != b:
+    for a, b in zip(leaves, found):
+        if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
+            if isinstance(a, Tensor) or isinstance(b, Tensor) or a != b:
                 return -math.inf
-            continue
-        if not isinstance(b, Tensor) or a.shape != b.shape:
+        elif a.shape != b.shape or not torch.equal(a.isfinite(), b.isfinite()):
             return -math.inf
-        a, b = a.double(), b.double()
-        finite = a.isfinite()
-        if not torch.equal(finite, b.isfinite()):
-            return -math.inf
-        signal += float(a[finite].square().sum())
-        noise += float((a - b)[finite].square().sum())
-    return math.inf if noise == 0 else 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+        else:
+            ratio.add(a[a.isfinite()], b[b.isfinite()])
+    return ratio.decibel
 
 
 def _first_difference(network: fx.GraphModule, model: nn.Module, x: Tensor) -> str:

@@ -48,7 +48,7 @@ def test_an_engine_that_is_wrong_is_found(fuzz, op, monkeypatch):
             kernel = super().dequantize(qp)
             return lambda q: kernel(q.flip(-1) if q.shape[-1] > 1 else 255 - q)
 
-    layers = islice((layer for layer in map(lambda n: fuzz.layer(0, n), count()) if layer.op == op), 5)
+    layers = islice((layer for layer in (fuzz.layer(0, n) for n in count()) if layer.op == op), 5)
     assert any(fuzz.wrong(each, Wrong()).startswith("wrong by") for each in layers)
 
     class Refusing(Engine):
