@@ -99,7 +99,11 @@ _WAY_OUT = (
 
 def similarity(wanted: object, given: object) -> float:
     """SQNR in dB between two answers of the same structure, tensors anywhere in it; minus infinity where they differ in
-    structure or in which values are not finite."""
+    structure or in which values are not finite.
+
+    >>> similarity(torch.tensor([10.0]), torch.tensor([11.0])), similarity((torch.ones(2), 3), (torch.ones(2), 4))
+    (20.0, -inf)
+    """
     pairs = list(zip(tree_leaves(wanted), tree_leaves(given)))
     if len(tree_leaves(wanted)) != len(tree_leaves(given)):
         return -math.inf
