@@ -87,7 +87,9 @@ def _observing(prepared: Prepared, edges: Iterable[Quantizer]) -> Iterator[None]
             quantizer.mode = "quantize"
 
 
-def ptq(model: nn.Module, batches: Batches, qconfig: QConfig | None = None, engine: str = "auto") -> Int8Network:
+def ptq(
+    model: nn.Module, batches: Batches, qconfig: QConfig | None = None, engine: str | engines.Engine = "auto"
+) -> Int8Network:
     """Prepare, calibrate, convert: from a trained float network to an integer one in one call.
 
     Args:
