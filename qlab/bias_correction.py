@@ -28,9 +28,9 @@ def correct_bias(prepared: Prepared, batches: Batches | None = None, *, progress
     """Give every channel of every layer the mean back that it has in the float network, by its bias.
 
     With ``batches``, layer by layer, each one behind those that are corrected already: the mean of the float output
-    less that of the quantized one. Without any, from what BatchNorm knew of each layer's input, only the weights' error;
-    a layer whose input is unknown is left as it is (Nagel et al. 2019, section 4.2). A second call starts from the float
-    biases again.
+    less that of the quantized one. Without any, from what BatchNorm knew of each layer's input, only the weights'
+    error; a layer whose input is unknown is left as it is (Nagel et al. 2019, section 4.2). A second call starts from
+    the float biases again.
 
     Args:
         prepared: A calibrated network. Its biases are changed in place; a layer without one gets one.
@@ -71,7 +71,11 @@ def correct_bias(prepared: Prepared, batches: Batches | None = None, *, progress
 
 
 def mean_of_channels(batches: Iterable[Tensor], axis: int) -> Tensor:
-    """The mean a channel, over batches, images and places; channels lie along ``axis``: 1 or, of linear layers, -1."""
+    """The mean a channel, over batches, images and places; channels lie along ``axis``: 1 or, of linear layers, -1.
+
+    >>> mean_of_channels([torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4)], axis=1)
+    tensor([0.5000, 0.5000, 0.5000])
+    """
     total, count = 0, 0
     for y in batches:
         rows = y.movedim(axis, -1)

@@ -87,7 +87,9 @@ def _observing(prepared: Prepared, edges: Iterable[Quantizer]) -> Iterator[None]
             quantizer.mode = "quantize"
 
 
-def ptq(model: nn.Module, batches: Batches, qconfig: QConfig | None = None, engine: str = "auto") -> Int8Network:
+def ptq(
+    model: nn.Module, batches: Batches, qconfig: QConfig | None = None, engine: str | engines.Engine = "auto"
+) -> Int8Network:
     """Prepare, calibrate, convert: from a trained float network to an integer one in one call.
 
     Args:
@@ -105,7 +107,8 @@ def ptq(model: nn.Module, batches: Batches, qconfig: QConfig | None = None, engi
     >>> import qlab, torch
     >>> _ = torch.manual_seed(0)
     >>> x = torch.randn(64, 3, 8, 8)
-    >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(288, 4))
+    >>> layers = torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(288, 4)
+    >>> network = torch.nn.Sequential(*layers)
     >>> int8 = qlab.ptq(network, x.split(16), engine="reference")
     >>> qlab.analysis.sqnr(network(x), int8(x)) > 30  # dB
     True

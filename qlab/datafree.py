@@ -87,6 +87,12 @@ class Statistics:
     """How far the inputs of a model's BatchNorms are from the remembered ones, for a batch of images.
 
     ``distance(x)`` says it. A context manager: its hooks are gone behind the ``with``.
+
+    >>> model = nn.Sequential(nn.BatchNorm2d(3)).eval()  # remembers mean 0 and deviation 1
+    >>> x = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    >>> with Statistics(model) as statistics:
+    ...     bool(statistics.distance(x) < statistics.distance(2 * x + 1) / 100)
+    True
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -128,7 +134,12 @@ def _difference(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def natural_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Noise of mean 0 and deviation 1 whose amplitude falls with the frequency, as it does in photographs."""
+    """Noise of mean 0 and deviation 1 whose amplitude falls with the frequency, as it does in photographs.
+
+    >>> noise = natural_noise((2, 3, 32, 32), torch.Generator().manual_seed(0))
+    >>> bool((noise[..., 1:] - noise[..., :-1]).std() < noise.std())  # neighbours are alike
+    True
+    """
     noise = torch.randn(shape, generator=generator)
     vertical, horizontal = torch.fft.fftfreq(shape[-2]), torch.fft.rfftfreq(shape[-1])
     frequency = (vertical[:, None] ** 2 + horizontal**2).sqrt()

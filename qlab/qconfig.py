@@ -215,9 +215,9 @@ class QConfig:
             name: w<bits of weights>a<bits of activations>. w1 means :class:`Binary`, as one bit of equal steps around 0
                 is none; a32 leaves activations in float.
             observer: Chooses the range of the activations: a name, or a callable, as in :class:`QuantSpec`.
-            reduce_range: Give 8-bit weights 7 bits, so that two products, 2 * 255 * 63 at most, fit the 16 bits in which
-                a processor without VNNI adds them up (a weight has a scale for each channel and needs the bit less than
-                an activation).
+            reduce_range: Give 8-bit weights 7 bits, so that two products, 2 * 255 * 63 at most, fit the 16 bits in
+                which a processor without VNNI adds them up (a weight has a scale for each channel and needs the bit
+                less than an activation).
             changes: Fields of QConfig.
 
         Raises:

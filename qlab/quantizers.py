@@ -112,7 +112,13 @@ class Quantizer(nn.Module):
 
 
 class AffineQuantizer(Quantizer):
-    """Rounds to the grid of a :class:`qlab.QParams`, whose range an observer chooses."""
+    """Rounds to the grid of a :class:`qlab.QParams`, whose range an observer chooses.
+
+    >>> quantizer = AffineQuantizer(QuantSpec(2))
+    >>> quantizer.observe(); _ = quantizer(torch.tensor([0.0, 6.0])); quantizer.freeze()
+    >>> quantizer(torch.tensor([0.9, 5.0])), quantizer.qparams.scale
+    (tensor([0., 4.]), tensor(2.))
+    """
 
     spec: QuantSpec
     found = ("scale", "zero_point")
@@ -160,6 +166,10 @@ class DynamicQuantizer(Quantizer):
     """Takes its range anew from each batch that it rounds: nothing to calibrate, but a search for the ends every time.
 
     PerTensor() shares one range among the batch, PerChannel(0) gives each image its own.
+
+    >>> quantizer = DynamicQuantizer(QuantSpec(2, observer="dynamic"))
+    >>> quantizer(torch.tensor([0.9, 3.0])), quantizer(torch.tensor([0.9, 0.3]))
+    (tensor([1., 3.]), tensor([0.9000, 0.3000]))
     """
 
     spec: QuantSpec
@@ -184,6 +194,11 @@ class BinaryQuantizer(Quantizer):
     BatchNorm folded into them weights have any size, each channel its own, so the limit is measured in units of the
     channel's scale. At 3 it holds up what no longer can change sign soon (2 % of normally spread weights), while at 1
     it would hold 42 % of them where they happen to be.
+
+    >>> w = torch.tensor([[0.5, -1.5, 0.1, 9.9]], requires_grad=True)
+    >>> rounded = BinaryQuantizer(Binary())(w)
+    >>> rounded.sum().backward(); rounded.detach(), w.grad
+    (tensor([[ 3., -3.,  3.,  3.]]), tensor([[1., 1., 1., 0.]]))
     """
 
     spec: Binary
@@ -199,7 +214,11 @@ class BinaryQuantizer(Quantizer):
 
 
 class TernaryQuantizer(Quantizer):
-    """Codes -1, 0, 1 times a scale; the gradient passes straight through, as in TWN (section 2.3)."""
+    """Codes -1, 0, 1 times a scale; the gradient passes straight through, as in TWN (section 2.3).
+
+    >>> TernaryQuantizer(Ternary())(torch.tensor([[0.1, -0.3, 1.0, -2.0]]))
+    tensor([[ 0.0000,  0.0000,  1.5000, -1.5000]])
+    """
 
     spec: Ternary
     needs_data = False
@@ -215,6 +234,11 @@ class KMeansQuantizer(Quantizer):
     """A table of values, the parameter ``centroids``, and each weight's place in it, which stays as calibrated.
 
     In training the table learns and the weights that it replaces do not: their gradient is 0.
+
+    >>> quantizer, w = KMeansQuantizer(KMeans(1)), torch.tensor([0.0, 1.0, 9.0, 10.0])
+    >>> quantizer.observe(); _ = quantizer(w); quantizer.freeze()
+    >>> quantizer(w)
+    tensor([0.5000, 0.5000, 9.5000, 9.5000], grad_fn=<ViewBackward0>)
     """
 
     spec: KMeans
@@ -235,7 +259,11 @@ class KMeansQuantizer(Quantizer):
 
 
 class FloatQuantizer(Quantizer):
-    """Rounds to a smaller float, with a scale if it has 8 bits; straight through, 0 where x was clipped."""
+    """Rounds to a smaller float, with a scale if it has 8 bits; straight through, 0 where x was clipped.
+
+    >>> FloatQuantizer(SmallFloat("bfloat16"))(torch.tensor([1.0, 1.001, 1.007]))
+    tensor([1.0000, 1.0000, 1.0078])
+    """
 
     spec: SmallFloat
 

@@ -31,6 +31,19 @@ class Table(Shown, Sequence):
     """Rows of one dataclass, and a headline: a sequence of its rows.
 
     A column in which every cell is empty or None is not shown; numbers stand at the right, the others at the left.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass
+    ... class Row:
+    ...     layer: str
+    ...     bits: int
+    >>> print(Table("widths", [Row("conv1", 8), Row("fc", 4)]))
+    widths
+    <BLANKLINE>
+    layer  bits
+    -----  ----
+    conv1     8
+    fc        4
     """
 
     def __init__(self, headline: str, rows: Sequence) -> None:

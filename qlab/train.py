@@ -47,6 +47,10 @@ class Plan:
     Where activations have few bits its rounding moves values over a threshold to the next code: the gradient of a step
     with W2A2 points elsewhere than in float32, that with W1A32 does not. That is noise, with which the committed W1A1
     learned all the same.
+
+    >>> plan = Plan(epochs=10, lr=0.2)
+    >>> [round(plan.lr_at(done), 3) for done in (0, 0.25, 0.5, 1)]
+    [0.008, 0.2, 0.15, 0.0]
     """
 
     epochs: int = 40
@@ -127,29 +131,30 @@ def fit(
     """Train a network in place.
 
     A run that goes on draws what it would have drawn: each epoch has a seed of its own. In several processes
-    (:mod:`qlab.parallel`) each takes its share of a batch. On a GPU the images are kept there too, and steps are recorded
-    (:class:`Step`).
+    (:mod:`qlab.parallel`) each takes its share of a batch. On a GPU the images are kept there too, and steps are
+    recorded (:class:`Step`).
 
     Args:
         network: Any module that gives one number a class; with a ``loss`` of your own, anything.
         train: The images to train on, shifted and mirrored.
         validation: The images whose accuracy is measured after each epoch. None: nothing is measured.
         plan: Epochs, learning rate and so on.
-        folder: Where every epoch is saved; a broken run goes on where it stopped, and the weights with the best validation
-            accuracy (without ``validation``: the last ones) are kept as best.safetensors. None: nothing is saved.
+        folder: Where every epoch is saved; a broken run goes on where it stopped, and the weights with the best
+            validation accuracy (without ``validation``: the last ones) are kept as best.safetensors. None: nothing is
+            saved.
         device: Where to train, "cpu" or "cuda".
         progress: Show a bar for an epoch that takes over 2 seconds.
         loss: ``loss(x, logits, y)`` in place of the smoothed cross-entropy.
-        on_step: Called with the share done before each step. What it returns names the part of the training that the step
-            belongs to, if steps differ.
+        on_step: Called with the share done before each step. What it returns names the part of the training that the
+            step belongs to, if steps differ.
         about: What is kept with the checkpoint beside the plan and the copy of the data.
 
     Returns:
         One row an epoch: "epoch" from 1, "loss" (its mean), "validation" (percent, where there is one), "seconds".
 
     Raises:
-        ValueError: The loss is not finite, or another run has begun in ``folder``: another plan, other data, anything else
-            in ``about`` but its "command".
+        ValueError: The loss is not finite, or another run has begun in ``folder``: another plan, other data, anything
+            else in ``about`` but its "command".
 
     >>> import qlab, torch
     >>> _ = torch.manual_seed(0)

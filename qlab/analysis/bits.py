@@ -67,16 +67,16 @@ def mixed_precision(
 ) -> MixedPrecision:  # fmt: skip
     """The bits of each layer that bring the least noise into the answers, within a budget for the weights.
 
-    The choice is the best for the measured costs. That they add up is an assumption, which holds while the noise is small
-    and the layers' errors are not alike (Yao et al. 2021, section 3.4).
+    The choice is the best for the measured costs. That they add up is an assumption, which holds while the noise is
+    small and the layers' errors are not alike (Yao et al. 2021, section 3.4).
 
     Args:
         model: The trained float network. It is not changed.
         batches: A Dataset, or batches x or (x, label) whose label is not looked at; 128 images do.
         budget_bytes: Of all packed codes; scales and biases are the same for every choice.
         bits: The widths to choose from, none twice.
-        qconfig: The rest: observer and granularity of the weights, and the activations. Its overrides stay, and what they
-            leave in float is not counted. None means w8a8.
+        qconfig: The rest: observer and granularity of the weights, and the activations. Its overrides stay, and what
+            they leave in float is not counted. None means w8a8.
         example: As in :func:`qlab.prepare`. None: the first image.
         progress: Show a bar when it takes over 2 seconds.
 
@@ -88,7 +88,8 @@ def mixed_precision(
 
     >>> import qlab, torch
     >>> _ = torch.manual_seed(0)
-    >>> x, network = torch.rand(32, 8), torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4))
+    >>> x = torch.rand(32, 8)
+    >>> network = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4))
     >>> choice = qlab.analysis.mixed_precision(network, [x], budget_bytes=64, bits=(2, 4, 8))
     >>> choice.bits, choice.size_bytes
     ({'0': 4, '2': 8}, 64)
@@ -98,7 +99,13 @@ def mixed_precision(
 
 
 def weight_bytes(prepared: Prepared) -> int:
-    """Bytes of the codes of all quantized weights when they are packed, without scales and biases."""
+    """Bytes of the codes of all quantized weights when they are packed, without scales and biases.
+
+    >>> import qlab, torch
+    >>> network = torch.nn.Sequential(torch.nn.Linear(16, 8))
+    >>> weight_bytes(qlab.prepare(network, qlab.QConfig.w4a8(first_last=None), torch.zeros(1, 16)))
+    64
+    """
     return sum(packed_bytes(layer.weight.numel(), layer.weight_quantizer.spec.bits) for _, layer in prepared.weighted())
 
 

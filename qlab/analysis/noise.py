@@ -51,7 +51,8 @@ def layer_sqnr(prepared: Prepared, batches: Iterable, *, progress: bool = True) 
 
     >>> import qlab, torch
     >>> _ = torch.manual_seed(0)
-    >>> x, network = torch.rand(64, 8), torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4))
+    >>> x = torch.rand(64, 8)
+    >>> network = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4))
     >>> prepared = qlab.calibrate(qlab.prepare(network, qlab.QConfig.w4a4(first_last=None), x[:1]), [x])
     >>> [(row.layer, round(row.input)) for row in qlab.analysis.layer_sqnr(prepared, [x])]
     [('0', 30), ('2', 22)]

@@ -51,7 +51,8 @@ def sensitivity(prepared: Prepared, batches: Iterable, *, alone: bool = True, pr
 
     >>> import qlab, torch
     >>> _ = torch.manual_seed(0)
-    >>> x, network = torch.rand(64, 8), torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4))
+    >>> x = torch.rand(64, 8)
+    >>> network = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4))
     >>> qconfig = qlab.QConfig.w8a8(overrides={"2": qlab.QConfig.preset("w2a8")})
     >>> prepared = qlab.calibrate(qlab.prepare(network, qconfig, x[:1]), [x])
     >>> [row.layer for row in qlab.analysis.sensitivity(prepared, [x])]  # the one of 2 bits comes first

@@ -19,12 +19,13 @@ from qlab.graph.check import prove_integers
 from qlab.graph.layers import QuantLayer
 from qlab.graph.nodes import RELUS, WEIGHTED, joined_axis, module_of, name_of
 from qlab.graph.prepare import Prepared
+from qlab.int8 import engines
 from qlab.int8 import modules as int8
 from qlab.int8.modules import Int8Network, Program, Step
 from qlab.quantizers import Quantizer
 
 
-def convert(prepared: Prepared, engine: str = "auto") -> Int8Network:
+def convert(prepared: Prepared, engine: str | engines.Engine = "auto") -> Int8Network:
     """The integer network that a calibrated or trained network stands for.
 
     It proves itself: to within some codes it has to answer as the prepared one does.
@@ -32,7 +33,7 @@ def convert(prepared: Prepared, engine: str = "auto") -> Int8Network:
     Args:
         prepared: What :func:`qlab.calibrate` or :func:`qlab.qat.fit` left. It is not changed.
         engine: Whose kernels compute: a name from ``qlab.int8.engines.available()``, or "auto", the fastest that works
-            on this machine.
+            on this machine, or an engine itself.
 
     Returns:
         The integer network. It takes and gives float32.

@@ -83,7 +83,13 @@ def equalize(network: fx.GraphModule) -> fx.GraphModule:
 
 
 def pairs(network: fx.GraphModule) -> list[Pair]:
-    """Each layer whose output one layer alone reads, through nothing but homogeneous functions; in order."""
+    """Each layer whose output one layer alone reads, through nothing but homogeneous functions; in order.
+
+    >>> from qlab.graph.trace import trace
+    >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 3), nn.Sigmoid(), nn.Linear(3, 2))
+    >>> [(pair.first, pair.second) for pair in pairs(trace(model, torch.zeros(1, 2)))]  # none across a sigmoid
+    [(Linear(in_features=2, out_features=3, bias=True), Linear(in_features=3, out_features=3, bias=True))]
+    """
     found = []
     for node in network.graph.nodes:
         if kind_of(node) not in WEIGHTED or calls_of(node) > 1:
@@ -157,7 +163,14 @@ def absorb_high_bias(first: Layer, second: Layer) -> Tensor | None:
 
 
 def through(layer: Layer, weight: Tensor, channels: Tensor) -> Tensor:
-    """What a layer with this weight gives for an input of one constant a channel, away from borders."""
+    """What a layer with this weight gives for an input of one constant a channel, away from borders.
+
+    >>> conv = nn.Conv2d(2, 1, 3, bias=False)
+    >>> channels = torch.tensor([1.0, 2.0])
+    >>> x = channels[:, None, None].expand(1, 2, 5, 5)
+    >>> torch.allclose(conv(x), through(conv, conv.weight, channels), atol=1e-5)
+    True
+    """
     groups = getattr(layer, "groups", 1)
     rows = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1).sum(3)
     inputs = channels.repeat_interleave(_inputs(layer) // len(channels)).reshape(groups, -1, 1)
@@ -165,7 +178,13 @@ def through(layer: Layer, weight: Tensor, channels: Tensor) -> Tensor:
 
 
 def input_ranges(layer: Layer, channels: int) -> Tensor:
-    """The largest weight that reads each of ``channels`` inputs: shape (channels,)."""
+    """The largest weight that reads each of ``channels`` inputs: shape (channels,).
+
+    >>> layer = nn.Linear(2, 2)
+    >>> layer.weight.data = torch.tensor([[1.0, -4.0], [3.0, 2.0]])
+    >>> input_ranges(layer, 2).tolist()
+    [3.0, 4.0]
+    """
     return _by_inputs(layer, channels).abs().amax((1, 3)).reshape(channels, -1).amax(1)
 
 

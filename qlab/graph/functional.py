@@ -35,6 +35,18 @@ def without_mutation(network: fx.GraphModule, example: Tensor) -> None:
 
     ``example`` is a batch that shows which values share memory. Raises ValueError that names a call which changes a
     tensor that is read through another view later, a tensor of the network itself, or has no form that gives a new one.
+
+    >>> class Adds(torch.nn.Module):
+    ...     def forward(self, x):
+    ...         y = x * 2
+    ...         y.relu_()
+    ...         return y + 1
+    >>> network = fx.symbolic_trace(Adds())
+    >>> without_mutation(network, torch.tensor([1.0, -1.0]))
+    >>> [node.name for node in network.graph.nodes]
+    ['x', 'mul', 'relu_', 'add', 'output']
+    >>> network(torch.tensor([1.0, -1.0]))
+    tensor([3., 1.])
     """
     changes = _Watcher(network).changes_of(example)
     order = {node: place for place, node in enumerate(network.graph.nodes)}

@@ -29,7 +29,12 @@ WEIGHTLESS = ("add", "cat", *RELUS, "avg_pool", "global_pool", *KEEPS_GRID)
 
 
 def kind_of(node: fx.Node) -> str:
-    """The kind of a node (see above). A subclass of a layer is "other": it may compute something else."""
+    """The kind of a node (see above). A subclass of a layer is "other": it may compute something else.
+
+    >>> graph = fx.symbolic_trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Sigmoid())).graph
+    >>> [kind_of(node) for node in graph.nodes]
+    ['input', 'conv', 'relu', 'other', 'output']
+    """
     if node.op == "call_module":
         module = module_of(node)
         if getattr(module, "return_indices", False):  # a max_pool that gives two things
@@ -48,7 +53,11 @@ def module_of(node: fx.Node) -> nn.Module | None:
 
 
 def name_of(node: fx.Node) -> str:
-    """The layer's path in the model; an operation without a module of its own is named inside its block."""
+    """The layer's path in the model; an operation without a module of its own is named inside its block.
+
+    >>> [name_of(node) for node in fx.symbolic_trace(nn.Sequential(nn.Sequential(nn.ReLU()))).graph.nodes]
+    ['input_1', '0.0', 'output']
+    """
     return node.target if node.op == "call_module" else node.meta.get("name", node.name)
 
 
@@ -64,7 +73,12 @@ def joined_axis(node: fx.Node) -> int:
 
 
 def only_reader(node: fx.Node) -> fx.Node | None:
-    """The node that alone reads what this one gives, None when there are several, or none."""
+    """The node that alone reads what this one gives, None when there are several, or none.
+
+    >>> x, relu, output = fx.symbolic_trace(nn.Sequential(nn.ReLU())).graph.nodes
+    >>> only_reader(x) is relu, only_reader(output)
+    (True, None)
+    """
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 

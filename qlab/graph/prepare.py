@@ -53,7 +53,12 @@ class Decision:
 
 
 class Prepared(nn.Module):
-    """A network with quantizers. ``network`` is the torch.fx graph, ``report()`` says what is quantized."""
+    """A network with quantizers. ``network`` is the torch.fx graph, ``report()`` says what is quantized.
+
+    >>> prepared = prepare(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()))
+    >>> [name for name, _ in prepared.weighted()], [name for name, _ in prepared.edges()]
+    (['0'], ['quantizers.input', 'quantizers.0'])
+    """
 
     def __init__(self, network: fx.GraphModule, decisions: dict[str, Decision], example: Tensor) -> None:
         super().__init__()

@@ -85,7 +85,14 @@ def rounding(prepared: Prepared, active: Iterable[Quantizer]) -> Iterator[None]:
 
 
 def as_float(prepared: Prepared) -> fx.GraphModule:
-    """A copy of the network in eval mode without any rounding, with the weights from before they were mended."""
+    """A copy of the network in eval mode without any rounding, with the weights from before they were mended.
+
+    >>> import qlab
+    >>> x, network = torch.rand(8, 4), nn.Sequential(nn.Linear(4, 2))
+    >>> prepared = qlab.correct_bias(qlab.calibrate(qlab.prepare(network, example=x), [x]), [x])
+    >>> torch.equal(as_float(prepared)(x), network(x))
+    True
+    """
     network = copy.deepcopy(prepared.network).eval()
     for module in network.modules():
         if isinstance(module, Quantizer):
@@ -117,6 +124,12 @@ def walk(prepared: Prepared, batches: Sequence[Tensor]) -> Iterator[Stop]:
     Whoever walks may change the layer's weight and bias at its stop; what comes after sees the changed layer. A layer
     that is called twice has one stop, at its first call. Raises ValueError when there is no batch, RuntimeError before
     calibration.
+
+    >>> import qlab
+    >>> x, network = torch.rand(8, 4), nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    >>> prepared = qlab.calibrate(qlab.prepare(network, example=x), [x])
+    >>> [(stop.name, stop.activation, stop.targets[0].shape) for stop in walk(prepared, [x])]
+    [('0', 'relu', torch.Size([8, 6])), ('2', '', torch.Size([8, 2]))]
     """
     if not batches:
         raise ValueError("got no batch: give it at least one, for instance data.sample(512).batches(64)")

@@ -107,6 +107,12 @@ def eval_copy(model: nn.Module) -> nn.Module:
 
     Weight norm, spectral norm, pruning and other parametrizations compute a weight anew in each call, from tensors of
     their own; in the copy they are done with, so that a weight is what is stored.
+
+    >>> layer = torch.nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
+    >>> list(layer.state_dict())
+    ['bias', 'parametrizations.weight.original0', 'parametrizations.weight.original1']
+    >>> list(eval_copy(layer).state_dict())
+    ['bias', 'weight']
     """
     computed = {
         id(tensor): tensor.detach().clone()  # a deep copy refuses what was computed with gradients

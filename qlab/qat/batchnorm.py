@@ -30,6 +30,14 @@ class NormalizedConv2d(QuantConv2d):
 
     A scale that learns for each channel is counted in units of g, as the weights are: then it too has the gradient of
     the unfolded network, and the two stay in step whatever g is.
+
+    >>> from qlab import quantizers
+    >>> from qlab.qconfig import Binary
+    >>> layer = QuantConv2d(nn.Conv2d(3, 4, 3), quantizers.build(Binary()))
+    >>> conv = NormalizedConv2d(layer, torch.zeros(4), torch.ones(4))
+    >>> x = torch.randn(2, 3, 8, 8)
+    >>> torch.allclose(conv.eval()(x), conv.plain()(x), atol=1e-5)
+    True
     """
 
     frozen = False
@@ -92,6 +100,9 @@ def he_size(weight: Tensor) -> Tensor:
 
     Folded weights differ in size by a factor of ten and more, and before a BatchNorm a weight moves by its gradient
     over its size: large channels would stand still, and small ones jump. Channels of nothing but 0 have size 1.
+
+    >>> he_size(torch.full((1, 2, 3, 3), 0.5))  # the weights' deviation would be sqrt(2 / 18)
+    tensor([1.5000])
     """
     fan_in = weight[0].numel()
     size = weight.square().mean((1, 2, 3)).mul(fan_in / 2).sqrt()

@@ -158,6 +158,11 @@ class LearnedStep(torch.autograd.Function):
     That is a difference of large numbers, which the few bits of bfloat16 would not survive; they take the longer way,
     sum (g - gx) * y + sum gx * (y - x). That of z (None: it is 0) is made the gradient of the offset -z * s, measured
     in steps, so that it moves as the scale does.
+
+    >>> x, scale = torch.tensor([0.4, 5.0], requires_grad=True), torch.tensor(1.0, requires_grad=True)
+    >>> LearnedStep.apply(x, scale, None, 0, 3, 1.0, False).sum().backward()
+    >>> x.grad, scale.grad  # 0 - 0.4 from the first, 3 from the clipped one
+    (tensor([1., 0.]), tensor(2.6000))
     """
 
     @staticmethod

@@ -53,7 +53,7 @@ def load(name: str, preset: str, data: str = "cifar10") -> Prepared:
 
     >>> from qlab import qat
     >>> prepared = qat.load("resnet20", "w2a2")
-    >>> [quantizer.qparams.bits for name, quantizer in prepared.quantizers() if name == "layer1.0.conv1.weight_quantizer"]
-    [2]
+    >>> dict(prepared.weighted())["layer1.0.conv1"].weight_quantizer.qparams.bits
+    2
     """
     return models.trained(lambda: prepare(models.build(name), qconfig(preset)), f"{name}-{data}-{preset}")

@@ -59,16 +59,16 @@ def fit(
         train: A Dataset, or batches (x, label) that are gone through once an epoch; ``plan.batch_size`` is then theirs.
         validation: A Dataset whose accuracy is measured after each epoch. None: the last epoch counts as the best.
         plan: Epochs, learning rate and so on (:class:`qlab.train.Plan`).
-        method: How the grids move. "lsq" learns every scale; "pact" learns the activations' upper ends, and the weights'
-            grids follow; "straight_through" lets all grids follow the largest values.
+        method: How the grids move. "lsq" learns every scale; "pact" learns the activations' upper ends, and the
+            weights' grids follow; "straight_through" lets all grids follow the largest values.
         teacher: The float network, whose answers are learned too. None: the labels alone.
         distillation: The teacher's share of the loss, from 0 to 1.
         penalty: The weight in the loss of the weights' relative quantization error (:func:`weight_error`).
         freeze_ranges: The share of the training after which grids that follow stand still.
         freeze_batchnorm: The share after which BatchNorm's statistics stand still. Late, since with few bits and a
             learning rate that is not tiny yet, a network that is no longer normalized diverges.
-        loss: ``loss(x, output, y)`` in place of the labels' cross-entropy, for networks that do not classify; they have no
-            teacher here.
+        loss: ``loss(x, output, y)`` in place of the labels' cross-entropy, for networks that do not classify; they have
+            no teacher here.
         folder: Where each epoch is saved, so that a broken run goes on; as in :func:`qlab.train.fit`.
         device: Where to train, "cpu" or "cuda".
         progress: Show a bar for an epoch that takes over 2 seconds.
@@ -137,8 +137,8 @@ def train(
         validation: The images by which the best epoch is chosen.
         plan: As in :func:`fit`.
         folder: As in :func:`fit`; the trained network is also saved there, as prepared.safetensors.
-        initial: The prepared.safetensors of an earlier run to go on from, with the same bits or float activations ("w1a32"
-            before "w1a1"): grids that it lacks are chosen anew, those that it has are kept.
+        initial: The prepared.safetensors of an earlier run to go on from, with the same bits or float activations
+            ("w1a32" before "w1a1"): grids that it lacks are chosen anew, those that it has are kept.
         options: Further ones of :func:`fit`.
 
     Returns:
