@@ -159,8 +159,8 @@ def test_errors_name_the_value_and_what_was_expected(network):
 
 @pytest.mark.parametrize("preset", ["w4a4", "w1a32", "w1a1"])
 def test_train_prepares_calibrates_trains_and_saves(network, tmp_path, preset):
-    plan = replace(PLAN, epochs=1)
-    data = stripes(1024)
+    plan = replace(PLAN, epochs=1, batch_size=128)
+    data = stripes(1024)  # it is calibrated with as many
     prepared, history = qat.train(
         network, preset, data, stripes(32, "validation"), plan, folder=tmp_path, progress=False
     )
@@ -216,7 +216,7 @@ def test_a_run_of_other_bits_is_refused(network, tmp_path, earlier, header, word
 
 
 def test_a_run_with_float_activations_is_gone_on_from(network, tmp_path):
-    plan = replace(PLAN, epochs=1)
+    plan = replace(PLAN, epochs=1, batch_size=64)
     parts = stripes(1024), stripes(32, "validation"), plan
     qat.train(network, "w1a32", *parts, folder=tmp_path / "first", progress=False)
     earlier = tmp_path / "first" / "prepared.safetensors"
