@@ -33,7 +33,7 @@ from qlab.graph.nodes import (
 )
 from qlab.graph.report import Report, Row
 from qlab.graph.run import rounding
-from qlab.graph.trace import trace
+from qlab.graph.trace import check_example, check_model, trace
 from qlab.qconfig import QConfig, QuantSpec, Spec
 from qlab.quantizers import Quantizer
 
@@ -217,6 +217,8 @@ def prepare(
     """
     qconfig = QConfig.w8a8() if qconfig is None else qconfig
     example = torch.zeros(1, 3, 32, 32) if example is None else example
+    check_model(model)
+    check_example(example)
     device = next((p.device for p in model.parameters()), example.device)
     example = example.to(device)
     network = fold_batchnorm(trace(model, example, tuple(leaves)))

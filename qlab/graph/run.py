@@ -59,7 +59,10 @@ class Stepper:
     def rest(self, index: int = 0) -> Tensor:
         """What the network gives for one batch from here on; the stepper stays where it is."""
         known = {node: values[index] for node, values in self._values.items()}
-        return self._runner.run(initial_env=known)  # an Interpreter skips the nodes that it knows
+        for node, value in known.items():
+            if node.op == "output":
+                return value
+        return self._runner.run(self.batches[index], initial_env=known)  # an Interpreter skips the nodes that it knows
 
     def _run(self, node: fx.Node, index: int) -> object:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: self._values[source][index])

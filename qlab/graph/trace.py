@@ -24,6 +24,48 @@ from qlab.graph.functional import CannotUndo, without_mutation
 from qlab.graph.standard import drop_what_does_nothing, standardize
 
 
+def check_model(model: object) -> None:
+    """Raise TypeError for what is no network that can be traced, with what to give instead.
+
+    >>> check_model(nn.Conv2d)
+    Traceback (most recent call last):
+    TypeError: prepare got a class, Conv2d: expected a network, an nn.Module; make one first
+    """
+    name = type(model).__name__
+    if isinstance(model, type):
+        raise TypeError(f"prepare got a class, {model.__name__}: expected a network, an nn.Module; make one first")
+    instead = {
+        "OptimizedModule": "a compiled network: give the one that was compiled, compiled._orig_mod",
+        "DataParallel": "a network in DataParallel: give the one inside, parallel.module",
+        "DistributedDataParallel": "a network in DistributedDataParallel: give the one inside, parallel.module",
+        "ExportedProgram": "an exported program: give the network that was exported",
+        "Prepared": "a prepared network: give the float network that it was made from",
+        "Int8Network": "an integer network: give the float network that it was made from",
+    }.get(name)
+    if isinstance(model, torch.jit.ScriptModule):
+        instead = "a scripted or traced network: give the nn.Module that it was made from"
+    if instead or not isinstance(model, nn.Module):
+        raise TypeError(f"prepare got {instead or f'a {name}: expected a network, an nn.Module'}")
+
+
+def check_example(example: object) -> None:
+    """Raise ValueError for what is no batch of floats, such as the tokens of a language model."""
+    if not isinstance(example, Tensor):
+        raise ValueError(
+            f"the example is a {type(example).__name__}: expected a tensor, one batch as the network takes it "
+            "(torch.from_numpy(array); of a dict or tuple, the images alone)"
+        )
+    if not example.is_floating_point():
+        raise ValueError(
+            f"the example is {example.dtype}: expected a batch of floats, such as normalized images. What reads tokens "
+            "is quantized by qlab.llm"
+        )
+    if example.ndim < 2 or not example.numel():
+        raise ValueError(
+            f"the example has shape {tuple(example.shape)}: expected a batch, (N, ...), of at least one image"
+        )
+
+
 class _Proxy(fx.Proxy):
     """Sees ``y += x`` as what it is, a change of y; torch.fx's own takes it for y = y + x."""
 

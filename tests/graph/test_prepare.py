@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -219,3 +222,36 @@ def test_any_spec_can_be_given_by_hand():
 def test_a_misspelt_override_is_refused(name):
     with pytest.raises(ValueError, match=r"overrides names .*, which is no layer of this network: did you mean "):
         qlab.prepare(models.resnet20(), QConfig.w8a8(overrides={name: None}))
+
+
+def scripted(net):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.script(net)
+
+
+@pytest.mark.parametrize("make, words", [
+    (lambda net: torch.compile(net), r"a compiled network: give the one that was compiled, compiled\._orig_mod"),
+    (lambda net: nn.DataParallel(net), r"a network in DataParallel: give the one inside, parallel\.module"),
+    (scripted, r"a scripted or traced network: give the nn\.Module"),
+    (lambda net: torch.export.export(net, (torch.zeros(1, 3, 8, 8),)), "an exported program: give the network"),
+    (lambda net: prepare(net, example=torch.zeros(1, 3, 8, 8)), "a prepared network: give the float network"),
+    (type, r"a class, Sequential: expected a network, an nn\.Module; make one first"),
+    (lambda net: "resnet20", r"a str: expected a network, an nn\.Module"),
+])  # fmt: skip
+def test_what_is_no_network_to_trace_is_told_what_to_give(make, words):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval()
+    with pytest.raises(TypeError, match=f"prepare got {words}"):
+        prepare(make(net), example=torch.zeros(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize("example, words", [
+    ({"x": torch.zeros(1, 3, 8, 8)}, r"the example is a dict: expected a tensor.*of a dict or tuple, the images alone"),
+    (np.zeros((1, 3, 8, 8), np.float32), r"the example is a ndarray: expected a tensor.*torch\.from_numpy\(array\)"),
+    (torch.zeros(1, 12, dtype=torch.int64), r"the example is torch\.int64: .*What reads tokens is quantized by qlab\.llm"),
+    (torch.zeros(0, 3, 8, 8), r"the example has shape \(0, 3, 8, 8\): expected a batch"),
+    (torch.zeros(3), r"the example has shape \(3,\): expected a batch"),
+])  # fmt: skip
+def test_an_example_that_is_no_batch_of_floats_is_refused(example, words):
+    with pytest.raises(ValueError, match=words):
+        prepare(nn.Sequential(nn.Conv2d(3, 4, 3)), example=example)
