@@ -1,7 +1,7 @@
 """Fast engines: the int8 kernels of torch, behind the interface of :class:`qlab.int8.reference.Engine`.
 
 This is the one folder that touches them, since upstream is taking them away. There are two families: quantized.py on
-tensors of their own type, onednn.py on plain ones; matmul.py has the matrix products of language models. choice.py
+tensors of their own type, onednn.py on plain ones (workarounds.py: what oneDNN computes wrong); matmul.py has the matrix products of language models. choice.py
 tries them out on this machine, whose instructions processor.py knows.
 
 All stay within one code of the reference; they multiply their int32 sums by a float, where it takes a
