@@ -230,8 +230,8 @@ class Engine:
     output channel.
 
     ``plain=True`` takes each sum as it is written above, in int32 (:func:`conv2d_sums`, :func:`linear_sums`), for
-    whoever wants to step through; the default takes the same sums by float units, many times as fast. Both give the same codes:
-    ``network.on(Engine(plain=True))``.
+    whoever wants to step through: ``network.on(Engine(plain=True))``. The default takes the same sums by float units,
+    many times as fast. Both give the same codes.
 
     >>> engine, x_qp, weight_qp = Engine(), QParams(0.5, 3), QParams(0.1, 0, signed=True)
     >>> kernel = engine.linear(torch.tensor([[10, -20]], dtype=torch.int8), None, weight_qp, x_qp, x_qp)
