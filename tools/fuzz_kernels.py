@@ -36,12 +36,13 @@ class Layer:
     real: Callable[..., Tensor]  # codes, int64 -> what the output codes are before rounding, float64
     out_qp: QParams
     groups: int = 1
+    layout: str = "channels last"  # in which order the values lie that become the inputs' codes
 
     def __str__(self) -> str:
         arguments = [tuple(a.shape) if isinstance(a, Tensor) else f"z={a.zero_point.tolist()} {a.bits} bits"
                      for a in self.arguments if isinstance(a, (Tensor, QParams))]  # fmt: skip
         sizes = [[tuple(q.shape) for q in call] for call in self.inputs]
-        return f"{self.op} {arguments} {self.options} on {sizes}"
+        return f"{self.op} {arguments} {self.options} on {sizes}, {self.layout}"
 
 
 # --- drawing
@@ -73,7 +74,7 @@ def weights(draw: random.Random, shape: Sequence[int]) -> tuple[Tensor, QParams]
 
 
 def output(draw: random.Random, weight: Tensor, weight_qp: QParams, x_qp: QParams) -> tuple[QParams, Tensor | None]:
-    """A grid on which the sums show, and a bias; its step is not finer than the sums', to which qnnpack rounds the bias."""
+    """A grid on which the sums show, not finer than their own, to which qnnpack rounds the bias; and a bias."""
     step_of_sums = (weight_qp.scale * x_qp.scale).expand(len(weight))
     spread = (weight.float().flatten(1).square().sum(1).sqrt() * step_of_sums).max() * x_qp.qmax
     out_qp = grid(draw, 1.0)
@@ -229,7 +230,23 @@ def layer(seed: int, number: int) -> Layer:
     draw = random.Random(f"{seed}/{number}")
     torch.manual_seed(draw.randrange(2**31))
     kinds = [convolution] * 8 + [linear, pooling, pooling, cells, addition]
-    return draw.choice(kinds)(draw)
+    made = draw.choice(kinds)(draw)
+    made.layout = draw.choice(LAYOUTS)
+    return made
+
+
+LAYOUTS = "channels last", "channels last", "rows", "part of a larger tensor", "codes in rows"
+
+
+def laid_out(x: Tensor, layout: str) -> Tensor:
+    """The same values, in another order in memory."""
+    if x.ndim != 4:
+        return x
+    if layout != "part of a larger tensor":
+        return x.contiguous(memory_format=torch.channels_last if layout == "channels last" else torch.contiguous_format)
+    larger = torch.zeros([n + 1 for n in x.shape]).contiguous(memory_format=torch.channels_last)
+    larger[1:, 1:, 1:, 1:] = x
+    return larger[1:, 1:, 1:, 1:]
 
 
 def wrong(layer: Layer, engine: engines.Engine) -> str:
@@ -247,9 +264,12 @@ def _wrong(layer: Layer, engine: engines.Engine) -> str:
     for call in (*layer.inputs, layer.inputs[0]):
         real = layer.real(*(q.long() for q in call)) + int(layer.out_qp.zero_point)
         real = real.clamp(low, layer.out_qp.qmax)
-        values = [(q.float() - int(qp.zero_point)) * qp.scale for q, qp in zip(call, layer.grids)]
+        values = [
+            laid_out((q.float() - int(qp.zero_point)) * qp.scale, layer.layout) for q, qp in zip(call, layer.grids)
+        ]
         with torch.no_grad(), engine.running():
-            q = kernel(*(engine.quantize(qp)(x) for x, qp in zip(values, layer.grids)))
+            inputs = [engine.quantize(qp)(x) for x, qp in zip(values, layer.grids)]
+            q = kernel(*(q.contiguous() if layer.layout == "codes in rows" else q for q in inputs))
             got = engine.dequantize(layer.out_qp)(q).double() / layer.out_qp.scale.double()
         got = got.round() + int(layer.out_qp.zero_point)
         if got.shape != real.shape:

@@ -1,1 +1,1 @@
-"""Integer inference: the arithmetic in the open (reference), torch's fast kernels (engines), whole networks (modules)."""
+"""Integer inference: the arithmetic in the open (reference), torch's kernels (engines), whole networks (modules)."""

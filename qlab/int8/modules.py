@@ -58,8 +58,8 @@ class Int8Layer(nn.Module):
         """load_state_dict() of this layer or of a network around it: the grids between the layers are not in there."""
         if any(key.startswith(prefix) for key in state_dict):
             raise RuntimeError(
-                f"layer {self.name!r} of an integer network takes no load_state_dict: its kernel is packed already, and the "
-                "grids of the activations are in no state_dict. Save with qlab.save, and load with qlab.load"
+                f"layer {self.name!r} of an integer network takes no load_state_dict: its kernel is packed already, "
+                "and the grids of the activations are in no state_dict. Save with qlab.save, and load with qlab.load"
             )
 
 
@@ -115,7 +115,7 @@ class Int8Add(Int8Layer):
 
 
 class Int8Cat(Int8Layer):
-    """Concatenation, each input moved to the grid of the whole."""
+    """Concatenation, each input on the grid of the whole."""
 
     op = "cat"
 

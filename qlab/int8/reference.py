@@ -230,9 +230,9 @@ class Engine:
     one scale a tensor, weights signed with at most 8 bits, the zero point 0 and one scale a tensor or an
     output channel.
 
-    ``plain=True`` takes each sum as it is written above, in int32 (:func:`conv2d_sums`, :func:`linear_sums`), for whoever
-    wants to step through; the default takes the same sums by float units, many times as fast. Both give the same codes:
-    ``network.on(Engine(plain=True))``.
+    ``plain=True`` takes each sum as it is written above, in int32 (:func:`conv2d_sums`, :func:`linear_sums`), for
+    whoever wants to step through: ``network.on(Engine(plain=True))``. The default takes the same sums by float units,
+    many times as fast. Both give the same codes.
 
     >>> engine, x_qp, weight_qp = Engine(), QParams(0.5, 3), QParams(0.1, 0, signed=True)
     >>> kernel = engine.linear(torch.tensor([[10, -20]], dtype=torch.int8), None, weight_qp, x_qp, x_qp)
@@ -254,8 +254,8 @@ class Engine:
     def capture(self, program: Kernel, layers: nn.Module, x: Tensor) -> Kernel:
         """``program``, made of this engine's kernels, recorded for batches like ``x``: no Python is left in it.
 
-        ``layers`` holds what runs in float. It needs no :meth:`running` around it. Raises ValueError where that cannot be
-        done, or gives other scores.
+        ``layers`` holds what runs in float. It needs no :meth:`running` around it. Raises ValueError where that
+        cannot be done, or gives other scores.
         """
         raise ValueError(
             f"engine {self.name!r} cannot be captured: of torch's engines only those of torch.ops.quantized can. "
@@ -541,8 +541,8 @@ def conv2d_shape(
     channels = weight.shape[1] * groups
     if len(shape) != 4 or shape[1] != channels or weight.shape[0] % groups:
         raise ValueError(
-            f"an input of shape {tuple(shape)} for a convolution with weights {tuple(weight.shape)} in {groups} group(s): "
-            f"expected (N, {channels}, H, W), and as many outputs in each group"
+            f"an input of shape {tuple(shape)} for a convolution with weights {tuple(weight.shape)} in {groups} "
+            f"group(s): expected (N, {channels}, H, W), and as many outputs in each group"
         )
     axes = zip(shape[2:], weight.shape[2:], stride, padding, dilation)
     return (shape[0], weight.shape[0], *(fit_windows(*axis)[0] for axis in axes))

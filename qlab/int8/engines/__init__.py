@@ -1,8 +1,9 @@
 """Fast engines: the int8 kernels of torch, behind the interface of :class:`qlab.int8.reference.Engine`.
 
 This is the one folder that touches them, since upstream is taking them away. There are two families: quantized.py on
-tensors of their own type, onednn.py on plain ones; matmul.py has the matrix products of language models. choice.py
-tries them out on this machine, whose instructions processor.py knows.
+tensors of their own type, onednn.py on plain ones; workarounds.py knows what oneDNN computes wrong. matmul.py has the
+matrix products of language models. choice.py tries the engines out on this machine, whose instructions processor.py
+knows.
 
 All stay within one code of the reference; they multiply their int32 sums by a float, where it takes a
 fixed-point number. The exception has a physical cause. Without VNNI instructions (2019 and later) an x86

@@ -96,7 +96,7 @@ class OnednnOps(Engine):
         self, calling: Callable[..., Kernel], weight: Tensor, bias: Tensor | None, weight_qp: QParams, x_qp: QParams,
         window: tuple[Pair, Pair, Pair, int],
     ) -> Kernel:  # fmt: skip
-        """A convolution (and addition), from ``calling(x_grid, packed, bias, window)``: the kernel that calls torch's."""
+        """A convolution (and addition), from ``calling(x_grid, packed, bias, window)``, which calls torch's."""
         scales, zero = self._scales(weight, weight_qp, x_qp), int(x_qp.zero_point)
         around = Workaround(weight, bias, weight_qp, x_qp, *window)
         x_grid, bias = as_numbers(around.x_qp), _float32(around.bias)

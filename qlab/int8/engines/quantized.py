@@ -245,8 +245,8 @@ class QuantizedOps(Engine):
         return lambda *inputs: _wrap(kernel(*map(_codes, inputs)), *grid)
 
     def _conv2d(
-        self, calling: Callable[[object], Kernel], weight: Tensor, bias: Tensor | None, weight_qp: QParams, x_qp: QParams,
-        window: tuple[Pair, Pair, Pair, int],
+        self, calling: Callable[[object], Kernel], weight: Tensor, bias: Tensor | None, weight_qp: QParams,
+        x_qp: QParams, window: tuple[Pair, Pair, Pair, int],
     ) -> Kernel:  # fmt: skip
         """A convolution (and addition), from ``calling(pack)``: the kernel that calls torch's with packed weights."""
         prepack_op = torch.ops.quantized.conv2d_prepack

@@ -45,7 +45,7 @@ class Workaround:
         self, shape: Sequence[int], other: Sequence[int] | None, make: Callable[[tuple, list[int]], Kernel],
         pad: Callable[[Tensor, list[int]], Tensor],
     ) -> Kernel:  # fmt: skip
-        """The kernel for inputs of this shape (and of what is added), from ``make(window, shape)``, which packs the weights.
+        """The kernel for this shape (and that of what is added), from ``make(window, shape)``, which packs the weights.
 
         ``pad(q, [left, right, top, bottom])`` gives padded inputs, on the grid ``x_qp``.
         """

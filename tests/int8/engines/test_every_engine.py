@@ -281,7 +281,7 @@ def test_every_engine_refuses_what_the_reference_refuses(name):
 
 @pytest.mark.parametrize("name", ["reference", *USABLE])
 def test_inputs_that_do_not_fit_are_refused_before_a_kernel_sees_them(name):
-    """qnnpack takes a linear layer's rows of any length, oneDNN an addend of any shape, and read or write beyond them."""
+    """qnnpack takes a linear layer's rows of any length, oneDNN an addend of any shape: they read or write beyond."""
     engine, qp, weight_qp = engines.get(name), QParams(0.1, 5), QParams(0.1, 0, signed=True)
 
     def codes_of(*shape: int) -> Tensor:
