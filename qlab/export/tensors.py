@@ -1,4 +1,4 @@
-"""Integer networks on disk: one safetensors file that any engine can load.
+"""Networks on disk. An integer network: one safetensors file that any engine can load.
 
 The file holds integers, scales and biases as tensors, and in its JSON header the steps of the network, the grids of
 its values and its report. Nothing in it is code: loading a file from a stranger runs nothing.
@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from qlab.affine import QParams
 from qlab.export import calls
 from qlab.export.checks import CALLED_LAYERS, FLOAT_LAYERS, check_flow, check_header, check_weights, digest
+from qlab.export.prepared import load_prepared, save_prepared
 from qlab.files import check_tensors, read_tensors, write_tensors
+from qlab.graph.prepare import Prepared
 from qlab.graph.report import Report, Row
 from qlab.int8 import engines
 from qlab.int8.modules import LAYERS, Call, Constant, Float, Int8Layer, Int8Network, Program, Step, Weighted
@@ -26,14 +28,28 @@ FORMAT = 2
 PLACES = {"device", "dtype"}  # arguments that say where a layer's tensors are, and of which type: not a file's business
 
 
-def save(network: Int8Network, path: str | Path) -> Path:
-    """Write an integer network to ``path`` (.safetensors), atomically; returns the path.
+def save(network: Int8Network | Prepared, path: str | Path) -> Path:
+    """Write an integer network, or a prepared one, to ``path`` (.safetensors), atomically; returns the path.
 
-    The file is the same whichever engine the network runs on. Raises TypeError for a network that is not integer,
-    ValueError when a layer that stayed in float is none that a file may name, and OSError where nothing can be written.
+    The file of an integer network is the same whichever engine it runs on. That of a prepared network, perhaps trained for
+    hours, holds its tensors and what rounds them; :func:`load` brings them back ``into`` the same network, prepared anew.
+
+    >>> import tempfile, qlab
+    >>> model, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)).eval(), torch.randn(2, 3, 8, 8)
+    >>> trained = qlab.calibrate(qlab.prepare(model, example=x), [x])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = save(trained, Path(folder) / "trained.safetensors")
+    ...     back = load(path, into=qlab.prepare(model, example=x))
+    >>> torch.equal(back(x), trained(x))
+    True
+
+    Raises TypeError for another network, ValueError when a layer that stayed in float is none that a file may name, or
+    tensors hold NaN, and OSError where nothing can be written.
     """
+    if isinstance(network, Prepared):
+        return save_prepared(network, path)
     if not isinstance(network, Int8Network):
-        raise TypeError(f"save takes what qlab.convert or qlab.ptq gave, not a {type(network).__name__}")
+        raise TypeError(f"save takes what qlab.convert, qlab.ptq or qlab.prepare gave, not a {type(network).__name__}")
     program, report = network.program, network._report
     tensors = {name[len("layers.") :]: tensor.detach() for name, tensor in network.state_dict().items()}
     header = {
@@ -56,14 +72,24 @@ def save(network: Int8Network, path: str | Path) -> Path:
     return write_tensors(path, tensors, header)
 
 
-def load(path: str | Path, engine: str = "auto") -> Int8Network:
-    """The integer network that :func:`save` wrote, on ``engine``.
+def load(path: str | Path, engine: str = "auto", *, into: Prepared | None = None) -> Int8Network | Prepared:
+    """The network that :func:`save` wrote: an integer one, on ``engine``; or a prepared one, which comes back ``into`` what
+    ``qlab.prepare(model, qconfig, example)`` gives for the same network, and is returned.
 
     Raises ValueError for a damaged, forged or foreign file; nothing that it says is executed, and nothing is built before
-    all of it fits together. Files of format 1 have no checksum of the whole.
+    all of it fits together. For a prepared network it names the first difference when it was another one, or had other
+    bits, and ``into`` stays as it was. What no file holds is the two images of the last calibration (convert then proves
+    itself on noise) and the weights from before a method such as bias correction. Files of format 1 have no checksum of
+    the whole.
     """
+    if into is not None:
+        return load_prepared(path, into)
     engines.get(engine)  # a wrong name is no fault of the file
     tensors, header = read_tensors(path)
+    if "prepared" in header:
+        raise ValueError(
+            f"{path} holds a prepared network: load it with qlab.load(path, into=qlab.prepare(model, qconfig, example))"
+        )
     version = header.get("format")
     if type(version) is not int or version not in (1, FORMAT):
         raise ValueError(
