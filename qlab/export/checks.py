@@ -15,13 +15,15 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 
+from qlab.export import calls
+from qlab.export.calls import MOST_VALUES
 from qlab.files import check_tensors
 from qlab.graph.report import Row
 from qlab.int8.modules import Float, Int8Layer, Weighted
 
 MOST_LAYERS = 10_000
-MOST_VALUES = 1 << 28  # that one image may become between two layers
 FLOAT_OPS = ("float", "weight_only")
 KEEPS_GRID = ("max_pool2d", "flatten")
 
@@ -36,6 +38,8 @@ FLOAT_LAYERS = frozenset(
     "ReplicationPad1d ReplicationPad2d SELU SiLU Sigmoid Softmax Softmax2d Softmin Softplus Softshrink Softsign Tanh "
     "Tanhshrink Threshold Unflatten Unfold Upsample UpsamplingBilinear2d UpsamplingNearest2d ZeroPad1d ZeroPad2d".split()
 )
+# Those that read or give several tensors: a file says how they are called.
+CALLED_LAYERS = frozenset("Bilinear Embedding GRU LSTM MaxUnpool1d MaxUnpool2d MultiheadAttention RNN".split())
 
 
 # --- The schema
@@ -82,6 +86,23 @@ PLAIN = Kind("a number, a word, nothing, or a short list of those", _is_plain)
 SIZE, PADDING, AXIS = either(integer(1, 1024)), either(integer(0, 1024)), integer(-8, 8)
 WORD = Kind(f"{PADDING.words}, 'same' or 'valid'", lambda value: value in ("same", "valid") or PADDING.test(value))
 
+LAYER = Kind("one of torch.nn's plain layers", lambda name: type(name) is str and name in FLOAT_LAYERS | CALLED_LAYERS)
+OBJECT = Kind("an object", lambda value: type(value) is dict and len(value) <= 20)
+ARGUMENTS = Kind(
+    "a list of values, inputs and sizes",
+    lambda value: type(value) is list and len(value) <= 20 and calls.is_argument(value),
+)
+KEYWORDS = Kind("an object of values, inputs and sizes", calls.is_keywords)
+FUNCTION = Kind("a function that only computes, such as 'add' or 'functional.gelu'", calls.is_name)
+METHOD = Kind(
+    "a method of tensors that only computes, such as 'permute'",
+    lambda name: type(name) is str and name in calls.METHODS,
+)
+DTYPE = Kind(f"one of {', '.join(calls.DTYPES)}", lambda name: type(name) is str and name in calls.DTYPES)
+SHAPE = Kind(
+    "a list of sizes",
+    lambda value: type(value) is list and len(value) <= 8 and all(map(integer(0, MOST_VALUES).test, value)),
+)
 CONVOLUTION = {"stride": SIZE, "padding": PADDING, "dilation": SIZE, "groups": integer(1, 1 << 20)}
 WEIGHTS = {"bits": integer(1, 8), "bias": FLAG}
 POOLING = {"kernel_size": SIZE, "stride": SIZE, "padding": PADDING, "ceil_mode": FLAG}
@@ -100,14 +121,12 @@ OPTIONS: dict[str, list[dict[str, Kind]]] = {
     "dequantize": [{}],
     "weight_only": [WEIGHTS, {**CONVOLUTION, **WEIGHTS, "padding": WORD}],
     "float": [
-        {
-            "class": Kind("one of torch.nn's plain layers", lambda name: type(name) is str and name in FLOAT_LAYERS),
-            "arguments": Kind("an object", lambda value: type(value) is dict and len(value) <= 20),
-        },
-        {
-            "function": Kind("'add', 'sub', 'mul' or 'cat'", lambda name: name in ("add", "sub", "mul", "cat")),
-            "arguments": Kind("two arguments", lambda value: type(value) is list and len(value) == 2),
-        },
+        {"class": LAYER, "arguments": OBJECT},
+        {"class": LAYER, "arguments": OBJECT, "call": ARGUMENTS, "keywords": KEYWORDS},
+        {"function": FUNCTION, "arguments": ARGUMENTS},
+        {"function": FUNCTION, "arguments": ARGUMENTS, "keywords": KEYWORDS},
+        {"method": METHOD, "arguments": ARGUMENTS, "keywords": KEYWORDS},
+        {"constant": DTYPE, "shape": SHAPE},
     ],
 }
 HEADER = {
@@ -128,7 +147,8 @@ def check_header(header: dict) -> None:
     for number, layer in enumerate(header["layers"]):
         _check_layer(layer, f"layer {number}")
     for number, step in enumerate(_list(header, "steps", count, count)):
-        fine = type(step) is list and len(step) == 3 and type(step[1]) is list and 0 < len(step[1]) <= 1000
+        least = 0 if "constant" in header["layers"][number][2] else 1
+        fine = type(step) is list and len(step) == 3 and type(step[1]) is list and least <= len(step[1]) <= 1000
         if not fine or [type(step[0]), step[0], type(step[2]), step[2]] != [int, number, int, number + 1]:
             raise ValueError(f"step {number} is {_short(step)}, expected [{number}, [what it reads], {number + 1}]")
         for value in step[1]:
@@ -168,28 +188,15 @@ def _check_layer(layer: object, where: str) -> None:
     _same_keys(options, allowed, f"{where}, {op},")
     for option, kind in allowed.items():
         kind.check(options[option], f"{option} of {where}")
-    if op == "float":
+    if "class" in options:
         _check_arguments(options, where)
 
 
 def _check_arguments(options: dict, where: str) -> None:
-    """The arguments of a layer of torch.nn, plain values, or of a function: inputs and numbers."""
-    arguments = options["arguments"]
-    if "class" in options:
-        for name, value in arguments.items():
-            PLAIN.check(value, f"{name[:50]!r} of {where}")
-    elif options["function"] == "cat":
-        integer(-8, 8).check(arguments[1], f"the axis of {where}")
-        if type(arguments[0]) is not list or not all(map(_is_input, arguments[0])):
-            raise ValueError(f"what {where} joins is {_short(arguments[0])}, expected a list of inputs")
-    else:
-        for value in arguments:
-            if not _is_input(value):
-                NUMBER.check(value, f"an argument of {where}")
-
-
-def _is_input(value: object) -> bool:
-    return type(value) is dict and value.keys() == {"input"} and integer(0, 1000).test(value["input"])
+    """The arguments of a layer of torch.nn: plain values."""
+    for name, value in options["arguments"].items():
+        kind = integer(1, 100) if name == "num_layers" else PLAIN  # each is built
+        kind.check(value, f"{name[:50]!r} of {where}")
 
 
 def _check_grid(grid: object, where: str) -> None:
@@ -260,13 +267,11 @@ def check_flow(layers: Sequence[Int8Layer], header: dict) -> None:
         where = f"step {number}, {layer.name[:50]!r}"
         _check_grids(layer.op, [grids[value] for value in inputs], grids[output], where)
         try:
-            shape = _flow(layer, *(shapes[value] for value in inputs))
-            fine = isinstance(shape, Tensor) and shape.dtype is torch.float32 and 0 < shape.numel() <= MOST_VALUES
+            shapes.append(flow(layer, *(shapes[value] for value in inputs)))
         except Exception as error:
             raise ValueError(f"{where} cannot be done ({str(error)[:200] or type(error).__name__})") from error
-        if not fine:
-            raise ValueError(f"{where} gives no tensor of 1 to {MOST_VALUES:,} numbers")
-        shapes.append(shape)
+    if not any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in tree_leaves(shapes[-1])):
+        raise ValueError("the last value is no scores: expected a tensor, or a structure of tensors")
     _check_fusible(layers, header)
 
 
@@ -278,10 +283,21 @@ def _check_grids(op: str, inputs: list, output: list | None, where: str) -> None
         raise ValueError(f"{where} gives integers on another grid than it reads")
 
 
-def _flow(layer: Int8Layer, *inputs: Tensor) -> Tensor:
-    """What the layer gives, as a shape: the float counterpart of its operation, on the meta device."""
+def flow(layer: Int8Layer, *inputs: object) -> object:
+    """What the layer gives, as a shape: the float counterpart of its operation, on the meta device.
+
+    A layer in float has its module there. Sizes and other numbers are what they are.
+    """
     if isinstance(layer, Float):
         return _flow_in_float(layer.module, inputs)
+    if not all(isinstance(x, Tensor) and x.dtype is torch.float32 for x in inputs):
+        _refuse("it reads what is no tensor of float32")
+    given = _flow_in_integers(layer, *inputs)
+    calls.check_value(given)
+    return given
+
+
+def _flow_in_integers(layer: Int8Layer, *inputs: Tensor) -> Tensor:
     x, options, op = inputs[0], {name: value for name, value in layer.options.items() if name != "relu"}, layer.op
     if op == "add":
         a, b = inputs
@@ -308,13 +324,14 @@ def _convolve(x: Tensor, weight: Tensor, stride, padding, dilation, groups: int)
     return F.conv2d(x, weight, None, stride, padding, dilation, groups)
 
 
-def _flow_in_float(module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
-    if len(inputs) != 1 and type(module).__name__ in FLOAT_LAYERS:
-        _refuse(f"{len(inputs)} inputs, expected one")
-    dim = getattr(module, "dim", None)  # which torch looks at where there are numbers only
-    if isinstance(dim, int) and not -inputs[0].ndim <= dim < inputs[0].ndim:
-        _refuse(f"no axis {dim}")
-    return module(*inputs)
+def _flow_in_float(module: nn.Module, inputs: tuple) -> object:
+    if type(module).__name__ in FLOAT_LAYERS:
+        if len(inputs) != 1 or not isinstance(inputs[0], Tensor):
+            _refuse(f"{len(inputs)} inputs, expected one tensor")
+        dim = getattr(module, "dim", None)  # which torch looks at where there are numbers only
+        if isinstance(dim, int) and not -inputs[0].ndim <= dim < inputs[0].ndim:
+            _refuse(f"no axis {dim}")
+    return calls.flow(module, inputs)
 
 
 def _refuse(words: str):

@@ -1,4 +1,4 @@
-"""What each operation is called in ONNX: a graph under construction, and a function for each kind of layer.
+"""What the operations that qlab has in integers are called in ONNX: a graph under construction, and a function for each.
 
 All of it is float here. The integers come from :mod:`qlab.export.qdq`, which puts a QuantizeLinear behind each
 operation and a DequantizeLinear in front of it; a runtime fuses the three into one integer kernel.
@@ -8,18 +8,15 @@ Source: ONNX operator specifications, https://onnx.ai/onnx/operators.
 from __future__ import annotations
 
 import math
-import operator
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from qlab.extras import remedy
-from qlab.int8.modules import Call, Input
 from qlab.int8.reference import fit_windows, pair
 
 OPSET, IR_VERSION = 17, 8  # of 2022: the first opset with LayerNormalization; what any runtime in use today reads
@@ -68,11 +65,15 @@ Emit = Callable[[Graph, str, Sequence[str], Mapping, Shape], str]
 
 def conv2d(graph: Graph, name: str, inputs: Sequence[str], options: Mapping, shape: Shape) -> str:
     """Inputs: image, weights, bias if there is one."""
-    padding = pair(options["padding"])
+    padding, dilation = options["padding"], pair(options["dilation"])
+    if padding == "same":  # the odd pixel at the end, as torch has it
+        total = [step * (size - 1) for step, size in zip(dilation, options["kernel_size"])]
+        pads = [*(pixels // 2 for pixels in total), *(pixels - pixels // 2 for pixels in total)]
+    else:
+        pads = [*pair(0 if padding == "valid" else padding)] * 2
     return graph.node(
-        "Conv", inputs, name, strides=pair(options["stride"]), pads=[*padding, *padding],
-        dilations=pair(options["dilation"]), group=options["groups"],
-    )  # fmt: skip
+        "Conv", inputs, name, strides=pair(options["stride"]), pads=pads, dilations=dilation, group=options["groups"]
+    )
 
 
 def linear(graph: Graph, name: str, inputs: Sequence[str], options: Mapping, shape: Shape) -> str:
@@ -146,112 +147,3 @@ def _window(options: Mapping, shape: Shape) -> tuple[dict, bool]:
     after = [fit_windows(*axis, bool(options["ceil_mode"]))[1] for axis in axes]
     window = {"kernel_shape": kernel, "strides": stride, "pads": [*padding, *after], "dilations": dilation}
     return window, any(end > p for end, p in zip(after, padding))
-
-
-# --- layers that stay in float
-
-
-def module(graph: Graph, name: str, layer: nn.Module, inputs: Sequence[str], shapes: Sequence[Shape]) -> str:
-    """A torch.nn layer, or a function of :data:`FUNCTIONS`, in float. Raises ValueError where there is no ONNX form."""
-    if isinstance(layer, Call):
-        return _call(graph, name, layer, inputs)
-    cls = type(layer)
-    if cls in LIKE_INTEGERS:
-        emit, options = LIKE_INTEGERS[cls]
-        weights = [graph.constant(f"{name}.{key}", value) for key, value in layer.named_parameters()]
-        return emit(graph, name, [*inputs, *weights], {key: getattr(layer, key) for key in options}, shapes[0])
-    if cls not in FLOAT:
-        raise ValueError(_no_form(name, cls.__name__))
-    return FLOAT[cls](graph, name, layer, inputs[0])
-
-
-def _no_form(name: str, what: str) -> str:
-    known = sorted({cls.__name__ for cls in (*FLOAT, *LIKE_INTEGERS)})
-    return (
-        f"{name} stays in float and is {what!r}, for which qlab knows no ONNX form: it knows {', '.join(known)}, "
-        "addition, subtraction, multiplication and torch.cat. Write that step with these"
-    )
-
-
-def _call(graph: Graph, name: str, call: Call, inputs: Sequence[str]) -> str:
-    """A function of the graph: what is no input among its arguments becomes a constant."""
-    if call.kwargs or call.target not in FUNCTIONS:
-        raise ValueError(_no_form(name, call.extra_repr()))
-    if call.target is torch.cat:
-        parts, *dim = call.args
-        return graph.node("Concat", [inputs[part.place] for part in parts], name, axis=dim[0] if dim else 0)
-
-    def operand(index: int, argument) -> str:
-        if isinstance(argument, Input):
-            return inputs[argument.place]
-        return graph.constant(f"{name}.constant{index}", np.array(argument, np.float32))
-
-    return graph.node(FUNCTIONS[call.target], [operand(*each) for each in enumerate(call.args)], name)
-
-
-def _named(op: str, **attributes: str) -> Callable:
-    """A layer that is one node; ``attributes`` maps ONNX's names to the layer's."""
-
-    def emit(graph: Graph, name: str, layer: nn.Module, x: str) -> str:
-        return graph.node(op, [x], name, **{ours: getattr(layer, theirs) for ours, theirs in attributes.items()})
-
-    return emit
-
-
-def _relu6(graph: Graph, name: str, layer: nn.Module, x: str) -> str:
-    ends = [graph.constant(f"{name}.{end}", np.array(value, np.float32)) for end, value in (("low", 0), ("high", 6))]
-    return graph.node("Clip", [x, *ends], name)
-
-
-def _silu(graph: Graph, name: str, layer: nn.Module, x: str) -> str:
-    return graph.node("Mul", [x, graph.node("Sigmoid", [x], f"{name}.sigmoid")], name)
-
-
-def _hardsigmoid(graph: Graph, name: str, layer: nn.Module, x: str) -> str:
-    return graph.node("HardSigmoid", [x], name, alpha=1 / 6, beta=0.5)
-
-
-def _gelu(graph: Graph, name: str, layer: nn.GELU, x: str) -> str:
-    """x * (1 + erf(x / sqrt(2))) / 2."""
-    if layer.approximate != "none":
-        raise ValueError(_no_form(name, f"GELU(approximate={layer.approximate!r})"))
-    parts = {"root": math.sqrt(0.5), "one": 1.0, "half": 0.5}
-    parts = {key: graph.constant(f"{name}.{key}", np.array(value, np.float32)) for key, value in parts.items()}
-    erf = graph.node("Erf", [graph.node("Mul", [x, parts["root"]], f"{name}.scaled")], f"{name}.erf")
-    gate = graph.node("Mul", [graph.node("Add", [erf, parts["one"]], f"{name}.plus"), parts["half"]], f"{name}.gate")
-    return graph.node("Mul", [x, gate], name)
-
-
-def _layer_norm(graph: Graph, name: str, layer: nn.LayerNorm, x: str) -> str:
-    gain = torch.ones(layer.normalized_shape) if layer.weight is None else layer.weight
-    inputs = [x, graph.constant(f"{name}.weight", gain)]
-    inputs += [] if layer.bias is None else [graph.constant(f"{name}.bias", layer.bias)]
-    return graph.node("LayerNormalization", inputs, name, axis=-len(layer.normalized_shape), epsilon=layer.eps)
-
-
-def _batch_norm(graph: Graph, name: str, layer: nn.BatchNorm2d, x: str) -> str:
-    mean, variance = layer.running_mean, layer.running_var
-    gain = torch.ones_like(mean) if layer.weight is None else layer.weight
-    bias = torch.zeros_like(mean) if layer.bias is None else layer.bias
-    parts = {"weight": gain, "bias": bias, "mean": mean, "variance": variance}
-    stored = [graph.constant(f"{name}.{key}", value) for key, value in parts.items()]
-    return graph.node("BatchNormalization", [x, *stored], name, epsilon=layer.eps)
-
-
-POOL = ("kernel_size", "stride", "padding", "ceil_mode")
-LIKE_INTEGERS: dict[type, tuple[Emit, tuple[str, ...]]] = {
-    nn.Conv2d: (conv2d, ("stride", "padding", "dilation", "groups")),
-    nn.Linear: (linear, ()),
-    nn.MaxPool2d: (max_pool2d, (*POOL, "dilation")),
-    nn.AvgPool2d: (avg_pool2d, (*POOL, "count_include_pad")),
-    nn.AdaptiveAvgPool2d: (adaptive_avg_pool2d, ("output_size",)),
-    nn.Flatten: (flatten, ("start_dim", "end_dim")),
-}
-FLOAT: dict[type, Callable] = {
-    nn.ReLU: _named("Relu"), nn.ReLU6: _relu6, nn.Sigmoid: _named("Sigmoid"), nn.Tanh: _named("Tanh"),
-    nn.SiLU: _silu, nn.Hardswish: _named("HardSwish"), nn.Hardsigmoid: _hardsigmoid, nn.GELU: _gelu,
-    nn.LeakyReLU: _named("LeakyRelu", alpha="negative_slope"), nn.ELU: _named("Elu", alpha="alpha"),
-    nn.Softmax: _named("Softmax", axis="dim"), nn.LayerNorm: _layer_norm, nn.BatchNorm1d: _batch_norm,
-    nn.BatchNorm2d: _batch_norm, nn.Identity: _named("Identity"), nn.Dropout: _named("Identity"),
-}  # fmt: skip
-FUNCTIONS: dict[Callable, str] = {operator.add: "Add", operator.sub: "Sub", operator.mul: "Mul", torch.cat: "Concat"}

@@ -1,4 +1,4 @@
-"""Integer networks on disk: one safetensors file that any engine can load.
+"""Networks on disk. An integer network: one safetensors file that any engine can load.
 
 The file holds integers, scales and biases as tensors, and in its JSON header the steps of the network, the grids of
 its values and its report. Nothing in it is code: loading a file from a stranger runs nothing.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import operator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,26 +15,41 @@ import torch
 from torch import Tensor, nn
 
 from qlab.affine import QParams
-from qlab.export.checks import FLOAT_LAYERS, check_flow, check_header, check_weights, digest
+from qlab.export import calls
+from qlab.export.checks import CALLED_LAYERS, FLOAT_LAYERS, check_flow, check_header, check_weights, digest
+from qlab.export.prepared import load_prepared, save_prepared
 from qlab.files import check_tensors, read_tensors, write_tensors
+from qlab.graph.prepare import Prepared
 from qlab.graph.report import Report, Row
 from qlab.int8 import engines
-from qlab.int8.modules import LAYERS, Call, Float, Input, Int8Layer, Int8Network, Program, Step, Weighted
+from qlab.int8.modules import LAYERS, Call, Constant, Float, Int8Layer, Int8Network, Program, Step, Weighted
 
 FORMAT = 2
-# The functions that a file may name for a step in float. A file must not be able to call anything else.
-FUNCTIONS = {"add": operator.add, "sub": operator.sub, "mul": operator.mul, "cat": torch.cat}
 PLACES = {"device", "dtype"}  # arguments that say where a layer's tensors are, and of which type: not a file's business
 
 
-def save(network: Int8Network, path: str | Path) -> Path:
-    """Write an integer network to ``path`` (.safetensors), atomically; returns the path.
+def save(network: Int8Network | Prepared, path: str | Path) -> Path:
+    """Write an integer network, or a prepared one, to ``path`` (.safetensors), atomically; returns the path.
 
-    The file is the same whichever engine the network runs on. Raises TypeError for a network that is not integer,
-    ValueError when a layer that stayed in float is none that a file may name, and OSError where nothing can be written.
+    The file of an integer network is the same whichever engine it runs on. That of a prepared network, perhaps trained for
+    hours, holds its tensors and what rounds them; :func:`load` brings them back ``into`` the same network, prepared anew.
+
+    >>> import tempfile, qlab
+    >>> model, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)).eval(), torch.randn(2, 3, 8, 8)
+    >>> trained = qlab.calibrate(qlab.prepare(model, example=x), [x])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = save(trained, Path(folder) / "trained.safetensors")
+    ...     back = load(path, into=qlab.prepare(model, example=x))
+    >>> torch.equal(back(x), trained(x))
+    True
+
+    Raises TypeError for another network, ValueError when a layer that stayed in float is none that a file may name, or
+    tensors hold NaN, and OSError where nothing can be written.
     """
+    if isinstance(network, Prepared):
+        return save_prepared(network, path)
     if not isinstance(network, Int8Network):
-        raise TypeError(f"save takes what qlab.convert or qlab.ptq gave, not a {type(network).__name__}")
+        raise TypeError(f"save takes what qlab.convert, qlab.ptq or qlab.prepare gave, not a {type(network).__name__}")
     program, report = network.program, network._report
     tensors = {name[len("layers.") :]: tensor.detach() for name, tensor in network.state_dict().items()}
     header = {
@@ -58,14 +72,24 @@ def save(network: Int8Network, path: str | Path) -> Path:
     return write_tensors(path, tensors, header)
 
 
-def load(path: str | Path, engine: str = "auto") -> Int8Network:
-    """The integer network that :func:`save` wrote, on ``engine``.
+def load(path: str | Path, engine: str = "auto", *, into: Prepared | None = None) -> Int8Network | Prepared:
+    """The network that :func:`save` wrote: an integer one, on ``engine``; or a prepared one, which comes back ``into`` what
+    ``qlab.prepare(model, qconfig, example)`` gives for the same network, and is returned.
 
     Raises ValueError for a damaged, forged or foreign file; nothing that it says is executed, and nothing is built before
-    all of it fits together. Files of format 1 have no checksum of the whole.
+    all of it fits together. For a prepared network it names the first difference when it was another one, or had other
+    bits, and ``into`` stays as it was. What no file holds is the two images of the last calibration (convert then proves
+    itself on noise) and the weights from before a method such as bias correction. Files of format 1 have no checksum of
+    the whole.
     """
+    if into is not None:
+        return load_prepared(path, into)
     engines.get(engine)  # a wrong name is no fault of the file
     tensors, header = read_tensors(path)
+    if "prepared" in header:
+        raise ValueError(
+            f"{path} holds a prepared network: load it with qlab.load(path, into=qlab.prepare(model, qconfig, example))"
+        )
     version = header.get("format")
     if type(version) is not int or version not in (1, FORMAT):
         raise ValueError(
@@ -126,27 +150,57 @@ def _describe(layer: Int8Layer) -> list:
 
 
 def _describe_float(name: str, module: nn.Module) -> dict:
-    """Which class or function to call, and with what: enough to make the layer again."""
+    """Which class, function or method to call, and with what: enough to make the layer again."""
+    if isinstance(module, Constant):
+        return {"constant": str(module.value.dtype).removeprefix("torch."), "shape": list(module.value.shape)}
+    if not isinstance(module, Call):
+        return _describe_layer(name, module)
+    try:
+        arguments, keywords = calls.encode(list(module.args)), calls.encode(module.kwargs)["dict"]
+    except ValueError as error:
+        raise ValueError(f"{name} stays in float and cannot be saved: {error}") from error
+    if isinstance(module.target, nn.Module):
+        return _describe_layer(name, module.target) | {"call": arguments, "keywords": keywords}
+    if isinstance(module.target, str) and module.target in calls.METHODS:
+        return {"method": module.target, "arguments": arguments, "keywords": keywords}
+    if not isinstance(module.target, str) and (function := calls.name_of(module.target)) is not None:
+        return {"function": function, "arguments": arguments} | ({"keywords": keywords} if keywords else {})
+    raise ValueError(_cannot_save(name, module.extra_repr()))
+
+
+def _describe_layer(name: str, module: nn.Module) -> dict:
     cls = type(module)
-    if cls is Call and module.target in FUNCTIONS.values() and not module.kwargs:
-        function = next(key for key, value in FUNCTIONS.items() if value is module.target)
-        return {"function": function, "arguments": [_flat(argument) for argument in module.args]}
-    if cls.__name__ not in FLOAT_LAYERS or getattr(nn, cls.__name__) is not cls:
-        what = module.extra_repr() if cls is Call else cls.__name__
-        raise ValueError(
-            f"{name} stays in float and is {what!r}, which is neither one of torch.nn's plain layers nor one of the "
-            f"functions {', '.join(FUNCTIONS)}: it cannot be saved. Write that step with torch.nn layers, or keep the "
-            "float network and convert it again."
-        )
+    if cls.__name__ not in FLOAT_LAYERS | CALLED_LAYERS or getattr(nn, cls.__name__) is not cls:
+        raise ValueError(_cannot_save(name, cls.__name__))
     return {"class": cls.__name__, "arguments": _arguments(module)}
+
+
+def _cannot_save(name: str, what: str) -> str:
+    return (
+        f"{name} stays in float and is {what!r}, which is neither one of torch.nn's plain layers nor one of torch's "
+        "functions that a file may name (qlab.export.calls): it cannot be saved. Write that step with those, or keep the "
+        "float network and convert it again."
+    )
 
 
 def _arguments(module: nn.Module) -> dict:
     """What to make one of torch.nn's layers with, as JSON can hold it."""
-    names = [name for name in inspect.signature(type(module)).parameters if hasattr(module, name)]
+    names = [name for name in _parameters(type(module)) if hasattr(module, name)]
     values = {name: getattr(module, name) for name in names if name != "bias"}
     found = {name: _listed(value) for name, value in values.items() if _is_plain(value)}
-    return found | {"bias": module.bias is not None} if "bias" in names else found
+    if isinstance(module, nn.RNNBase):
+        return found | {"bias": module.bias}
+    if isinstance(module, nn.MultiheadAttention):
+        return found | {"bias": module.in_proj_bias is not None, "add_bias_kv": module.bias_k is not None}
+    return found | {"bias": module.bias is not None} if "bias" in _parameters(type(module)) else found
+
+
+def _parameters(cls: type[nn.Module]) -> list[str]:
+    """The names of the arguments with which a layer of torch.nn is made."""
+    if issubclass(cls, nn.RNNBase):  # whose own signature says *args
+        names = [*inspect.signature(nn.RNNBase).parameters, *(["nonlinearity"] if cls is nn.RNN else [])]
+        return [name for name in names if name != "mode"]
+    return list(inspect.signature(cls).parameters)
 
 
 def _listed(value):
@@ -159,19 +213,6 @@ def _tupled(value):
     return tuple(map(_tupled, value)) if isinstance(value, list) else value
 
 
-def _flat(argument):
-    """An argument of a Call as JSON: {"input": 0} stands for the first input."""
-    if isinstance(argument, (tuple, list)):
-        return [_flat(part) for part in argument]
-    return {"input": argument.place} if isinstance(argument, Input) else argument
-
-
-def _unflat(argument):
-    if isinstance(argument, list):
-        return [_unflat(part) for part in argument]
-    return Input(argument["input"]) if isinstance(argument, dict) else argument
-
-
 def _is_plain(value) -> bool:
     """Can JSON hold it?"""
     if isinstance(value, (tuple, list)):
@@ -182,9 +223,7 @@ def _is_plain(value) -> bool:
 def _layer(op: str, name: str, options: dict, own: dict[str, Tensor], where: str) -> Int8Layer:
     """The layer that ``_describe`` described, with its ``own`` tensors; one in float has none yet: it is on meta."""
     if op == Float.op:
-        if "function" in options:
-            return Float(name, Call(FUNCTIONS[options["function"]], _unflat(options["arguments"]), {}))
-        return Float(name, _float_layer(options["class"], options["arguments"], where))
+        return Float(name, _in_float(options, where))
     options = {key: _tupled(value) for key, value in options.items()}
     if not issubclass(LAYERS[op], Weighted):
         check_tensors(own, {}, where)
@@ -194,10 +233,25 @@ def _layer(op: str, name: str, options: dict, own: dict[str, Tensor], where: str
     return LAYERS[op](name, own["weight"], own["scale"], own.get("bias"), **options)
 
 
+def _in_float(options: dict, where: str) -> nn.Module:
+    """A step in float: a constant, a layer, or a call of a layer, a function or a method."""
+    if "constant" in options:
+        return Constant(torch.empty(options["shape"], dtype=calls.DTYPES[options["constant"]], device="meta"))
+    target: object = options.get("method")
+    if "class" in options:
+        target = _float_layer(options["class"], options["arguments"], where)
+        if "call" not in options:
+            return target
+    elif "function" in options:
+        target = calls.function_of(options["function"])
+    keywords = {name: calls.decode(value) for name, value in options.get("keywords", {}).items()}
+    return Call(target, calls.decode(options.get("call", options["arguments"])), keywords)
+
+
 def _float_layer(name: str, arguments: dict, where: str) -> nn.Module:
     """A layer of torch.nn on the meta device, where the largest takes no memory."""
     cls = getattr(nn, name)
-    for argument in sorted(arguments.keys() - inspect.signature(cls).parameters.keys() | arguments.keys() & PLACES):
+    for argument in sorted(arguments.keys() - set(_parameters(cls)) | arguments.keys() & PLACES):
         raise ValueError(f"{where}: {name} has no argument {argument[:50]!r}")
     try:
         with torch.device("meta"):

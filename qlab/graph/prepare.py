@@ -6,6 +6,7 @@ convolution + addition + relu), not inside it. Source: Jacob et al. (CVPR 2018),
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -69,6 +70,18 @@ class Prepared(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x)
+
+    def __deepcopy__(self, memo: dict) -> Prepared:
+        copied = memo[id(self)] = type(self).__new__(type(self))
+        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return copied
+
+    def __reduce_ex__(self, protocol: int):
+        """A pickle would be written, and could not be read: the graph's nodes know what they stand for by identity."""
+        raise TypeError(
+            "a prepared network cannot be pickled (torch.save, pickle.dumps): write it with qlab.save(prepared, path), and "
+            "bring it back with qlab.load(path, into=qlab.prepare(model, qconfig, example))"
+        )
 
     def weighted(self) -> Iterator[tuple[str, QuantLayer]]:
         """(name, layer) of every layer whose weights are quantized."""

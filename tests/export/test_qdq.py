@@ -329,8 +329,9 @@ def test_only_integer_networks_are_written(tmp_path):
 
 
 @pytest.mark.parametrize("module, words", [
-    (nn.Softplus(), "1 stays in float and is 'Softplus', for which qlab knows no ONNX form: it knows Ad"),
-    (nn.GELU("tanh"), "1 stays in float and is \"GELU\\(approximate='tanh'\\)\", for which"),
+    (nn.AdaptiveMaxPool2d(3), "1 stays in float and is 'AdaptiveMaxPool2d', for which qlab knows no ONNX form: it comes down to torch's adaptive_max_pool2d"),
+    (nn.Conv2d(4, 2, 3, padding=1, padding_mode="circular"), "1 stays in float and is 'Conv2d', for which .*: it comes down to"),
+    (nn.AdaptiveAvgPool2d((None, 5)), "1: 14x5 means of a 14x14 image are over cells of unequal size"),
     (nn.AvgPool2d(5, 4, 1, ceil_mode=True), "1: average pooling with ceil_mode, padding and count_include_pad"),
     (nn.AdaptiveAvgPool2d(5), "1: 5x5 means of a 14x14 image are over cells of unequal size"),
 ])  # fmt: skip
