@@ -66,8 +66,8 @@ def save_onnx(network: Int8Network, path: str | Path) -> Path:
     """Write an integer network as an ONNX graph with QDQ nodes (.onnx), atomically.
 
     The graph's input is ``input``, float32 (N, ...) normalized as in training, its output ``output``; N is free.
-<<<<<<< HEAD
-    onnx.checker has seen what is written.
+    onnx.checker has seen what is written and, where onnxruntime is installed, it has computed what the integer network does
+    on a small batch.
 
     Args:
         network: What :func:`qlab.convert` or :func:`qlab.ptq` gave.
@@ -87,11 +87,6 @@ def save_onnx(network: Int8Network, path: str | Path) -> Path:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     qlab.save_onnx(int8, f"{folder}/network.onnx").name
     'network.onnx'
-=======
-    onnx.checker has seen what is written, and where onnxruntime is installed, each step of it was compared with the
-    network's on noise. Raises TypeError for a network that is not integer, ValueError for a step that has no ONNX form or
-    gives other answers there, ImportError with what to install where the package onnx is missing.
->>>>>>> w-foreign
     """
     content = onnx_model(network).SerializeToString()
     with whole(path) as part:
@@ -103,17 +98,11 @@ def onnx_model(network: Int8Network) -> onnx.ModelProto:
     """What :func:`save_onnx` writes, an onnx.ModelProto; raises what it raises."""
     if not isinstance(network, Int8Network):
         raise TypeError(f"ONNX is made of what qlab.convert or qlab.ptq gave, not of a {type(network).__name__}")
-<<<<<<< HEAD
-    model = _Writer(network).model()
-    library().checker.check_model(model, full_check=True)
-=======
-    onnx = library()
     writer = _Writer(network)
     model = writer.model()
-    onnx.checker.check_model(model, full_check=True)
+    library().checker.check_model(model, full_check=True)
     if find_spec("onnxruntime") is not None:
         prove_onnx(network, model, writer.names)
->>>>>>> w-foreign
     return model
 
 
