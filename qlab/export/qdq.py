@@ -66,8 +66,8 @@ def save_onnx(network: Int8Network, path: str | Path) -> Path:
     """Write an integer network as an ONNX graph with QDQ nodes (.onnx), atomically.
 
     The graph's input is ``input``, float32 (N, ...) normalized as in training, its output ``output``; N is free.
-    onnx.checker has seen what is written and, where onnxruntime is installed, it has computed what the integer network does
-    on a small batch.
+    onnx.checker has seen what is written, and where onnxruntime is installed, each step of it was compared with the
+    network's on noise.
 
     Args:
         network: What :func:`qlab.convert` or :func:`qlab.ptq` gave.
@@ -78,7 +78,7 @@ def save_onnx(network: Int8Network, path: str | Path) -> Path:
 
     Raises:
         TypeError: The network is not an integer one.
-        ValueError: A step has no ONNX form.
+        ValueError: A step has no ONNX form, or gives other answers there.
         ImportError: The package onnx is missing; the message says what to install.
 
     >>> import qlab, tempfile, torch

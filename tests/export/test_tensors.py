@@ -61,7 +61,7 @@ def test_the_file_does_not_depend_on_the_engine(tmp_path):
 
 
 def test_only_integer_networks_are_saved(tmp_path):
-    with pytest.raises(TypeError, match="save takes what qlab.convert or qlab.ptq gave, not a ResNet"):
+    with pytest.raises(TypeError, match="save takes what qlab.convert, qlab.ptq or qlab.prepare gave, not a ResNet"):
         qlab.save(models.resnet20(), tmp_path / "x.safetensors")
 
 
