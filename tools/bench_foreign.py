@@ -35,10 +35,10 @@ def build(name: str, x: Tensor) -> nn.Module:
     """The network with random weights; its BatchNorms know what passes through it."""
     torch.manual_seed(0)
     slow = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    model = getattr(torchvision.models, name)(weights=None, num_classes=10, **slow).train()
+    model = getattr(torchvision.models, name)(weights=None, num_classes=10, **slow).eval()  # auxiliary heads rest
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.momentum = None
+            module.train().momentum = None
     with torch.no_grad():
         for _ in range(2):
             model(x)

@@ -22,7 +22,12 @@ def save_prepared(prepared: Prepared, path: str | Path) -> Path:
     """Write the tensors of a prepared network; see :func:`qlab.save`."""
     tensors = {name: tensor.detach() for name, tensor in prepared.state_dict().items()}
     check_tensors(tensors, tensors, "this network cannot be saved")
-    header = {"prepared": FORMAT, "sha256": "", "input_shape": list(prepared.input_shape), "rounding": _rounding(prepared)}
+    header = {
+        "prepared": FORMAT,
+        "sha256": "",
+        "input_shape": list(prepared.input_shape),
+        "rounding": _rounding(prepared),
+    }
     header["sha256"] = digest(header, tensors)
     return write_tensors(path, tensors, header)
 
@@ -33,9 +38,13 @@ def load_prepared(path: str | Path, into: Prepared) -> Prepared:
         raise TypeError(f"into takes what qlab.prepare gave, not a {type(into).__name__}")
     tensors, header = read_tensors(path)
     if "prepared" not in header:
-        raise ValueError(f"{path} holds an integer network, no prepared one: load it with qlab.load(path), without into")
+        raise ValueError(
+            f"{path} holds an integer network, no prepared one: load it with qlab.load(path), without into"
+        )
     if type(header["prepared"]) is not int or header["prepared"] != FORMAT:
-        raise ValueError(f"{path} has format {str(header['prepared'])[:20]} of prepared networks; this qlab reads {FORMAT}")
+        raise ValueError(
+            f"{path} has format {str(header['prepared'])[:20]} of prepared networks; this qlab reads {FORMAT}"
+        )
     if header.get("sha256") != digest(header, tensors):
         raise ValueError(f"{path} is damaged: its checksum (sha256) is not that of its content; save it again")
     _compare(path, header, into, tensors)
@@ -58,7 +67,9 @@ def _compare(path: str | Path, header: dict, into: Prepared, tensors: dict[str, 
     for name in dict.fromkeys([*wanted, *found]):
         if found.get(name) != wanted.get(name):
             there, here = (f"{side.get(name, 'not rounded')}"[:150] for side in (found, wanted))
-            raise ValueError(f"{path} is of another network or other bits: {name[:80]!r} is {there} there, {here} here: {way}")
+            raise ValueError(
+                f"{path} is of another network or other bits: {name[:80]!r} is {there} there, {here} here: {way}"
+            )
     expected = into.state_dict()
     for name, tensor in expected.items():
         if name in tensors and tensors[name].shape != tensor.shape:

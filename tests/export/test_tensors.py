@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from memory import peak
 from torch import nn
 
 import qlab
@@ -320,15 +320,6 @@ def test_a_forged_file_is_refused_in_words(tmp_path, saved, kind, version):
     assert peak() < before + 200e6
 
 
-def peak() -> float:
-    """The most bytes of memory that this process has had; 0 where the system does not say."""
-    if sys.platform == "win32":
-        return 0
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def as_format_1(header: dict) -> dict:
     """The same header as a version before format 2 wrote it."""
     header = {("inner" if name == "fusible" else name): value for name, value in header.items() if name != "sha256"}
@@ -405,8 +396,11 @@ def test_numbers_that_are_no_numbers_never_become_code():
 
 
 def test_a_float_layer_with_parts_of_its_own_cannot_be_saved(tmp_path):
-    network = int8(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(2), nn.TransformerEncoderLayer(900, 2, 4), nn.Linear(900, 2)))
+    network = int8(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(2), nn.TransformerEncoderLayer(900, 2, 4), nn.Linear(900, 2))
+    )
     with pytest.raises(
-        ValueError, match="stays in float and is 'TransformerEncoderLayer', which is neither one of torch.nn's plain layers"
+        ValueError,
+        match="stays in float and is 'TransformerEncoderLayer', which is neither one of torch.nn's plain layers",
     ):
         qlab.save(network, tmp_path / "x.safetensors")
