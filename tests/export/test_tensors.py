@@ -60,8 +60,8 @@ def test_the_file_does_not_depend_on_the_engine(tmp_path):
     assert qlab.save(network.on("auto"), tmp_path / "b.safetensors").read_bytes() == first
 
 
-def test_only_integer_networks_are_saved(tmp_path):
-    with pytest.raises(TypeError, match="save takes what qlab.convert or qlab.ptq gave, not a ResNet"):
+def test_only_networks_of_qlab_are_saved(tmp_path):
+    with pytest.raises(TypeError, match="save takes what qlab.convert, qlab.ptq or qlab.prepare gave, not a ResNet"):
         qlab.save(models.resnet20(), tmp_path / "x.safetensors")
 
 
