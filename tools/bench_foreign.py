@@ -39,6 +39,8 @@ def build(name: str, x: Tensor) -> nn.Module:
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.train().momentum = None
+        elif isinstance(module, nn.Linear) and not module.weight.any():  # a head that begins with zeros says nothing
+            nn.init.normal_(module.weight, std=0.02)
     with torch.no_grad():
         for _ in range(2):
             model(x)
