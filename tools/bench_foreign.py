@@ -35,10 +35,12 @@ def build(name: str, x: Tensor) -> nn.Module:
     """The network with random weights; its BatchNorms know what passes through it."""
     torch.manual_seed(0)
     slow = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    model = getattr(torchvision.models, name)(weights=None, num_classes=10, **slow).train()
+    model = getattr(torchvision.models, name)(weights=None, num_classes=10, **slow).eval()  # auxiliary heads rest
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.momentum = None
+            module.train().momentum = None
+        elif isinstance(module, nn.Linear) and not module.weight.any():  # a head that begins with zeros says nothing
+            nn.init.normal_(module.weight, std=0.02)
     with torch.no_grad():
         for _ in range(2):
             model(x)

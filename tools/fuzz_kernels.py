@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qlab.affine import QParams
+from qlab.granularity import PerChannel
 from qlab.int8 import engines
 
 
@@ -70,7 +71,9 @@ def weights(draw: random.Random, shape: Sequence[int]) -> tuple[Tensor, QParams]
     if draw.random() < 0.5:
         return weight.to(torch.int8), QParams(0.03, 0, signed=True)
     scale = torch.rand(shape[0]) * 0.1 + 0.001
-    return weight.to(torch.int8), QParams(scale, torch.zeros(shape[0], dtype=torch.int32), signed=True, axis=0)
+    return weight.to(torch.int8), QParams(
+        scale, torch.zeros(shape[0], dtype=torch.int32), signed=True, granularity=PerChannel(0)
+    )
 
 
 def output(draw: random.Random, weight: Tensor, weight_qp: QParams, x_qp: QParams) -> tuple[QParams, Tensor | None]:

@@ -64,9 +64,16 @@ class _Recorder(TorchDispatchMode):
     def _as_it_is(self, value: object) -> object:
         """A constant now, since it may be changed later; a tensor that depends on the input is known by its id."""
         if isinstance(value, Tensor) and id(value) not in self.depends:
-            value = value.detach().clone()
+            value = _row(value).detach().clone().expand(value.shape)
             self._alive.append(value)
         return value
+
+
+def _row(value: Tensor) -> Tensor:
+    """A tensor without its repetitions: axes along which expand() repeats it have length 1."""
+    for axis, stride in enumerate(value.stride()):
+        value = value.narrow(axis, 0, 1) if stride == 0 and value.shape[axis] > 1 else value
+    return value
 
 
 def _first(value: object) -> object:
@@ -169,23 +176,26 @@ class Steps:
             self._batch[times] = self.graph.node("Mul", [self._batch[1], many], f"batch.times{times}")
         return self._batch[times]
 
-    def tensor(self, first: Tensor, second: Tensor, name: str) -> str:
-        """The name of a tensor: one that is known, or a constant; one of a row for each image is spread when it runs."""
+    def tensor(self, first: Tensor, second: Tensor, name: str, loose: bool = False) -> str:
+        """The name of a tensor: one that is known, or a constant. What repeats, such as a row for each image, is stored once
+        and spread when it runs; ``loose``: who reads it spreads it.
+        """
         if id(first) in self.names:
             return self.names[id(first)]
-        if first.shape == second.shape:
-            if not torch.equal(first.nan_to_num(), second.nan_to_num()):
-                raise NoForm("a constant that depends on the number of images")
-            return self.graph.constant(name, first.clone())
-        row = first
+        row = _row(first)
         for axis, (a, b) in enumerate(zip(first.shape, second.shape)):
             row = row.narrow(axis, 0, 1) if a != b else row
-        if row.ndim != second.ndim or not (
-            torch.equal(row.expand_as(first), first) and torch.equal(row.expand_as(second), second)
-        ):
+        same = first.ndim == second.ndim and all(_equal(row.expand_as(each), each) for each in (first, second))
+        if not same:
             raise NoForm("a constant that depends on the number of images")
+        if row.shape == first.shape == second.shape or loose:
+            return self.graph.constant(name, row.clone())
         stored = self.graph.constant(f"{name}.row", row.clone())
         return self.graph.node("Expand", [stored, self.shape(first.shape, second.shape, name)], name)
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(a, b) or (a.is_floating_point() and torch.equal(a.nan_to_num(), b.nan_to_num()))
 
 
 class One:
@@ -593,7 +603,10 @@ def _convolution(o: One) -> str:
 
 
 def _matmul(o: One) -> str:
-    return o.node("MatMul", [o.x(), o.x(1)])
+    parts = [
+        o.steps.tensor(a, b, f"{o.name}.{place}", loose=a.ndim == 3) for place, (a, b) in enumerate(map(o.raw, (0, 1)))
+    ]
+    return o.node("MatMul", parts)
 
 
 def _addmm(o: One) -> str:

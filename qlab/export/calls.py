@@ -191,7 +191,7 @@ def is_argument(value: object, depth: int = MOST_DEPTH) -> bool:
 def is_keywords(value: object) -> bool:
     """Are these keyword arguments that a file may give?"""
     return (
-        type(value) is dict and len(value) <= 20 and not NOT_A_FILES_BUSINESS & value.keys()
+        type(value) is dict and len(value) <= 20 and all(value[name] is None for name in NOT_A_FILES_BUSINESS & value.keys())
         and all(name.isidentifier() and len(name) <= 50 for name in value) and all(map(is_argument, value.values()))
         and value.get("inplace") in (None, False)
     )  # fmt: skip
@@ -251,6 +251,9 @@ def _check_call(call: Call, inputs: tuple) -> None:
         sizes = call.target is operator.add and all(isinstance(value, (list, tuple)) for value in args)
         if not sizes and not all(isinstance(value, (bool, int, float)) for value in args):
             raise ValueError("it computes with what is neither a tensor nor a number")
+    elif call.target is operator.pow and len(args) == 2:
+        if not all(isinstance(value, (int, float)) for value in args) or abs(args[1]) > 8:
+            raise ValueError("it computes a power without a tensor, above the 8th")
     elif getattr(call.target, "__module__", None) == "_operator" and call.target not in {*_COMPARES, operator.getitem}:
         raise ValueError("it computes without a tensor")
 

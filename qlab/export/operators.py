@@ -117,12 +117,25 @@ def adaptive_avg_pool2d(graph: Graph, name: str, inputs: Sequence[str], options:
     if size == (1, 1):
         return graph.node("GlobalAveragePool", inputs, name)
     if any(length % cells for length, cells in zip(shape[2:], size)):
-        raise ValueError(
-            f"{name}: {size[0]}x{size[1]} means of a {shape[2]}x{shape[3]} image are over cells of unequal size, for "
-            "which ONNX has no operator: choose an output_size that divides the image's, such as 1"
-        )
+        return _unequal_means(graph, name, inputs[0], size, shape)
     cell = [length // cells for length, cells in zip(shape[2:], size)]
     return graph.node("AveragePool", inputs, name, kernel_shape=cell, strides=cell)
+
+
+def _unequal_means(graph: Graph, name: str, x: str, size: Sequence[int], shape: Shape) -> str:
+    """Means over cells of unequal size, for which ONNX has no operator: a product with a matrix for each axis.
+
+    As in torch, cell i of n begins at floor(i L / n) and ends at ceil((i + 1) L / n).
+    """
+    means = []
+    for length, cells in zip(shape[2:], size):
+        matrix = np.zeros((cells, length), np.float32)
+        for cell in range(cells):
+            begin, end = cell * length // cells, -((-(cell + 1) * length) // cells)
+            matrix[cell, begin:end] = 1 / (end - begin)
+        means.append(matrix)
+    rows = graph.node("MatMul", [graph.constant(f"{name}.vertical", means[0]), x], f"{name}.rows")
+    return graph.node("MatMul", [rows, graph.constant(f"{name}.horizontal", means[1].T.copy())], name)
 
 
 def flatten(graph: Graph, name: str, inputs: Sequence[str], options: Mapping, shape: Shape) -> str:

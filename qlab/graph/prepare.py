@@ -327,7 +327,8 @@ def _cannot_carry(node: fx.Node) -> str:
 def _what(node: fx.Node, module: nn.Module) -> str:
     if node.op == "call_module":
         return type(module).__name__
-    return getattr(node.target, "__name__", str(node.target))
+    name = getattr(node.target, "__name__", str(node.target))
+    return f"F.{name}" if name in WEIGHTED else name  # F.linear has no weight of its own
 
 
 def _quantize_weights(network: fx.GraphModule, decisions: dict[str, Decision]) -> None:

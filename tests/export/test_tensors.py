@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from memory import peak
 from torch import nn
 
 import qlab
@@ -60,7 +60,7 @@ def test_the_file_does_not_depend_on_the_engine(tmp_path):
     assert qlab.save(network.on("auto"), tmp_path / "b.safetensors").read_bytes() == first
 
 
-def test_only_integer_networks_are_saved(tmp_path):
+def test_only_networks_of_qlab_are_saved(tmp_path):
     with pytest.raises(TypeError, match="save takes what qlab.convert, qlab.ptq or qlab.prepare gave, not a ResNet"):
         qlab.save(models.resnet20(), tmp_path / "x.safetensors")
 
@@ -318,15 +318,6 @@ def test_a_forged_file_is_refused_in_words(tmp_path, saved, kind, version):
     with pytest.raises(ValueError, match=f"{path} is damaged, or no network for engine 'reference': .*{words}"):
         qlab.load(path, engine="reference")
     assert peak() < before + 200e6
-
-
-def peak() -> float:
-    """The most bytes of memory that this process has had; 0 where the system does not say."""
-    if sys.platform == "win32":
-        return 0
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def as_format_1(header: dict) -> dict:
