@@ -10,6 +10,7 @@ import urllib.request
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
+from typing import BinaryIO
 
 from tqdm.auto import tqdm
 
@@ -100,7 +101,7 @@ def extent(headers: Message, remote: Remote) -> tuple[int, int]:
     return 0, int(length) if re.fullmatch(r"[0-9]{1,15}", length) else remote.size
 
 
-def append(file, block: bytes, part: Path) -> None:
+def append(file: BinaryIO, block: bytes, part: Path) -> None:
     """Write the block; when the disk is full, give back what the half download took."""
     try:
         while block:

@@ -91,7 +91,7 @@ class Machine:
             self.follow(opcode.name, argument)
         raise ValueError("it has no end")
 
-    def follow(self, name: str, argument) -> None:
+    def follow(self, name: str, argument: object) -> None:
         """One instruction."""
         stack = self.stack
         if name in PLAIN:

@@ -207,14 +207,14 @@ class One:
         result = operation.result
         self.out, self.out_twin = _first(result), _first(twin.result)
 
-    def __call__(self, place: int, default=None, key: str = ""):
+    def __call__(self, place: int, default: object = None, key: str = ""):
         """An argument that must be the same in both runs."""
         first, second = self.raw(place, default, key)
         if not isinstance(first, Tensor) and first != second:
             raise NoForm(f"torch's {self.operation.name} with a size that depends on the number of images")
         return first
 
-    def raw(self, place: int, default=None, key: str = "") -> tuple:
+    def raw(self, place: int, default: object = None, key: str = "") -> tuple:
         """An argument in both runs."""
         return tuple(
             each.args[place] if len(each.args) > place else each.kwargs.get(key, default)
@@ -226,7 +226,7 @@ class One:
         first, second = self.raw(place)
         return self.given(first, second, f"{self.name}.{place}", dtype)
 
-    def given(self, first, second, name: str, dtype: torch.dtype | None = None) -> str:
+    def given(self, first: object, second: object, name: str, dtype: torch.dtype | None = None) -> str:
         if not isinstance(first, Tensor):
             if first != second:
                 raise NoForm("a number that depends on the number of images")
@@ -248,7 +248,7 @@ class One:
         """A node; ``part`` names one that is not the last of the operation."""
         return self.graph.node(op, inputs, f"{self.name}.{part}" if part else self.name, **attributes)
 
-    def number(self, part: str, value, dtype: torch.dtype | None = None) -> str:
+    def number(self, part: str, value: object, dtype: torch.dtype | None = None) -> str:
         return self.graph.constant(f"{self.name}.{part}", torch.tensor(value, dtype=dtype or self.out.dtype))
 
     def integers(self, part: str, values: Sequence[int]) -> str:

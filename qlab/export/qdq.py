@@ -287,7 +287,7 @@ SAME = 60.0  # dB: what float32's own rounding leaves of a step in float is 90 a
 
 
 @torch.no_grad()
-def prove_onnx(network: Int8Network, model, names: Mapping[int, str]) -> None:
+def prove_onnx(network: Int8Network, model: onnx.ModelProto, names: Mapping[int, str]) -> None:
     """Raise ValueError unless each step of the graph gives what the network's does, on one image of noise.
 
     Each step is given what the graph itself had before it: then integers may differ by one code, where a bias or a half
@@ -331,7 +331,7 @@ def _values(model, names: set[str], x: Tensor) -> dict[str, Tensor]:
     return dict(zip(wanted, map(torch.from_numpy, session.run(wanted, {INPUT: x.numpy()}))))
 
 
-def onnx_copy(model):
+def onnx_copy(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of an onnx.ModelProto."""
     copied = type(model)()
     copied.CopyFrom(model)

@@ -80,7 +80,7 @@ class Weighted(Int8Layer):
         granularity = PerChannel(0) if self.scale.ndim else PerTensor()
         return QParams(self.scale, zero_point, self.bits, True, granularity)
 
-    def kernel(self, engine, inputs, output):
+    def kernel(self, engine: engines.Engine, inputs: Sequence[QParams], output: QParams | None) -> Callable:
         method = getattr(engine, self.op)
         return method(self.weight, self.bias, self.weight_qparams, *inputs, output, **self.options)
 
@@ -96,7 +96,9 @@ class Int8Conv2d(Weighted):
 
     op = "conv2d"
 
-    def added_kernel(self, engine, inputs: Sequence[QParams], output: QParams, relu: bool, last: bool) -> Callable:
+    def added_kernel(
+        self, engine: engines.Engine, inputs: Sequence[QParams], output: QParams, relu: bool, last: bool
+    ) -> Callable:
         """The kernel of convolution + addition (+ relu) in one; ``last``: nobody reads the added value afterwards."""
         options = {**self.options, "relu": relu, "overwrite_other": last}
         return engine.conv2d_add(self.weight, self.bias, self.weight_qparams, *inputs, output, **options)
@@ -119,7 +121,7 @@ class Int8Cat(Int8Layer):
 
     op = "cat"
 
-    def kernel(self, engine, inputs, output):
+    def kernel(self, engine: engines.Engine, inputs: Sequence[QParams], output: QParams | None) -> Callable:
         kernel = engine.cat(list(inputs), output, **self.options)
         return lambda *parts: kernel(list(parts))
 
@@ -129,7 +131,7 @@ class Int8MaxPool2d(Int8Layer):
 
     op = "max_pool2d"
 
-    def kernel(self, engine, inputs, output):
+    def kernel(self, engine: engines.Engine, inputs: Sequence[QParams], output: QParams | None) -> Callable:
         return engine.max_pool2d(inputs[0], **self.options)
 
 
@@ -150,7 +152,7 @@ class Int8Flatten(Int8Layer):
 
     op = "flatten"
 
-    def kernel(self, engine, inputs, output):
+    def kernel(self, engine: engines.Engine, inputs: Sequence[QParams], output: QParams | None) -> Callable:
         return engine.flatten(**self.options)
 
 
@@ -165,7 +167,7 @@ class Quantize(Int8Layer):
 
     op = "quantize"
 
-    def kernel(self, engine, inputs, output):
+    def kernel(self, engine: engines.Engine, inputs: Sequence[QParams], output: QParams | None) -> Callable:
         return engine.quantize(output)
 
 
@@ -174,7 +176,7 @@ class Dequantize(Int8Layer):
 
     op = "dequantize"
 
-    def kernel(self, engine, inputs, output):
+    def kernel(self, engine: engines.Engine, inputs: Sequence[QParams], output: QParams | None) -> Callable:
         return engine.dequantize(inputs[0])
 
 
@@ -183,7 +185,7 @@ class WeightOnly(Weighted):
 
     op = "weight_only"
 
-    def kernel(self, engine, inputs, output):
+    def kernel(self, engine: engines.Engine, inputs: Sequence[QParams], output: QParams | None) -> Callable:
         weight = dequantize(self.weight, self.weight_qparams)
         if weight.ndim == 4:
             weight = weight.contiguous(memory_format=torch.channels_last)
@@ -200,7 +202,7 @@ class Float(Int8Layer):
         super().__init__(name)
         self.module = module
 
-    def kernel(self, engine, inputs, output):
+    def kernel(self, engine: engines.Engine, inputs: Sequence[QParams], output: QParams | None) -> Callable:
         return self.module
 
 
@@ -218,7 +220,7 @@ class Call(nn.Module):
         super().__init__()
         self.target, self.args, self.kwargs = target, args, kwargs
 
-    def forward(self, *inputs: object):
+    def forward(self, *inputs: object) -> object:
         args, kwargs = filled((self.args, self.kwargs), inputs)
         if isinstance(self.target, str):
             return getattr(args[0], self.target)(*args[1:], **kwargs)

@@ -37,8 +37,10 @@ class OnednnOps(Engine):
             yield
 
     def conv2d(
-        self, weight, bias, weight_qp, x_qp, out_qp, *, stride=1, padding=0, dilation=1, groups=1, relu=False
-    ):  # fmt: skip
+        self, weight: Tensor, bias: Tensor | None, weight_qp: QParams, x_qp: QParams, out_qp: QParams, *,
+        stride: int | Pair = 1, padding: int | Pair = 0, dilation: int | Pair = 1, groups: int = 1,
+        relu: bool = False,
+    ) -> Kernel:  # fmt: skip
         op = direct(torch.ops.onednn.qconv2d_pointwise.default)
         window = (*map(pair, (stride, padding, dilation)), groups)
         out = (*as_numbers(out_qp), torch.uint8, "relu" if relu else "none", [], "")
@@ -49,9 +51,10 @@ class OnednnOps(Engine):
         return _clamped(self._conv2d(calling, weight, bias, weight_qp, x_qp, window), out_qp)
 
     def conv2d_add(
-        self, weight, bias, weight_qp, x_qp, other_qp, out_qp, *, stride=1, padding=0, dilation=1, groups=1,
-        relu=False, overwrite_other=False,
-    ):  # fmt: skip
+        self, weight: Tensor, bias: Tensor | None, weight_qp: QParams, x_qp: QParams, other_qp: QParams,
+        out_qp: QParams, *, stride: int | Pair = 1, padding: int | Pair = 0, dilation: int | Pair = 1,
+        groups: int = 1, relu: bool = False, overwrite_other: bool = False,
+    ) -> Kernel:  # fmt: skip
         op = direct(torch.ops.onednn.qconv2d_pointwise.binary)
         window = (*map(pair, (stride, padding, dilation)), groups)
         out = (*as_numbers(out_qp), torch.uint8, *as_numbers(other_qp), "sum", 1.0, "relu" if relu else "none", [], "")
@@ -66,7 +69,10 @@ class OnednnOps(Engine):
 
         return _clamped(self._conv2d(calling, weight, bias, weight_qp, x_qp, window), out_qp)
 
-    def linear(self, weight, bias, weight_qp, x_qp, out_qp, *, relu=False):
+    def linear(
+        self, weight: Tensor, bias: Tensor | None, weight_qp: QParams, x_qp: QParams, out_qp: QParams, *,
+        relu: bool = False,
+    ) -> Kernel:  # fmt: skip
         op, x_grid = direct(torch.ops.onednn.qlinear_pointwise.default), as_numbers(x_qp)
         scales, bias = self._scales(weight, weight_qp, x_qp), _float32(bias)
         out = (*as_numbers(out_qp), torch.uint8, "relu" if relu else "none", [], "")
@@ -78,16 +84,16 @@ class OnednnOps(Engine):
 
         return _clamped(by_shape(make), out_qp)
 
-    def add(self, a_qp, b_qp, out_qp, *, relu=False):
+    def add(self, a_qp: QParams, b_qp: QParams, out_qp: QParams, *, relu: bool = False) -> Kernel:
         return _rescaled_in_float([a_qp, b_qp], out_qp, relu)  # torch.ops.onednn.qadd takes ten times as long
 
-    def avg_pool2d(self, x_qp, out_qp, **window):
+    def avg_pool2d(self, x_qp: QParams, out_qp: QParams, **window: object) -> Kernel:
         return _rescaled_in_float([x_qp], out_qp, change=lambda x: channels_last(F.avg_pool2d(x, **window)))
 
-    def adaptive_avg_pool2d(self, x_qp, out_qp, *, output_size):
+    def adaptive_avg_pool2d(self, x_qp: QParams, out_qp: QParams, *, output_size: int | Pair) -> Kernel:
         return _rescaled_in_float([x_qp], out_qp, change=lambda x: channels_last(F.adaptive_avg_pool2d(x, output_size)))
 
-    def requantize(self, x_qp, out_qp, *, relu=False):
+    def requantize(self, x_qp: QParams, out_qp: QParams, *, relu: bool = False) -> Kernel:
         if same_grid(x_qp, out_qp):
             return super().requantize(x_qp, out_qp, relu=relu)
         return _rescaled_in_float([x_qp], out_qp, relu)

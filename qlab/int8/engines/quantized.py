@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 
@@ -119,8 +119,10 @@ class QuantizedOps(Engine):
         return lambda q: q.dequantize()
 
     def conv2d(
-        self, weight, bias, weight_qp, x_qp, out_qp, *, stride=1, padding=0, dilation=1, groups=1, relu=False
-    ):  # fmt: skip
+        self, weight: Tensor, bias: Tensor | None, weight_qp: QParams, x_qp: QParams, out_qp: QParams, *,
+        stride: int | Pair = 1, padding: int | Pair = 0, dilation: int | Pair = 1, groups: int = 1,
+        relu: bool = False,
+    ) -> Kernel:  # fmt: skip
         op = direct((torch.ops.quantized.conv2d_relu if relu else torch.ops.quantized.conv2d).new)
         window = (*map(pair, (stride, padding, dilation)), groups)
         scale, zero_point = as_numbers(out_qp)
@@ -131,9 +133,10 @@ class QuantizedOps(Engine):
         return self._clamped(self._conv2d(calling, weight, bias, weight_qp, x_qp, window), out_qp)
 
     def conv2d_add(
-        self, weight, bias, weight_qp, x_qp, other_qp, out_qp, *, stride=1, padding=0, dilation=1, groups=1,
-        relu=False, overwrite_other=False,
-    ):  # fmt: skip
+        self, weight: Tensor, bias: Tensor | None, weight_qp: QParams, x_qp: QParams, other_qp: QParams,
+        out_qp: QParams, *, stride: int | Pair = 1, padding: int | Pair = 0, dilation: int | Pair = 1,
+        groups: int = 1, relu: bool = False, overwrite_other: bool = False,
+    ) -> Kernel:  # fmt: skip
         if not self.fuses_add:
             raise ValueError(
                 f"engine {self.name!r} has no conv2d_add: of torch's engines only onednn fuses convolution "
@@ -156,7 +159,10 @@ class QuantizedOps(Engine):
 
         return self._clamped(self._conv2d(calling, weight, bias, weight_qp, x_qp, window), out_qp)
 
-    def linear(self, weight, bias, weight_qp, x_qp, out_qp, *, relu=False):
+    def linear(
+        self, weight: Tensor, bias: Tensor | None, weight_qp: QParams, x_qp: QParams, out_qp: QParams, *,
+        relu: bool = False,
+    ) -> Kernel:  # fmt: skip
         op = direct((torch.ops.quantized.linear_relu if relu else torch.ops.quantized.linear).default)
         scale, zero_point = as_numbers(out_qp)
         prepack = self._prepack(torch.ops.quantized.linear_prepack, weight, bias, weight_qp, x_qp)
@@ -168,7 +174,7 @@ class QuantizedOps(Engine):
 
         return self._clamped(by_shape(make), out_qp)
 
-    def add(self, a_qp, b_qp, out_qp, *, relu=False):
+    def add(self, a_qp: QParams, b_qp: QParams, out_qp: QParams, *, relu: bool = False) -> Kernel:
         scale, zero_point = as_numbers(out_qp)
         ratios = float(ratio(a_qp, out_qp)), float(ratio(b_qp, out_qp))
         if min(ratios) < 2**-14 or max(ratios) > 2**7 or (relu and zero_point == 255):
@@ -181,7 +187,10 @@ class QuantizedOps(Engine):
 
         return self._clamped(by_shape(make), out_qp)
 
-    def max_pool2d(self, qp, *, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False):
+    def max_pool2d(
+        self, qp: QParams, *, kernel_size: int | Pair, stride: int | Pair | None = None,
+        padding: int | Pair = 0, dilation: int | Pair = 1, ceil_mode: bool = False,
+    ) -> Kernel:  # fmt: skip
         check_activation(qp)
         kernel_size, padding, dilation = pair(kernel_size), pair(padding), pair(dilation)
         stride = kernel_size if stride is None else pair(stride)
@@ -197,19 +206,19 @@ class QuantizedOps(Engine):
 
         return by_shape(make)
 
-    def avg_pool2d(self, x_qp, out_qp, **window):
+    def avg_pool2d(self, x_qp: QParams, out_qp: QParams, **window: object) -> Kernel:
         return self._in_float(lambda x: channels_last(F.avg_pool2d(x, **window)), x_qp, out_qp)
 
-    def adaptive_avg_pool2d(self, x_qp, out_qp, *, output_size):
+    def adaptive_avg_pool2d(self, x_qp: QParams, out_qp: QParams, *, output_size: int | Pair) -> Kernel:
         if same_grid(x_qp, out_qp) and pair(output_size) == (1, 1):  # torch's integer kernel knows no other grid ...
             return lambda q: F.adaptive_avg_pool2d(q, output_size)  # ... and makes nonsense of one pixel for more
         return self._in_float(lambda x: channels_last(F.adaptive_avg_pool2d(x, output_size)), x_qp, out_qp)
 
-    def cat(self, qps, out_qp, *, dim=1):
+    def cat(self, qps: Sequence[QParams], out_qp: QParams, *, dim: int = 1) -> Kernel:
         moves, grid, join = [self.requantize(qp, out_qp) for qp in qps], as_numbers(out_qp), torch.ops.quantized.cat
         return lambda parts: join([move(q) for move, q in zip(moves, parts, strict=True)], dim, *grid)
 
-    def requantize(self, x_qp, out_qp, *, relu=False):
+    def requantize(self, x_qp: QParams, out_qp: QParams, *, relu: bool = False) -> Kernel:
         if same_grid(check_activation(x_qp), out_qp):
             return torch.relu if relu else lambda q: q
         return self._in_float(torch.relu_ if relu else lambda x: x, x_qp, out_qp)
