@@ -168,7 +168,7 @@ def _named_without(node: fx.Node, *places: object) -> str:
     """The name without its underscore; ValueError when there is no such function."""
     name = (node.target if isinstance(node.target, str) else node.target.__name__)[:-1]
     if not any(hasattr(place, name) for place in places):
-        raise ValueError(
+        raise CannotUndo(
             f"{_words(node)} changes a tensor in place and has no form that gives a new one: write it anew"
         )
     return name

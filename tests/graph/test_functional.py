@@ -101,3 +101,15 @@ class ThroughAnAlias(Base):
 def test_what_depends_on_shared_memory_is_refused_by_name(network, words):
     with pytest.raises(ValueError, match=words):
         qlab.prepare(network().eval(), example=X)
+
+
+def test_a_change_that_has_no_other_form_is_refused_by_its_line():
+    class Copies(torch.nn.Module):
+        def forward(self, x):
+            y = x * 2
+            y.copy_(x)
+            return y
+
+    words = r"copy_, at .*test_functional.py:\d+: `y\.copy_\(x\)`, changes a tensor in place and has no form that gives a new"
+    with pytest.raises(ValueError, match=words):
+        qlab.graph.trace.trace(Copies(), torch.zeros(1, 3, 4, 4))
