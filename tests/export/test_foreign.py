@@ -265,6 +265,45 @@ def test_a_trained_network_comes_back_bit_for_bit(tmp_path, bits):
     assert torch.equal(qlab.convert(fresh, "reference")(X), qlab.convert(trained, "reference")(X))
 
 
+def started(method: str, x: Tensor = X):
+    """In the middle of a training: BatchNorms beside the weights, grids that learn or follow."""
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.Flatten()
+    form = qlab.prepare(nn.Sequential(*layers).eval(), QConfig.preset("w4a4", first_last=None), X)
+    return form if not method else qlab.qat.start(qlab.calibrate(form, [x], progress=False), [x], method)
+
+
+def train(network, steps: int):
+    optimizer = torch.optim.SGD(network.parameters(), 0.05)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        network(X).square().mean().backward()
+        optimizer.step()
+    return network
+
+
+@pytest.mark.parametrize("method", ["lsq", "pact", "straight_through"])
+def test_a_network_in_training_comes_back_and_is_trained_on(tmp_path, method):
+    network = train(started(method), 3)
+    path = qlab.save(network, tmp_path / "halfway.safetensors")
+    back = qlab.load(path, into=started(method, X * 2))
+    train(network, 2), train(back, 2)
+    state = back.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    done, again = qlab.qat.finish(network), qlab.qat.finish(back)
+    assert torch.equal(qlab.convert(done, "reference")(X), qlab.convert(again, "reference")(X))
+
+
+def test_a_network_in_training_goes_into_no_other(tmp_path):
+    path = qlab.save(started("lsq"), tmp_path / "halfway.safetensors")
+    for other in ("", "pact"):
+        with pytest.raises(
+            ValueError,
+            match=r"halfway.safetensors is of another stage: '.*' is a \w+ there, a \w+ here. .*qlab.qat.start\(prepared, ",
+        ):
+            qlab.load(path, into=started(other))
+
+
 @pytest.mark.parametrize("other, words", [
     (dict(bits=4), "of another network or other bits: '.*' is QuantSpec.*bits=8.* there, QuantSpec.*bits=4.* here: prepare the"),
     (dict(width=5), r"of another network: 'network.0.weight' is \(4, 3, 3, 3\) there, \(5, 3, 3, 3\) here"),
@@ -304,6 +343,22 @@ def test_a_damaged_file_of_a_prepared_network_is_refused(tmp_path):
         write_tensors(path, tensors, {**header, "prepared": version})
         with pytest.raises(ValueError, match="p.safetensors has format .* of prepared networks; this qlab reads 1"):
             qlab.load(path, into=prepared())
+
+
+def test_a_mask_of_infinity_is_refused_with_its_name_and_what_to_write(tmp_path):
+    class Masked(Step):
+        def __init__(self) -> None:
+            super().__init__(None)
+            self.register_buffer("mask", torch.tensor([0.0, -torch.inf] * 4))
+
+        def forward(self, x):
+            return self.fc(torch.softmax(self.conv(x).mean((2, 3)) + self.mask, 1))
+
+    words = "cannot be saved: .*mask.* holds NaN or infinity, .* such as -1e9"
+    with pytest.raises(ValueError, match=words):
+        qlab.save(int8(Masked()), tmp_path / "net.safetensors")
+    with pytest.raises(ValueError, match=words):
+        qlab.save(qlab.prepare(Masked().eval(), example=X), tmp_path / "net.safetensors")
 
 
 def test_a_network_of_nan_is_not_saved(tmp_path):
