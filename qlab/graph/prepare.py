@@ -319,7 +319,9 @@ def _cannot_carry(node: fx.Node) -> str:
     """Why this addition or concatenation cannot be done on integers; empty when it can."""
     if kind_of(node) == "add":
         shapes = [shape_of(arg) if isinstance(arg, fx.Node) else None for arg in node.args]
-        if shapes[0] is None or shapes[0] != shapes[1]:
+        if None in shapes:
+            return "no integer kernel adds a number, or what is no tensor"
+        if shapes[0] != shapes[1]:
             return f"no integer kernel adds shapes {shapes[0]} and {shapes[1]}"
     if kind_of(node) == "global_pool" and module_of(node).output_size not in (1, (1, 1)):
         return "only global average pooling, AdaptiveAvgPool2d(1), has an integer kernel"
