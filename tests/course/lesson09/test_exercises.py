@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from qlab.course.exercises import Kind, exercise, judge
+from qlab.course.exercises import exercise
+from qlab.course.judging import Kind, judge
 
 # --- right answers
 
