@@ -30,8 +30,8 @@ def one_weight() -> Panel:
     """Drag the steps: one weight is trained through the rounding."""
     return Panel(
         plots.one_weight(),
-        steps=Slider(label=_("steps of training"), value=0, minimum=0, maximum=plots.STEPS),
         start=Slider(label=_("the weight at the start"), value=-1, minimum=-1.2, maximum=3.2, step=0.1),
+        steps=Slider(label=_("steps of training"), value=0, minimum=0, maximum=plots.STEPS),
         lr=Slider(label=_("learning rate"), value=0.1, minimum=0.02, maximum=0.5, step=0.02),
         falling=ipywidgets.Checkbox(description=_("the rate falls to 0"), value=False, indent=False),
     )

@@ -47,7 +47,7 @@ def one_weight(target: float = 1.3) -> Callable[[float, int, float, bool], Figur
     left.text(0.97, 0.85, _("rounded"), color=QUANTIZED, ha="right", transform=left.transAxes)
     right.set(xlabel=_("steps of training"), ylabel=_("weight"), xlim=(0, STEPS), ylim=(-1.4, 3.4))
     right.axhline(target, color=CLIPPED, linestyle="--", linewidth=1)
-    right.text(STEPS, target - 0.08, _("target"), color=CLIPPED, ha="right", va="top")
+    right.text(STEPS + 0.7, target, _("target"), color=CLIPPED, va="center")
     right.text(0.97, 0.93, _("the float weight"), color=FLOAT, ha="right", transform=right.transAxes)
     right.text(0.97, 0.85, _("what the network uses"), color=QUANTIZED, ha="right", transform=right.transAxes)
     (push,) = left.plot([], [], color=CLIPPED, linewidth=3)
