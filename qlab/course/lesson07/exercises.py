@@ -35,7 +35,7 @@ def gradient_of_values(gradient, x, scale, qmin, qmax):
 def gradient_of_scale(gradient, x, scale, qmin, qmax):
     """LSQ's gradient of the scale, a number: the sum of the gradients of the values, times what each one moves."""
     position = x / scale
-    codes = torch.round(position).clamp(qmin, qmax)
+    codes = torch.round(position.clamp(qmin, qmax))
     clipped = (position < qmin) | (position > qmax)
     moves = torch.where(clipped, codes, codes - position)
     return float((gradient * moves).sum())
@@ -299,7 +299,7 @@ EXERCISES = (
             (G, X, 0.5, -3, 3),
         ),
         hints=(
-            _("First the position x / scale of each value, and its code: rounded, then clamped."),
+            _("First the position x / scale of each value, and its code: clamped to qmin and qmax, then rounded."),
             _("Inside the grid a value moves by code - position, beyond an end by its code."),
             _("Multiply by the gradients, sum up, and make a number of it: float(...)."),
         ),
