@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -140,7 +141,32 @@ def equalized(first: Tensor, second: Tensor, share: float = 1.0) -> tuple[Tensor
     ([4.0, 4.0], [4.0, 4.0])
     """
     s = torch.where(living(first, second), ranges(first) / ranges(second), 1.0) ** (share / 2)
-    return tuple((weight.detach().flatten(1) * factor[:, None]) for weight, factor in ((first, 1 / s), (second, s)))
+    return first.detach().flatten(1) / s[:, None], second.detach().flatten(1) * s[:, None]
+
+
+@dataclass(frozen=True)
+class Living:
+    """The living channels of a weight with one scale for the whole tensor: what rounding makes of them."""
+
+    largest: np.ndarray  # each channel's largest weight
+    step: float
+    decibels: float  # the SQNR of a channel, on average
+    gone: int  # channels whose weights all became 0
+
+
+def pair(first: Tensor, second: Tensor, share: float, bits: int) -> tuple[Living, Living]:
+    """Two weights that share channels, after a share of equalization (0 to 1), rounded: see :func:`equalized`.
+
+    >>> layers = pair(torch.tensor([[8.0, 7.9], [2.0, 1.7]]), torch.tensor([[2.0, 1.7], [8.0, 7.9]]), 1.0, bits=4)
+    >>> [layer.gone for layer in layers]
+    [0, 0]
+    """
+    alive, found = living(first, second).numpy(), []
+    for weight in equalized(first, second, share):
+        quantized, step = rounded(weight, bits, PerTensor())
+        ratio, gone = channel_sqnr(weight, quantized)[alive], (ranges(quantized).numpy() == 0)[alive]
+        found.append(Living(ranges(weight).numpy()[alive], float(step), float(ratio.mean()), int(gone.sum())))
+    return found[0], found[1]
 
 
 @rc_context(STYLE)
@@ -166,23 +192,17 @@ def equalization(first: Tensor, second: Tensor) -> Callable[[int, int], Figure]:
         halves.append(ax.plot([], [], color=QUANTIZED)[0])
     image.moves(*points, *halves)
 
-    @cache
-    def measured(share: int, bits: int) -> list[tuple[np.ndarray, float, np.ndarray, int]]:
-        found = []
-        for weight in equalized(first, second, share / 100):
-            quantized, step = rounded(weight, bits, PerTensor())
-            ratio, gone = channel_sqnr(weight, quantized)[alive], (ranges(quantized) == 0)[alive]
-            found.append((ranges(weight).numpy()[alive], float(step), ratio, int(gone.sum())))
-        return found
+    measured = cache(lambda share, bits: pair(first, second, share / 100, bits))
 
     def draw(share: int, bits: int) -> Figure:
         both = measured(share, bits)
-        for point, half, (largest, step, _ratio, _gone) in zip(points, halves, both):
-            point.set_data(channel[alive], largest)
-            half.set_data([0, len(channel) + 1], [step / 2] * 2)
+        for point, half, layer in zip(points, halves, both):
+            point.set_data(channel[alive], layer.largest)
+            half.set_data([0, len(channel) + 1], [layer.step / 2] * 2)
         words = {"share": share, "bits": bits, "count": int(alive.sum())}
-        for place, (largest, _step, ratio, gone) in enumerate(both, 1):
-            words |= {f"mean{place}": ratio.mean(), f"spread{place}": largest.max() / np.median(largest), f"gone{place}": gone}
+        for place, layer in enumerate(both, 1):
+            spread = layer.largest.max() / np.median(layer.largest)
+            words |= {f"mean{place}": layer.decibels, f"spread{place}": spread, f"gone{place}": layer.gone}
         image.finding = _(
             "{share} % equalized, {bits} bits: a living channel has {mean1:.1f} dB in the first layer, {mean2:.1f} dB "
             "in the second"
