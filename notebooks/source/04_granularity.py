@@ -91,7 +91,8 @@ assert spread(folded(depthwise)) > 2 * spread(depthwise[0]) and sum(grown) > len
 # neighbours in a channel. The smaller the part, the better its scale fits. Take the depthwise layer that you have
 # just seen.
 #
-# **Predict.** The largest weight of the tensor sets the one scale. What is left of the other channels?
+# The largest weight of the tensor sets the one scale. What is left of the other channels? **Predict** first: the table is
+# covered until you have.
 
 # %%
 weight = folded(depthwise).weight
@@ -213,7 +214,7 @@ print(bench.compare(integers, x, threads=1, rounds=9, sqnr=0, progress=False))
 #
 # Now all weights of MobileNetV2, the first and the last layer included; activations have 8 bits.
 #
-# **Predict.** How many bits can be taken away before the accuracy falls by more than five points?
+# How many bits can be taken away before the accuracy falls by more than five points? **Predict** both numbers.
 
 # %%
 def accuracies(granularity):

@@ -37,7 +37,11 @@ def equalization(first: Tensor, second: Tensor) -> Panel:
 
 def _accuracies() -> tuple[dict, dict, float]:
     """For the small panel: the more is repaired, the better, and the more bits."""
-    found = {(bits, *how): 10.0 * bits + 8 * sum(how) + how[0] for bits in (3, 4, 5) for how in product((False, True), repeat=2)}
+    found = {
+        (bits, *how): 10.0 * bits + 8 * sum(how) + how[0]
+        for bits in (3, 4, 5)
+        for how in product((False, True), repeat=2)
+    }
     return found, {bits: 12.0 * bits for bits in (3, 4, 5)}, 90.0
 
 

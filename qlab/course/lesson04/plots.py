@@ -186,7 +186,10 @@ def equalization(first: Tensor, second: Tensor) -> Callable[[int, int], Figure]:
         ax.set(xlabel=_("channel"), xlim=(0, len(channel) + 1), title=name)
         for place in channel[~alive]:
             ax.axvspan(place - 0.5, place + 0.5, color=CLIPPED, alpha=0.25, linewidth=0)
-        keys = [(_("largest weight of a living channel"), FLOAT), (_("half a step: what is smaller becomes 0"), QUANTIZED)]
+        keys = [
+            (_("largest weight of a living channel"), FLOAT),
+            (_("half a step: what is smaller becomes 0"), QUANTIZED),
+        ]
         _key(ax, *keys, *([(_("dead in one of the two layers"), CLIPPED)] if not alive.all() else []))
         points.append(ax.plot([], [], ".", color=FLOAT)[0])
         halves.append(ax.plot([], [], color=QUANTIZED)[0])
@@ -241,6 +244,7 @@ def accuracy_of_bits(curves: Mapping[str, Mapping[int, float]], float_accuracy: 
     ax = image.subplots()
     every = sorted({bits for curve in curves.values() for bits in curve})
     _bits_axis(ax, every, float_accuracy)
+    image.takes_guess(ax, "x")
     for (name, curve), colour, marker in zip(curves.items(), (CLIPPED, QUANTIZED), "so"):
         bits = sorted(curve)
         heights = [curve[count] for count in bits]
@@ -248,7 +252,9 @@ def accuracy_of_bits(curves: Mapping[str, Mapping[int, float]], float_accuracy: 
         ax.errorbar(bits, heights, errors, color=colour, marker=marker, capsize=3)
         place = 1 if len(curves) > 1 and colour == CLIPPED else 0  # the two names apart where both lines are high
         ax.text(bits[-1] + 0.15, heights[-1] - 9 * place, name, color=colour, va="center")
-    ax.fill_between([every[0] - 0.4, every[-1]], float_accuracy - 5, float_accuracy, color=FLOAT, alpha=0.12, linewidth=0)
+    ax.fill_between(
+        [every[0] - 0.4, every[-1]], float_accuracy - 5, float_accuracy, color=FLOAT, alpha=0.12, linewidth=0
+    )
     least = {name: fewest_bits(curve, float_accuracy) for name, curve in curves.items()}
     each = _("{bits} bits {name}")
     words = _(" and ").join(each.format(name=name, bits=bits) for name, bits in least.items())
@@ -258,9 +264,9 @@ def accuracy_of_bits(curves: Mapping[str, Mapping[int, float]], float_accuracy: 
         said.format(name=name, numbers=", ".join(f"{curve[bits]:.1f} % ({bits} bits)" for bits in sorted(curve)))
         for name, curve in curves.items()
     )
-    image.alt += _(" Float has {float:.1f} %; the field below it is five points high. Measured on {images} images.").format(
-        float=float_accuracy, images=images
-    )
+    image.alt += _(
+        " Float has {float:.1f} %; the field below it is five points high. Measured on {images} images."
+    ).format(float=float_accuracy, images=images)
     return image
 
 
@@ -313,7 +319,9 @@ def repairs(
         label.set_text(_("● per tensor,") + "\n" + names[equalize, correct].replace(_(" and "), "\n" + _("and ")))
         words = {"few": few, "what": names[equalize, correct], "here": found[few, equalize, correct]}
         words |= {"channel": per_channel[few], "float": float_accuracy}
-        image.finding = _("{few} bits per tensor, {what}: {here:.1f} %; per channel, no repair: {channel:.1f} %").format(**words)
+        image.finding = _(
+            "{few} bits per tensor, {what}: {here:.1f} %; per channel, no repair: {channel:.1f} %"
+        ).format(**words)
         each = ", ".join(f"{height:.1f} % ({b} bits)" for b, height in zip(bits, heights))
         image.alt = _(
             "The accuracy per tensor, {what}: {each}. One scale a channel without a repair has {channel:.1f} % with {few} "

@@ -12,6 +12,7 @@ PREDICTIONS = (
         between=(0, 96),
         step=1,
         unit=_("channels"),
+        within=8,
         measured=_("all weights become 0 in {answer:g} of 96 channels, and in {dead:g} of those there was next to nothing before"),
     ),
     Number(
@@ -20,6 +21,7 @@ PREDICTIONS = (
         between=(4, 14),
         step=1,
         unit=_("bits"),
+        within=1,
         measured=_("{answer:g} bits per tensor give the median living channel {tensor:.1f} dB, 4 bits per channel {channel:.1f} dB"),
     ),
     Number(
