@@ -24,6 +24,7 @@ from qlab.course.exercises import check, hint, solution
 from qlab.course.lesson04 import panels, plots
 from qlab.course.predict import predict
 from qlab.course.quiz import quiz
+from qlab.graph.equalize import equalize_pair
 from qlab.graph.fold import fold_layer
 
 network = qlab.models.load("mobilenet_v2", data=qlab.data.available().name)
@@ -75,11 +76,12 @@ with torch.inference_mode():
     x = expand(network.features[:4](next(train.sample(16).batches(16))[0]))
     two, one = depthwise[1](depthwise[0](x)), folded(depthwise)(x)
 grown = [spread(folded(block.conv[1])) > spread(block.conv[1][0]) for block in network.features[2:18]]
-print(f"largest output {two.abs().max():.2f}, largest difference after folding {(one - two).abs().max():.1e}")
-print(f"largest channel / median channel: {spread(depthwise[0]):.1f} before, {spread(folded(depthwise)):.1f} after")
+before, after = spread(depthwise[0]), spread(folded(depthwise))
+print(f"largest output {two.abs().max():.2f}, after folding {(one - two).abs().max():.1e} off at most")
+print(f"largest channel / median channel: {before:.1f} before, {after:.1f} after")
 print(f"it grew in {sum(grown)} of {len(grown)} depthwise layers")
 assert torch.allclose(one, two, rtol=1e-3, atol=1e-3)
-assert spread(folded(depthwise)) > 2 * spread(depthwise[0]) and sum(grown) > len(grown) / 2
+assert after > 2 * before and sum(grown) > len(grown) / 2
 
 # %% [markdown]
 # The outputs are the same, but the channels of the weight have grown apart: each was multiplied by its own
@@ -98,8 +100,9 @@ assert spread(folded(depthwise)) > 2 * spread(depthwise[0]) and sum(grown) > len
 weight = folded(depthwise).weight
 alive = plots.living(weight)
 for_tensor = {bits: plots.rounded(weight, bits, PerTensor()) for bits in range(2, 15)}
-zeros = {bits: int((plots.ranges(quantized) == 0).sum()) for bits, (quantized, step) in for_tensor.items()}
-table = "\n".join(f"{bits:2} bits: all weights are 0 in {zeros[bits]:2} of {len(weight)} channels" for bits in (2, 4, 6, 8, 14))
+zeros = {bits: int((plots.ranges(found) == 0).sum()) for bits, (found, step) in for_tensor.items()}
+line = "{bits:2} bits: all weights are 0 in {zero:2} of 96 channels"
+table = "\n".join(line.format(bits=bits, zero=zeros[bits]) for bits in (2, 4, 6, 8, 14))
 predict("4a", table, answer=zeros[4], dead=int((~alive).sum()))
 
 # %% [markdown]
@@ -109,16 +112,16 @@ predict("4a", table, answer=zeros[4], dead=int((~alive).sum()))
 
 # %%
 half = for_tensor[4][1] / 2
-print(f"4 bits: half a step is {half:.2f}; below it lie {int((plots.ranges(weight) < half).sum())} channels")
+below, dead = int((plots.ranges(weight) < half).sum()), int((~alive).sum())
+print(f"4 bits: half a step is {half:.2f}; below it lie {below} channels")
 with torch.inference_mode():
     without = folded(depthwise)
     without.weight[~alive] = 0
     x = expand(network.features[:4](next(test.batches(64))[0]))
     with_dead, without_dead = folded(depthwise)(x), without(x)
 moved = float((with_dead - without_dead).abs().max())
-print(f"{int((~alive).sum())} dead channels; without them the layer's outputs move by {moved:.1e} at most")
-assert int((plots.ranges(weight) < half).sum()) == zeros[4]
-assert moved < 1e-3
+print(f"{dead} dead channels; without them the layer's outputs move by {moved:.1e} at most")
+assert below == zeros[4] and moved < 1e-3
 
 # %% [markdown]
 # ### More bits, or more scales?
@@ -130,12 +133,14 @@ assert moved < 1e-3
 # %%
 def decibels(granularity, bits):
     """The SQNR of each living channel."""
-    return torch.tensor(plots.channel_sqnr(weight, plots.rounded(weight, bits, granularity)[0]))[alive]
+    found, _scale = plots.rounded(weight, bits, granularity)
+    return torch.tensor(plots.channel_sqnr(weight, found))[alive]
 
 
 goal = float(decibels(PerChannel(0), 4).median())
-enough = next(bits for bits in range(4, 15) if decibels(PerTensor(), bits).median() >= goal)
-predict("4b", panels.channel_ranges(weight), answer=enough, tensor=float(decibels(PerTensor(), enough).median()), channel=goal)
+reached = {bits: float(decibels(PerTensor(), bits).median()) for bits in range(4, 15)}
+enough = next(bits for bits in reached if reached[bits] >= goal)
+predict("4b", panels.channel_ranges(weight), answer=enough, tensor=reached[enough], channel=goal)
 
 # %% [markdown]
 # **Explain.** With one scale for all, the median channel gets as many codes as its part of the largest weight. With
@@ -143,16 +148,16 @@ predict("4b", panels.channel_ranges(weight), answer=enough, tensor=float(decibel
 
 # %%
 worst = float(decibels(PerChannel(0), 4).min())
-for_worst = [bits for bits in range(4, 15) if decibels(PerTensor(), bits).min() >= worst]
-print(f"the worst living channel: {worst:.1f} dB with 4 bits per channel; per tensor it takes {for_worst[0]} bits")
+for_worst = next(bits for bits in reached if decibels(PerTensor(), bits).min() >= worst)
+print(f"4 bits per channel: worst living channel {worst:.1f} dB; that takes {for_worst} bits per tensor")
+shares = {"per tensor": PerTensor(), "per channel": PerChannel(0), "groups of 3": PerGroup(3)}
 for bits in (4, 6, 8):
-    tensor, channel, group = (decibels(share, bits).min() for share in (PerTensor(), PerChannel(0), PerGroup(3)))
-    print(f"{bits} bits, worst living channel: per tensor {tensor:4.1f}, per channel {channel:4.1f}, groups {group:4.1f} dB")
-    assert tensor + 6 < channel < group
-quantized, scale = plots.rounded(weight, 4, PerChannel(0))
-highest = plots.ranges(quantized) / scale
-assert torch.allclose(highest, torch.full_like(highest, 7.0)), "each channel uses all its codes"
-assert enough >= 7 and for_worst[0] >= enough
+    least = {name: float(decibels(share, bits).min()) for name, share in shares.items()}
+    print(f"{bits} bits, worst:", ", ".join(f"{name} {value:.1f} dB" for name, value in least.items()))
+    assert least["per tensor"] + 6 < least["per channel"] < least["groups of 3"]
+found, scale = plots.rounded(weight, 4, PerChannel(0))
+assert torch.allclose(plots.ranges(found), 7 * scale), "each channel uses all its codes, up to 7"
+assert 7 <= enough <= for_worst
 
 # %% [markdown]
 # ### Exercise 4.2: one scale a channel
@@ -185,7 +190,8 @@ for name, shape, granularity in (
     ("linear layer, groups of 64", (4096, 11008), PerGroup(64)),
 ):
     scales, weights = torch.Size(granularity.scale_shape(shape)).numel(), torch.Size(shape).numel()
-    print(f"{name:27} {16 * scales / weights:6.3f} bits more a weight, {max(1, scales // shape[0]):3} scalings an output")
+    each = max(1, scales // shape[0])
+    print(f"{name:27} {16 * scales / weights:6.3f} bits more a weight, {each:3} times scaled an output")
 
 # %% [markdown]
 # So per channel costs bits where channels are short, and should cost no time. Does it? The same network, all of it
@@ -231,7 +237,8 @@ predict("4c", figure, answer=least, accuracy=per_tensor[least], float=float_accu
 # %%
 per_channel = accuracies(PerChannel(0))
 fewer = plots.fewest_bits(per_channel, float_accuracy)
-figure = plots.accuracy_of_bits({"per tensor": per_tensor, "per channel": per_channel}, float_accuracy, len(test))
+both = {"per tensor": per_tensor, "per channel": per_channel}
+figure = plots.accuracy_of_bits(both, float_accuracy, len(test))
 predict("4d", figure, answer=fewer, accuracy=per_channel[fewer], float=float_accuracy)
 
 # %% [markdown]
@@ -245,12 +252,14 @@ weights = [folded(block.conv[1]).weight for block in network.features[2:18]]
 
 def poor(bits, granularity):
     """The share of living channels below 10 dB, in percent."""
-    each = [plots.channel_sqnr(w, plots.rounded(w, bits, granularity)[0])[plots.living(w).numpy()] for w in weights]
-    return 100 * sum(int((ratio < 10).sum()) for ratio in each) / sum(map(len, each))
+    found = [plots.rounded(weight, bits, granularity)[0] for weight in weights]
+    decibels = [plots.channel_sqnr(*pair)[plots.living(pair[0])] for pair in zip(weights, found)]
+    return 100 * sum((ratio < 10).sum() for ratio in decibels) / sum(map(len, decibels))
 
 
 for bits in (8, 4):
-    print(f"{bits} bits: {poor(bits, PerTensor()):4.1f} % of the living channels per tensor, {poor(bits, PerChannel(0)):4.1f} % per channel")
+    tensor, channel = poor(bits, PerTensor()), poor(bits, PerChannel(0))
+    print(f"{bits} bits: {tensor:4.1f} % of the living channels per tensor, {channel:4.1f} % per channel")
 assert poor(8, PerTensor()) < min(50, poor(4, PerTensor()) / 2) and poor(4, PerChannel(0)) < 1
 assert per_channel[8] > float_accuracy - 5 and per_channel[4] > per_tensor[4] + 5 and fewer < least
 
@@ -297,40 +306,40 @@ predict("4e", panels.equalization(*both), answer=answer, **values)
 
 # %%
 pairs = [[folded(block.conv[place]).weight for place in (0, 1)] for block in network.features[2:18]]
-channels = sum(int(plots.living(*pair).sum()) for pair in pairs)
-decibels_of, gone_of = {}, {}
-for share in (0, 1):
-    layers = [plots.pair(*pair, share, bits=4)[1] for pair in pairs]  # the depthwise ones
-    gone_of[share], decibels_of[share] = [layer.gone for layer in layers], [layer.decibels for layer in layers]
-    print(f"{100 * share:3} % equalized: {sum(decibels_of[share]) / 16:4.1f} dB in the mean depthwise layer, "
-          f"{sum(gone_of[share])} of {channels} living channels became 0")  # fmt: skip
-better = sum(after > before for before, after in zip(decibels_of[0], decibels_of[1]))
-saved = sum(after < before for before, after in zip(gone_of[0], gone_of[1]))
-print(f"of 16 depthwise layers {better} gain decibels, and in {saved} fewer channels vanish")
-assert better >= 12 and sum(decibels_of[1]) > sum(decibels_of[0]) + 2 * 16
+old, new = ([plots.pair(*pair, share, bits=4)[1] for pair in pairs] for share in (0.0, 1.0))
+for words, layers in (("before", old), ("equalized", new)):
+    mean, gone = (sum(getattr(layer, what) for layer in layers) for what in ("decibels", "gone"))
+    print(f"{words:9} a depthwise layer has {mean / 16:4.1f} dB; {gone:3} living channels became 0")
+gains = [after.decibels - before.decibels for before, after in zip(old, new)]
+fewer = sum(after.gone < before.gone for before, after in zip(old, new))
+print(f"of 16 depthwise layers {sum(gain > 0 for gain in gains)} gain; in {fewer} fewer channels vanish")
+assert sum(gain > 0 for gain in gains) >= 12 and sum(gains) > 2 * 16
 assert first_after > first - 1 and second_after > second + 6
 
 # %% [markdown]
-# The two layers together still compute the same, and without relu6 the network is about as good:
+# **Explain.** So what equalization does everywhere is that the step fits; whether channels come back that had vanished
+# depends on the network. The two layers together still compute the same:
 
 # %%
-first, second = folded(expand), folded(depthwise)
-with torch.inference_mode():
+one, two = folded(expand), folded(depthwise)
+with torch.no_grad():
     x = network.features[:4](next(train.sample(16).batches(16))[0])
-    before = second(first(x).relu())
-    s = torch.where(plots.living(first.weight, second.weight), plots.ranges(first.weight) / plots.ranges(second.weight), 1.0).sqrt()
-    spread_before = spread(second)
-    first.weight /= s[:, None, None, None]
-    first.bias /= s
-    second.weight *= s[:, None, None, None]
-    after = second(first(x).relu())
-with (equalized := quantized(8, PerTensor(), equalize=True)).quantizing(weights=False, activations=False):
-    in_float = qlab.evaluate(equalized, test)
-print(f"largest output {before.abs().max():.2f}, largest difference {(after - before).abs().max():.1e}")
-print(f"largest channel / median channel in the depthwise layer: {spread_before:.1f} before, {spread(second):.1f} after")
+    before, spread_before = two(one(x).relu()), spread(two)
+    equalize_pair(one, two)
+    moved = float((two(one(x).relu()) - before).abs().max())
+print(f"largest output {before.abs().max():.2f}, largest difference {moved:.1e}")
+print(f"largest channel / median, depthwise: {spread_before:.1f} before, {spread(two):.1f} after")
+assert moved < 1e-3 * before.abs().max() and spread(two) < spread_before
+
+# %% [markdown]
+# And with relu in place of relu6 the whole network is about as good in float:
+
+# %%
+prepared = quantized(8, PerTensor(), equalize=True)
+with prepared.quantizing(weights=False, activations=False):
+    in_float = qlab.evaluate(prepared, test)
 print(f"in float: {float_accuracy:.1f} % with relu6, {in_float:.1f} % equalized, with relu")
-assert (after - before).abs().max() < 1e-3 * before.abs().max()
-assert spread(second) < spread_before and abs(in_float - float_accuracy) < 3
+assert abs(in_float - float_accuracy) < 3
 
 # %% [markdown]
 # ## Take the shift back
@@ -358,39 +367,40 @@ check("4.5", bias_shift)
 with torch.inference_mode():
     y = expand[1](expand[0](network.features[:4](next(train.sample(64).batches(64))[0])))
     x = y.clamp(0, 6)  # relu6
-    moved = (plots.rounded(weight, 4, PerTensor())[0] - weight).sum((1, 2, 3)) * x.mean((0, 2, 3))
-    size = folded(depthwise)(x).std((0, 2, 3))
+    errors = (plots.rounded(weight, 4, PerTensor())[0] - weight).sum((1, 2, 3))
+    shift = errors * x.mean((0, 2, 3)) / folded(depthwise)(x).std((0, 2, 3))
 known = torch.corrcoef(torch.stack([y.mean((0, 2, 3)), expand[1].bias]))[0, 1]
+typical = float(shift[alive].abs().nanmedian())
 print(f"the means of the 96 channels and their beta: correlation {known:.3f}")
-print(f"4 bits move the median living channel's mean by {float((moved.abs() / size)[alive].nanmedian()):.2f} of its standard deviation")
-assert known > 0.99 and (x.mean((0, 2, 3)) >= 0).all()
+print(f"4 bits shift the median living channel by {typical:.2f} of its standard deviation")
+assert known > 0.99 and (x.mean((0, 2, 3)) >= 0).all() and typical > 0.05
 
 # %% [markdown]
 # **Predict**, then switch the repairs on, one and both.
 
 # %%
-repaired = {(bits, False, False): per_tensor[bits] for bits in range(3, 7)}
+repaired = {}
 for bits in range(3, 7):
-    equalized, corrected = quantized(bits, PerTensor(), equalize=True), qlab.correct_bias(quantized(bits, PerTensor()))
-    repaired[bits, True, False] = qlab.evaluate(equalized, test)
-    repaired[bits, False, True] = qlab.evaluate(corrected, test)
-    repaired[bits, True, True] = qlab.evaluate(qlab.correct_bias(equalized), test)
+    for equalize in (False, True):
+        prepared = quantized(bits, PerTensor(), equalize)
+        repaired[bits, equalize, False] = qlab.evaluate(prepared, test)
+        repaired[bits, equalize, True] = qlab.evaluate(qlab.correct_bias(prepared), test)
 nothing, corrected, equalized, both = (repaired[4, e, c] for e in (False, True) for c in (False, True))
 alone = max(equalized, corrected) - nothing
 answer = 2 if alone < 10 else 0 if equalized > corrected else 1
 values = {"nothing": nothing, "equalized": equalized, "corrected": corrected, "both": both}
-predict("4f", panels.repairs(repaired, {bits: per_channel[bits] for bits in range(3, 7)}, float_accuracy), answer=answer, **values)
+predict("4f", panels.repairs(repaired, per_channel, float_accuracy), answer=answer, **values)
 
 # %% [markdown]
 # **Explain.** Equalization makes the step fit, and the rounding errors smaller. Bias correction leaves the errors as
-# they are and takes back only their mean, which is not enough where most channels are lost. Which of the two helps more
+# they are and takes back only their mean, which is not enough where many channels are lost. Which of the two helps more
 # depends on the network and the bits:
 
 # %%
+print("bits  nothing  bias corrected  equalized   both   per channel, nothing")
 for bits in range(3, 7):
-    row = [repaired[bits, e, c] for e, c in ((False, False), (False, True), (True, False), (True, True))]
-    print(f"{bits} bits per tensor {row[0]:5.1f} %, bias corrected {row[1]:5.1f} %, equalized {row[2]:5.1f} %, both {row[3]:5.1f} %"
-          f"   per channel, no repair {per_channel[bits]:5.1f} %")  # fmt: skip
+    row = [repaired[bits, e, c] for e in (False, True) for c in (False, True)] + [per_channel[bits]]
+    print("{:4} {:6.1f} % {:13.1f} % {:8.1f} % {:5.1f} % {:12.1f} %".format(bits, *row))
 assert both > nothing + 20 and equalized > nothing + 20
 
 # %% [markdown]

@@ -291,9 +291,9 @@ def repairs(
     """The accuracy of one scale a tensor with the repairs that are switched on; a function from two switches.
 
     ``found``: the accuracy in percent for (bits, equalized, bias corrected); ``per_channel``: that of one scale a channel
-    without a repair, for the same bits.
+    without a repair, for the same bits or more.
     """
-    bits = sorted(per_channel)
+    bits = sorted({count for count, _equalized, _corrected in found})
     few = bits[1]  # the one that the title speaks of
     image = Figure((9, 3.6))
     ax = image.subplots()

@@ -68,6 +68,21 @@ class Probe:
         )
 
 
+def as_rows(images: Tensor, layer: nn.Conv2d, count: int) -> tuple[Tensor, Tensor]:
+    """A convolution as the dot products that it is: ``count`` of the pieces that it looks at, and its weights, as rows.
+
+    images: (N, C, H, W). Returns (count, K) and (outputs, K), the channels innermost, as kernels walk through them.
+
+    >>> pieces, weights = as_rows(torch.ones(1, 3, 4, 4), nn.Conv2d(3, 8, 3, padding=1), 5)
+    >>> pieces.shape, weights.shape
+    (torch.Size([5, 27]), torch.Size([8, 27]))
+    """
+    every = F.unfold(images, layer.kernel_size, padding=layer.padding)  # (N, C * places of the window, windows)
+    every = every.unflatten(1, (images.shape[1], -1)).permute(0, 3, 2, 1).flatten(2).flatten(0, 1)
+    some = torch.randperm(len(every), generator=torch.Generator().manual_seed(0))[:count]
+    return every[some], layer.weight.detach().permute(0, 2, 3, 1).flatten(1)
+
+
 def far_from_a_tie(y: Tensor) -> Tensor:
     """How far numbers lie from the middle between two codes, in steps: 0 in the middle, a half on a code.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from qlab.course.language import _
 from qlab.course.predict import Choices, Number
 
-LAYERS = ("linear 64 to 10", "8 channels", "32 channels", "128 channels")
+LAYERS = (_("linear 64 to 10"), _("8 channels"), _("32 channels"), _("128 channels"))
 
 PREDICTIONS = (
     Choices(

@@ -51,6 +51,15 @@ def test_the_codes_of_a_layer_are_nearly_what_the_float_layer_gives(probe, netwo
     assert qlab.analysis.sqnr(y, probe.codes("reference") * probe.step) > 20
 
 
+def test_a_convolution_is_rows_times_rows(network, images):
+    conv = nn.Conv2d(3, 8, 3, padding=1)
+    pieces, weights = kernels.as_rows(images, conv, 4 * 8 * 8)
+    with torch.no_grad():
+        outputs, expected = pieces @ weights.T + conv.bias, conv(images).permute(0, 2, 3, 1).reshape(-1, 8)
+    key = [sorted(map(tuple, rows.mul(1e4).round().long().tolist())) for rows in (outputs, expected)]
+    assert sum(abs(a - b) for one, other in zip(*key) for a, b in zip(one, other)) < len(expected)
+
+
 def test_a_layers_numbers_are_those_that_it_moves_and_multiplies():
     engine = engines.get("reference")
     linear = kernels.layer_speed("row", nn.Linear(64, 10), torch.rand(1, 64), engine)
