@@ -121,3 +121,8 @@ def test_a_wrong_answer_is_refused_with_its_place_or_its_mistake(name, answer, w
 
 def test_each_exercise_knows_five_slips():
     assert all(len(task.mistakes) >= 5 for task in of_lesson(5))
+
+
+def test_the_numbers_of_the_quiz_are_those_of_the_exercises():
+    assert exercise("5.2").solution(8, 8, 32) > 60_000 and exercise("5.2").solution(8, 8, 16) == 1
+    assert 255 * 63 * 2 == 32_130 < 2**15 - 1 < 255 * 64 * 2
