@@ -13,7 +13,6 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from qlab.affine import QParams
 from qlab.analysis import hits, sqnr
@@ -39,7 +38,7 @@ class Mistake:
     """
 
     name: str
-    stage: str
+    stage: str | None
     because: str
     images: Callable[[Dataset], Dataset] = lambda data: data
     shown: Callable[[list[Tensor]], list[Tensor]] = lambda batches: batches
@@ -158,7 +157,7 @@ def _shifted(weight_qp: QParams, x_qp: QParams, out_qp: QParams) -> QParams:
     return replace(weight_qp, scale=torch.exp2(multiplier.log2().round()) * out_qp.scale / x_qp.scale)
 
 
-NONE = Mistake(_("nothing is wrong"), "nothing", "", engine=RoundsOften)
+NONE = Mistake(_("nothing is wrong"), None, "", engine=RoundsOften)
 MISTAKES = (
     replace(
         NONE, name=_("pixels from 0 to 1, not normalized"), stage="preprocessing", images=_not_normalized,
@@ -239,7 +238,9 @@ def mystery(network: nn.Module, calibration: Dataset, test: Dataset, seed: int) 
         measurements=_measurements(app, test),
         questions={_("mistake"): tuple(each.name for each in MISTAKES)},
         truth=(mistake.name,),
-        repairs={name: partial(_repaired, network, calibration, test, mistake, part) for name, part in _parts().items()},
+        repairs={
+            name: partial(_repaired, network, calibration, test, mistake, part) for name, part in _parts().items()
+        },
         because=mistake.because,
     )
 
@@ -361,7 +362,11 @@ def engines_text(app: App) -> str:
     lines, generator = [], torch.Generator().manual_seed(0)
     for low, high in ((0, 127), (128, 255)):
         shape = (4, layer.weight.shape[1] * layer.options.get("groups", 1), 8, 8)
-        q = torch.randint(low, high + 1, shape, generator=generator).byte().contiguous(memory_format=torch.channels_last)
+        q = (
+            torch.randint(low, high + 1, shape, generator=generator)
+            .byte()
+            .contiguous(memory_format=torch.channels_last)
+        )
         a, b = (kernel(q).int() for kernel in kernels)
         differ = 100 * float(((a - b).abs() > 1).float().mean())
         lines.append(line.format(name=name, low=low, high=high, differ=differ))
