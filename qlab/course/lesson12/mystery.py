@@ -67,7 +67,7 @@ def right(network: nn.Module, data: Dataset) -> float:
     return 100 * float(hits(network, data).float().mean())
 
 
-def deploy(network: nn.Module, calibration: Dataset, test: Dataset, mistake: Mistake) -> App:
+def deploy(network: nn.Module, calibration: Dataset, test: Dataset, mistake: Mistake, like: App | None = None) -> App:
     """An app made with that mistake and no other: 8-bit weights and activations, ranges by the largest values.
 
     Args:
@@ -75,12 +75,18 @@ def deploy(network: nn.Module, calibration: Dataset, test: Dataset, mistake: Mis
         calibration: Images to calibrate with.
         test: Images that the app is tried on.
         mistake: What goes wrong; :data:`NONE` for nothing.
+        like: An app of the same network without a mistake: what is as there is taken from there, which saves time.
     """
-    batches = mistake.shown([x for x, _y in calibration.batches(64)])
-    prepared = calibrate(prepare(network), batches, progress=False)
-    integers = convert(prepared, "reference")
-    mistake.written(integers)
-    return App(network, mistake.images(test), prepared, integers.on("reference"), integers.on(mistake.engine()))
+    same_grids = like is not None and mistake.shown is NONE.shown
+    if same_grids and mistake.written is NONE.written:
+        prepared, integers = like.prepared, like.reference
+    else:
+        batches = mistake.shown([x for x, _y in calibration.batches(64)])
+        prepared = like.prepared if same_grids else calibrate(prepare(network), batches, progress=False)
+        integers = convert(prepared, "reference")
+        mistake.written(integers)
+        integers = integers.on("reference")
+    return App(network, mistake.images(test), prepared, integers, integers.on(mistake.engine()))
 
 
 # --- the mistakes: of the images, ...
@@ -221,26 +227,29 @@ def draw(seed: int) -> Mistake:
     return random.Random(turn).sample(MISTAKES, len(MISTAKES))[place]
 
 
-def mystery(network: nn.Module, calibration: Dataset, test: Dataset, seed: int) -> Mystery:
-    """An app with the seed's mistake. ``network``, ``calibration`` and ``test`` as in :func:`deploy`.
+def mystery(good: App, calibration: Dataset, seed: int) -> Mystery:
+    """An app with the seed's mistake.
 
-    Of eight measurements five can be asked for; then a diagnosis is committed, and parts of the app made anew.
+    Of eight measurements five can be asked for; then a diagnosis is committed, and parts of the app are made anew.
+
+    Args:
+        good: The app without a mistake, on the test images (:func:`deploy` with :data:`NONE`).
+        calibration: The images to calibrate with.
+        seed: Draws the mistake.
     """
-    mistake = draw(seed)
-    app = deploy(network, calibration, test, mistake)
+    mistake, test = draw(seed), good.feed
+    app = deploy(good.network, calibration, test, mistake, good)
     story = _(
         "The app is right on {here:.1f} % of {n} test images. In training, on the same images, the float network was "
         "right on {there:.1f} %. One mistake was made on the way. You may ask for {limit} of these measurements."
     )
-    words = {"here": right(app.running, app.feed), "there": right(network, test), "n": len(test), "limit": ASKED}
+    words = {"here": right(app.running, app.feed), "there": right(good.network, test), "n": len(test), "limit": ASKED}
     return Limited(
         story.format(**words),
         measurements=_measurements(app, test),
         questions={_("mistake"): tuple(each.name for each in MISTAKES)},
         truth=(mistake.name,),
-        repairs={
-            name: partial(_repaired, network, calibration, test, mistake, part) for name, part in _parts().items()
-        },
+        repairs={name: partial(_repaired, good, calibration, mistake, part) for name, part in _parts().items()},
         because=mistake.because,
     )
 
@@ -253,10 +262,9 @@ def _parts() -> Mapping[str, str]:
     }  # fmt: skip
 
 
-def _repaired(
-    network: nn.Module, calibration: Dataset, test: Dataset, mistake: Mistake, part: str, _said: str
-) -> str:  # fmt: skip
-    app = deploy(network, calibration, test, replace(mistake, **{part: getattr(NONE, part)}))
+def _repaired(good: App, calibration: Dataset, mistake: Mistake, part: str, _said: str) -> str:
+    left = replace(mistake, **{part: getattr(NONE, part)})
+    app = deploy(good.network, calibration, good.feed, left, good)
     return _("The app is now right on {percent:.1f} %.").format(percent=right(app.running, app.feed))
 
 
