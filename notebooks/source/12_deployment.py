@@ -125,7 +125,7 @@ predict("12b", panels.savings(works), answer=faster.index(max(faster)), most=max
 # its convolutions many times an image, so its arithmetic sets the pace. The time of int8 can never be less than a
 # quarter by memory, nor less than one in `int8_speedup` by arithmetic:
 
-# %% tags=["nbval-check-output"]
+# %%
 for work, gain in zip(works, faster):
     before, after = estimate(work, machine, 32), estimate(work, machine, 8)
     pace = "memory" if after.from_memory else "arithmetic"
@@ -211,7 +211,7 @@ predict("12c", panels.qdq(weight, bias, 1.0), answer=min(apart, 2), n=3 * len(fo
 # uint8. A grid of 4 bits stops at 15; nothing in QuantizeLinear says so, therefore `qlab` puts a **Clip** behind it, on
 # the codes.
 
-# %% tags=["nbval-check-output"]
+# %%
 grid = qlab.choose_qparams(0.0, 1.0, bits=4)
 value = torch.tensor(1.5)
 as_uint8 = torch.round(value / grid.scale).clamp(0, 255)
@@ -410,9 +410,9 @@ assert 2 * quantization < len(MISTAKES)
 #
 # ### A BatchNorm that was not folded
 #
-# **Cause.** A BatchNorm that the tool does not recognize stays in float, with a dequantization before it and a
-# quantization behind. The answers are fine; the speed is gone. **Cure.** Read the report, and fold
-# (lesson 4): at inference a BatchNorm is part of the layer before it.
+# **Cause.** A BatchNorm that the tool does not recognize stays in float, and with it what follows, up to the next layer
+# with weights: a dequantization before it and a quantization behind. The answers are fine, the integers are gone.
+# **Cure.** Read the report, and fold (lesson 4): at inference a BatchNorm is part of the layer before it.
 
 # %%
 wrapped = with_own_norms(qlab.models.load("resnet20", data=data))

@@ -25,10 +25,8 @@ class OwnNorm(nn.Module):
 def with_own_norms(network: nn.Module) -> nn.Module:
     """The network, changed in place: each BatchNorm is an OwnNorm.
 
-    >>> with_own_norms(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)))[1]
-    OwnNorm(
-      (norm): BatchNorm2d(4, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True)
-    )
+    >>> type(with_own_norms(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)))[1]).__name__
+    'OwnNorm'
     """
     for parent in [module for module in network.modules() if not isinstance(module, OwnNorm)]:
         for name, child in list(parent.named_children()):

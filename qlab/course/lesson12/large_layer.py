@@ -24,8 +24,9 @@ class LargeLayer:
         generator = torch.Generator().manual_seed(0)
         self.codes = torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8, generator=generator)
         zero_points = torch.zeros(outputs, dtype=torch.int32)
-        self.grid = QParams(torch.full((outputs,), 1e-4), zero_points, signed=True, granularity=PerChannel(0))
-        self.weights = self.codes.float().mul_(1e-4)
+        step = 0.016 / inputs**0.5  # so that the outputs lie between -4 and 4
+        self.grid = QParams(torch.full((outputs,), step), zero_points, signed=True, granularity=PerChannel(0))
+        self.weights = self.codes.float().mul_(step)
         self.row = torch.rand(1, inputs, generator=generator)
 
     def compare(self, name: str, rounds: int = 7) -> Comparison:

@@ -128,9 +128,8 @@ def _points(ax: Axes, points: Sequence[Score]) -> None:
     ax.set(xlabel=_("size in KiB"), ylabel=_("right answers in %"))
     ax.axhline(line, color=FLOAT, linestyle="--", linewidth=1)
     ax.annotate(_("the line to beat"), (0, line), (4, 2), textcoords="offset points", color=FLOAT)
-    for score in points:
-        ends = score.accuracy - score.gain.error, score.accuracy + score.gain.error
-        ax.plot([score.kib] * 2, ends, color=CLIPPED, linewidth=1)
+    ends = [[score.accuracy + side * score.gain.error for score in points] for side in (-1, 1)]
+    ax.vlines([score.kib for score in points], *ends, color=CLIPPED, linewidth=1)
     x, y = [score.kib for score in best], [score.accuracy for score in best]
     ax.plot(x, y, drawstyle="steps-post", color=QUANTIZED, linewidth=1)
     ax.plot([score.kib for score in others], [score.accuracy for score in others], "o", color=QUANTIZED, markersize=8)

@@ -25,7 +25,9 @@ PREDICTIONS = (
             _("no more right answers than chance explains, and it is too slow"),
             _("no more right answers than chance explains, and it stays within the time"),
         ),
-        measured=_("{gain:+.1f} ± {error:.1f} points against the attempt with 8 bits, and {time:.1f} times the line's time"),
+        measured=_(
+            "{gain:+.1f} ± {error:.1f} points against the attempt with 8 bits, and {time:.1f} times the line's time"
+        ),
     ),
     Choices(
         "99c",

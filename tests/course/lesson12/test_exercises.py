@@ -45,6 +45,7 @@ def diagnose_by_ifs(float_here, prepared, reference, engine, expected):
         return "conversion"
     if reference - engine > 2:
         return "engine"
+    return None
 
 
 def diagnose_in_numpy(float_here, prepared, reference, engine, expected):
