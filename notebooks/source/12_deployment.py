@@ -183,10 +183,12 @@ except ImportError:
 # %%
 if onnx:
     path = qlab.save_onnx(int8, folder / "resnet20.onnx")
-    nodes = onnx.load(path).graph.node
+    graph = onnx.load(path).graph
+    nodes, constants = graph.node, {each.name: each.data_type for each in graph.initializer}
     for node in nodes[:9]:
         print(f"{node.op_type:16} {node.input[0]:20} -> {node.output[0]}")
     print(f"... {len(nodes)} nodes, {path.stat().st_size / 1024:,.0f} KiB")
+    assert constants["conv1.weight"] == onnx.TensorProto.INT8 and constants["conv1.bias"] == onnx.TensorProto.INT32
     counted = [node.op_type for node in nodes]
     assert counted.count("DequantizeLinear") > counted.count("QuantizeLinear") > counted.count("Conv") > 20
 

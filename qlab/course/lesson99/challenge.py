@@ -76,6 +76,8 @@ class Score:
             return "; ".join(self.objections)
         if self.beats:
             return _("within the budget, and it beats the line")
+        if not self.gain.changed:
+            return _("within the budget, and right on the same images as the line")
         if abs(self.gain.difference) <= SURE * self.gain.error:
             return _("within the budget; its difference to the line may be chance")
         return _("within the budget, and worse than the line")

@@ -79,6 +79,8 @@ def test_an_attempt_is_measured_as_integers_and_against_the_line_on_the_same_ima
 def test_the_line_does_not_differ_from_itself(board):
     score = board.enter("the line", board.line)
     assert (score.gain.difference, score.gain.error, score.gain.changed) == (0, 0, 0) and not score.beats
+    if not score.objections:  # a disturbance may have hit one of the two
+        assert score.verdict == "within the budget, and right on the same images as the line"
 
 
 def test_a_second_attempt_of_a_name_takes_the_place_of_the_first_and_two_can_be_compared(board):
