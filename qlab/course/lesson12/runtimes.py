@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from qlab.analysis import sqnr
+from qlab.course.language import _
 
 
 def in_onnxruntime(path: Path, x: Tensor, integer_kernels: bool = True) -> Tensor:
@@ -33,10 +34,10 @@ class Agreement:
     decibel: float
 
     def __str__(self) -> str:
-        return (
-            f"same answer on {self.answers:.1f} %, same score {self.scores:.1f} %, at most {self.steps} steps apart, "
-            f"SQNR {self.decibel:.1f} dB"
+        words = _(
+            "same answer on {answers:.1f} %, same score {scores:.1f} %, at most {steps} steps apart, SQNR {db:.1f} dB"
         )
+        return words.format(answers=self.answers, scores=self.scores, steps=self.steps, db=self.decibel)
 
 
 def agreement(first: Tensor, second: Tensor, step: float) -> Agreement:
