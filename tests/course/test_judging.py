@@ -146,6 +146,11 @@ def test_a_crash_in_a_later_case_is_the_mistake_that_crashes_there_in_whatever_w
     assert verdict.kind is Kind.WRONG and verdict.message.endswith(mixes_rows.__doc__)
 
 
+def test_what_a_wrong_answer_prints_is_printed_once(capsys):
+    judge(TASK, lambda x: print("x is", x) or x * x)
+    assert capsys.readouterr().out == "x is 1.0\n"
+
+
 # --- the form of an answer
 
 
