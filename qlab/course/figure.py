@@ -4,8 +4,8 @@ A lesson's ``plots`` make them: data in, a figure out, without widgets and witho
 the controls' values to the figure: always the same one, changed in place, since drawing a new one takes too long for a
 drag. What it shows depends on the values alone.
 
-The colours can be told apart without colour vision (tests/course/test_figure.py simulates it); blue and purple are
-Okabe and Ito's, "Color Universal Design" (2008).
+The colours can be told apart without colour vision, and read, in a light and in a dark JupyterLab: there the browser turns
+the sheet over (``filter`` in js/explorables.css), all but the photographs on it. tests/course/test_figure.py simulates both.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from matplotlib import figure
 from matplotlib.artist import Artist, setp
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 # A colour means the same thing in the whole course.
-FLOAT, QUANTIZED, ERROR, CLIPPED = "#0072B2", "#C85200", "#CC79A7", "#595959"
+FLOAT, QUANTIZED, ERROR, CLIPPED = "#2268DB", "#C2540A", "#4D0385", "#757575"  # blue, orange, purple, grey
 INK, PAPER, LINES = "#222222", "#FFFFFF", "#DDDDDD"
 COLOURS = {
     "float": FLOAT, "quantized": QUANTIZED, "error": ERROR, "clipped": CLIPPED,
@@ -30,7 +31,6 @@ COLOURS = {
 DPI = 100  # pixels an inch on the page
 SHARPER = 1.5  # a still image has so many times more, for screens that show them
 
-# Black on white in a dark JupyterLab too: a figure is a sheet of paper on the desk, legible in either theme.
 STYLE = {
     "figure.facecolor": PAPER, "axes.facecolor": PAPER, "text.color": INK, "axes.labelcolor": INK,
     "xtick.color": INK, "ytick.color": INK, "axes.edgecolor": CLIPPED, "axes.axisbelow": True,
@@ -43,7 +43,7 @@ STYLE = {
 class Figure(figure.Figure):
     """A figure whose title is its finding, and whose ``alt`` says in words what there is to see.
 
-    A notebook shows it as an image with ``alt`` below, because JupyterLab gives screen readers no alt text.
+    A notebook shows it as a widget with ``alt`` below: JupyterLab's own images have no alt text and no dark side.
     What a control changes is named in :meth:`moves`; a frame draws that alone, on a copy of all else.
     """
 
@@ -77,7 +77,7 @@ class Figure(figure.Figure):
             *place, words, color=INK, transform=axes.get_xaxis_transform() if along == "x" else axes.get_yaxis_transform(),
             rotation=90 if along == "x" else 0, ha="right", va="top" if along == "x" else "bottom", clip_on=True,
         )  # fmt: skip
-        self.moves(across(guess, color=INK, linestyle="--", linewidth=1.5, label="_guess"), text)
+        self.moves(across(guess, color=INK, linestyle="--", linewidth=1.5), text)
 
     @property
     def finding(self) -> str:
@@ -103,6 +103,17 @@ class Figure(figure.Figure):
             self.draw_artist(artist)
         return jpeg(np.asarray(self.canvas.buffer_rgba()))
 
+    def photos(self) -> list[list[float]]:
+        """Where on the figure its photographs are, as it was last drawn: [left, top, width, height], the figure being 1."""
+        parts = []
+        for image in (image for axes in self.axes for image in axes.get_images()):
+            if np.ndim(image.get_array()) == 3:  # pixels with colours of their own, not numbers on a scale
+                box = Bbox.intersection(image.get_window_extent(), image.axes.bbox)
+                if box is not None and image.get_visible():
+                    left, bottom, width, height = box.transformed(self.transFigure.inverted()).bounds
+                    parts.append([left, 1 - bottom - height, width, height])
+        return parts
+
     def still(self) -> tuple[dict, dict]:
         """(data, metadata) of a notebook's output: the figure as a JPEG with more pixels, and its words."""
         pixels = io.BytesIO()
@@ -114,8 +125,12 @@ class Figure(figure.Figure):
         return {"image/jpeg": jpeg(image), "text/plain": words}, {"image/jpeg": shown}
 
     def _ipython_display_(self) -> None:
+        from qlab.course.widgets import Image  # which stands above this file
+
         data, metadata = self.still()
-        display(data, metadata=metadata, raw=True)
+        widget = Image.of(self)._repr_mimebundle_()
+        widget = widget[0] if isinstance(widget, tuple) else widget
+        display({**widget, **data}, metadata=metadata, raw=True)
         display(Markdown(f"*{self.alt}*"))
 
 
