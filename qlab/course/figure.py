@@ -18,6 +18,7 @@ from matplotlib import figure
 from matplotlib.artist import Artist, setp
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from PIL import Image
 
@@ -28,7 +29,9 @@ COLOURS = {
     "float": FLOAT, "quantized": QUANTIZED, "error": ERROR, "clipped": CLIPPED,
     "ink": INK, "paper": PAPER, "lines": LINES,
 }  # fmt: skip
-DPI = 100  # pixels an inch on the page
+UNIT = 100  # pixels on the page: Figure((9, 3)) is 900 wide and 300 high
+DPI = 115  # pixels an inch: what makes texts and lines larger or smaller
+EDGE = 16  # pixels that a line keeps free, on both sides together
 SHARPER = 1.5  # a still image has so many times more, for screens that show them
 
 STYLE = {
@@ -48,11 +51,12 @@ class Figure(figure.Figure):
     """
 
     def __init__(self, size: tuple[float, float], finding: str = "") -> None:
-        super().__init__(size, DPI, layout="constrained")
+        super().__init__([UNIT * units / DPI for units in size], DPI, layout="constrained")
         FigureCanvasAgg(self)
         self.get_layout_engine().set(w_pad=0.06, h_pad=0.06)
         self.alt = ""
         self._moving: list[Artist] = [self.suptitle(finding, x=0.01, ha="left")]
+        self._sizes: dict[Text, float] = {}
         self._background = None
         self._guessed_on: tuple[Axes, str] | None = None
 
@@ -90,9 +94,10 @@ class Figure(figure.Figure):
 
     def frame(self) -> bytes:
         """The figure as a JPEG, made fast: what does not move is drawn the first time only."""
+        self._fit(self._suptitle, self.get_size_inches()[0] * self.dpi)
         if self._background is None:
-            self.draw_without_rendering()  # lays the figure out ...
-            self.set_layout_engine("none")  # ... and so it stays
+            self._lay_out()
+            self.set_layout_engine("none")  # so it stays
             moving = [artist for artist in self._moving if artist.get_visible()]
             setp(moving, visible=False)
             self.canvas.draw()
@@ -114,8 +119,30 @@ class Figure(figure.Figure):
                     parts.append([left, 1 - bottom - height, width, height])
         return parts
 
+    def _lay_out(self) -> None:
+        """Give everything its place; an axis's name too long for the figure becomes smaller."""
+        self.draw_without_rendering()
+        for axes in self.axes:
+            for axis, ends in ((axes.xaxis, self.bbox.intervalx), (axes.yaxis, self.bbox.intervaly)):
+                box = axis.label.get_window_extent()
+                middle = np.mean(box.intervalx if axis is axes.xaxis else box.intervaly)
+                self._fit(axis.label, 2 * min(middle - ends[0], ends[1] - middle))
+
+    def _fit(self, text: Text, room: float) -> None:
+        """Set a text smaller, if it is longer than so many pixels; the next, shorter one has its own size again."""
+        size = self._sizes.setdefault(text, text.get_fontsize())
+        text.set_fontsize(size)
+        for _again in range(3):  # glyphs have whole pixels, so that half the size is not quite half as long
+            box = text.get_window_extent(self.canvas.get_renderer())
+            length = box.height if text.get_rotation() == 90 else box.width
+            if length <= room - EDGE:
+                break
+            text.set_fontsize(text.get_fontsize() * (room - EDGE) / length)
+
     def still(self) -> tuple[dict, dict]:
         """(data, metadata) of a notebook's output: the figure as a JPEG with more pixels, and its words."""
+        self._fit(self._suptitle, self.get_size_inches()[0] * self.dpi)
+        self._lay_out()
         pixels = io.BytesIO()
         self.savefig(pixels, format="rgba", dpi=DPI * SHARPER)
         width, height = (round(DPI * inches) for inches in self.get_size_inches())

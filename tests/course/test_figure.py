@@ -137,6 +137,20 @@ def test_a_notebook_shows_a_figure_and_its_words(monkeypatch):
     assert shown[1].data == f"*{figure.alt}*"
 
 
+def test_a_title_or_a_name_too_long_for_the_figure_becomes_smaller_and_the_next_has_its_size_again():
+    figure = Figure((4, 2), "short")
+    axes = figure.subplots()
+    axes.set_ylabel("a name that is much longer than the axis, and longer than the figure is high")
+    figure.frame()
+    size = figure._suptitle.get_fontsize()
+    assert 0 <= axes.yaxis.label.get_window_extent().y0 and axes.yaxis.label.get_window_extent().y1 <= 200
+    figure.finding = "a finding that takes more words than the figure is wide, by far"
+    figure.frame()
+    assert figure._suptitle.get_window_extent().x1 <= 400 and figure._suptitle.get_fontsize() < size
+    figure.finding = "short"
+    assert figure.still()[0] and figure._suptitle.get_fontsize() == size
+
+
 def test_a_figure_knows_where_its_photographs_are():
     """A photograph has colours of its own; numbers drawn as colours belong to the sheet."""
     figure = Figure((8, 4))
