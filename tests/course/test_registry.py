@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from matplotlib.text import Text
 
 from qlab.course import registry
 from qlab.course.lessons import LESSONS
@@ -71,6 +72,19 @@ def test_a_frame_depends_on_nothing_that_was_left_out_of_what_moves(each):
     fast = move(panel, **{name: vs[0 if start[name] == vs[-1] else -1] for name, vs in panel.choices.items()})
     panel.figure._background = None
     assert panel.figure.frame() == fast
+
+
+@EACH
+def test_no_word_leaves_its_figure(each):
+    panel = each.small()
+    for end in (0, -1):
+        figure = panel.draw(**{name: values[end] for name, values in panel.choices.items()})
+        figure.frame()
+        for text in figure.findobj(Text):
+            if text.get_visible() and text.get_text().strip() and not text.get_clip_on():
+                box = text.get_window_extent()
+                inside = box.x0 >= -1 and box.y0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1
+                assert inside, text.get_text()
 
 
 @EACH

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from torch import Tensor
 
-from qlab.course.figure import CLIPPED, ERROR, FLOAT, INK, PAPER, QUANTIZED, STYLE, Figure
+from qlab.course.figure import CLIPPED, ERROR, FLOAT, PAPER, QUANTIZED, STYLE, Figure
 from qlab.course.language import _
 from qlab.detect.boxes import hits, iou, nms
 from qlab.detect.scene import Boxes
@@ -70,9 +70,6 @@ def suppression(
         ax.set_title(title)
     before, right = Frames(axes[0], CLIPPED, named=0), Frames(axes[1], FLOAT)
     wrong = Frames(axes[1], ERROR)
-    for frames in (before, right, wrong):
-        for text in frames.names:
-            text.set_color(PAPER if frames is right else INK)
     figure.moves(*before.artists, *right.artists, *wrong.artists)
 
     def draw(score: float, overlap: float) -> Figure:
@@ -90,7 +87,7 @@ def suppression(
         ).format(score=score, **words)
         figure.alt = _(
             "With scores of at least {score:.0f} %, and overlaps of at most {overlap:.0f} %, {after} of {before} boxes are "
-            "kept. {right} of them surround a shape (blue), {wrong} are doubles or wrong (pink)."
+            "kept. {right} of them surround a shape (blue), {wrong} are doubles or wrong (purple)."
         ).format(score=score, overlap=overlap, **words)
         return figure
 
