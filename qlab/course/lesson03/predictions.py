@@ -20,6 +20,7 @@ PREDICTIONS = (
         between=(1, 40),
         step=1,
         unit=_("records"),
+        within=1,
         measured=_(
             "{answer:.1f} records on average; in the order of this lesson there are {here}, as many as in {luck:.0f} % of all orders"
         ),
@@ -30,6 +31,7 @@ PREDICTIONS = (
         between=(0, 100),
         step=1,
         unit=_("%"),
+        within=10,
         measured=_("{answer:.0f} % with the first drawing of 16 images; {low:.0f} to {high:.0f} % in ten drawings"),
     ),
     Choices(
