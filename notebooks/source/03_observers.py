@@ -255,8 +255,8 @@ assert abs(found.difference) < 1 and found.error < alone / 2
 four = {count: hits(calibrated(train.sample(count).batches(32), "w4a4"), test) for count in (1, 16, 256)}
 table = "\n".join(line(f"w4a4, min-max, images: {count:3}", right, float_right) for count, right in four.items())
 found = paired(four[16], four[256])
-help = {1: 0, 0: 1, -1: 2}[sure(four[256], four[16])]
-predict("3e", table, answer=help, difference=found.difference, error=found.error)
+effect = 1 - sure(four[256], four[16])  # they help, nothing that is sure, they harm
+predict("3e", table, answer=effect, difference=found.difference, error=found.error)
 
 # %% [markdown]
 # **Explain.** More images do not rescue min-max: they bring more records, a wider range, and coarser steps for
@@ -264,7 +264,7 @@ predict("3e", table, answer=help, difference=found.difference, error=found.error
 # the standard error knows of the test images, not of the luck in choosing the calibration images.
 
 # %%
-assert help != 0 and sure(four[256], float_right) < 0, "more images do not rescue min-max"
+assert effect != 0 and sure(four[256], float_right) < 0, "more images do not rescue min-max"
 
 # %% [markdown]
 # ## Which observer?
@@ -275,14 +275,15 @@ assert help != 0 and sure(four[256], float_right) < 0, "more images do not rescu
 # %%
 sample = train.sample(64)
 names = ("minmax", "moving_average", "percentile", "mse", "entropy")
-right = {
-    (preset, name): hits(calibrated(sample.batches(32), preset, name), test)
-    for preset in ("w8a8", "w4a4") for name in names
-}  # fmt: skip
-better = {preset: sum(sure(right[preset, name], right[preset, "minmax"]) > 0 for name in names) for preset in ("w8a8", "w4a4")}
-table = "\n".join(line(f"{preset}, {name}", found, right[preset, "minmax"]) for (preset, name), found in right.items())
-where = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True): 3}[better["w8a8"] > 0, better["w4a4"] > 0]
-predict("3f", table, answer=where, eight=better["w8a8"], four=better["w4a4"])
+eight = {name: hits(calibrated(sample.batches(32), "w8a8", name), test) for name in names}
+
+# %%
+four = {name: hits(calibrated(sample.batches(32), "w4a4", name), test) for name in names}
+rows = [line(f"w8a8, {name}", found, eight["minmax"]) for name, found in eight.items()]
+rows += [line(f"w4a4, {name}", found, four["minmax"]) for name, found in four.items()]
+better = [sum(sure(found, right["minmax"]) > 0 for found in right.values()) for right in (eight, four)]
+where = (better[0] > 0) + 2 * (better[1] > 0)  # nowhere, with 8 bits, with 4, with both
+predict("3f", "\n".join(rows), answer=where, eight=better[0], four=better[1])
 
 # %% [markdown]
 # **Explain.** With 8 bits there are enough codes for any sensible range. With 4 bits, what min-max gives to
@@ -291,10 +292,10 @@ predict("3f", table, answer=where, eight=better["w8a8"], four=better["w4a4"])
 # two or three.
 
 # %%
-best, second = sorted(names, key=lambda name: -right["w4a4", name].sum())[:2]
-print(f"w4a4, {best} against {second}: {paired(right['w4a4', second], right['w4a4', best])}")
-assert better["w4a4"] > 0 and sure(right["w4a4", best], right["w4a4", second]) == 0
-assert all(abs(paired(right["w8a8", "minmax"], right["w8a8", name]).difference) < 1 for name in names)
+best, second = sorted(names, key=lambda name: -four[name].sum())[:2]
+print(f"w4a4, {best} against {second}: {paired(four[second], four[best])}")
+assert better[1] > 0 and sure(four[best], four[second]) == 0
+assert all(abs(paired(eight["minmax"], found).difference) < 1 for found in eight.values())
 
 # %% [markdown]
 # ## Bad calibration images
@@ -314,7 +315,7 @@ sets = {
 }
 networks = {name: calibrated(given) for name, given in sets.items()}
 by_set = {name: hits(quantized, test) for name, quantized in networks.items()}
-good = right["w8a8", "minmax"]
+good = eight["minmax"]
 table = "\n".join(line(name, found, good) for name, found in {"training images": good, **by_set}.items())
 worst = min(by_set, key=lambda name: by_set[name].sum())
 predict("3g", table, answer=list(by_set).index(worst))

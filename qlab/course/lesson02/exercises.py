@@ -184,7 +184,7 @@ def does_not_sort(x, percent):
 # No value lies half-way between two rungs: who divides in another order, or in float64, gets the same codes.
 FEW = torch.tensor([-0.3, 0.2, 0.9, 1.4, 3.1])
 NEAR = torch.tensor([0.1, 1.9, 2.1, 5.0])  # two lie near the limit 2, one on each side
-MANY = torch.tensor([0.05, 0.1, 0.25, 0.3, 0.5, 0.55, 0.8, 1.1, 1.3, 9.1])
+MANY = torch.tensor([0.05, 0.1, 0.25, 0.3, 0.52, 0.56, 0.8, 1.1, 1.3, 9.1])
 CROWD = torch.cat([torch.linspace(0.021, 0.989, 41), torch.tensor([2.1])])
 LIMITS = [0.5, 1.0, 1.5, 2.0, 3.0]
 

@@ -37,7 +37,7 @@ def follow_with_lists(seen, x, momentum):
 
 
 def merge_with_numpy(wide, fine, doublings):
-    merged = np.array(wide)
+    merged = np.asarray(wide).copy()
     np.add.at(merged, np.arange(len(fine)) // 2**doublings, np.asarray(fine))
     return merged
 
