@@ -190,9 +190,9 @@ def outlier(values: Tensor, bits: int = 8) -> Callable[[int], Figure]:
         errors.set_data(wrong, range(4))
         times = dict(zip(names, (error / max(min(wrong), LEAST) for error in wrong)))
         best = names[min(times, key=times.get)]
-        image.finding = _(
-            "One value of {size:,.0f}: min-max has {minmax:,.1f} times the error of the best, {best}"
-        ).format(size=largest * 2**doublings, minmax=times["minmax"], best=best)
+        image.finding = _("One value of {size}: min-max has {times} times the error of the best, {best}").format(
+            size=short(largest * 2**doublings), times=short(times["minmax"]), best=best
+        )
         words = ", ".join(_("{name} at {value:.2f}").format(name=n, value=v) for n, v in zip(names.values(), chosen))
         image.alt = _("The limits, with {bits} bits: {words}. The dashed line is the one value.").format(
             bits=bits, words=words
@@ -200,6 +200,15 @@ def outlier(values: Tensor, bits: int = 8) -> Callable[[int], Figure]:
         return image
 
     return draw
+
+
+def short(number: float) -> str:
+    """A number with no more digits than a title needs.
+
+    >>> short(4.6178), short(29883.46)
+    ('4.62', '29,883')
+    """
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def squared_error(values: Tensor, limit: float, bits: int) -> float:

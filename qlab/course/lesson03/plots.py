@@ -124,6 +124,7 @@ def calibration_size(largest: Tensor, drawings: int = 10) -> Callable[[int, int]
     right.text(0.97, 0.06, _("mean of the layers, ten drawings"), color=CLIPPED, ha="right", transform=right.transAxes)
     left.axhline(100, color=FLOAT, linestyle="--")
     right.axhline(100, color=FLOAT, linestyle="--")
+    image.takes_guess(right, "y")
     (points,) = left.plot([], [], "o", color=QUANTIZED)
     (curve,) = right.plot([], [], color=QUANTIZED)
     (now,) = right.plot([], [], "o", color=QUANTIZED, markersize=10)
