@@ -68,7 +68,11 @@ for name, curve in late.items():
     spread = (curve.max() - curve.min()) / curve[-1]
     print(f"{name:15} travels {path[name]:.3f} from batch 20 to 40, within {spread:.1%} of its limit")
     assert spread < 0.04 or name in ("minmax", "moving_average")
+largest = torch.stack([batch.max() for batch in batches])
+slow, fast = (plots.moving_average(largest.numpy(), momentum) for momentum in (0.01, 1))
+print(f"momentum 0.01: from {slow[0]:.2f} to {slow[-1]:.2f}; momentum 1: at {fast[-1]:.2f}, the last batch's {largest[-1]:.2f}")
 assert (limits["minmax"][1:] >= limits["minmax"][:-1]).all() and farthest == 1
+assert abs(slow - slow[0]).max() < abs(fast - fast[0]).max() / 2 and abs(fast[-1] - largest[-1]) < 1e-6
 
 # %% [markdown]
 # ## Records
@@ -77,7 +81,6 @@ assert (limits["minmax"][1:] >= limits["minmax"][:-1]).all() and farthest == 1
 # there be among 40 batches? The order of the batches is luck, so the next cell puts them into 2,000 other orders.
 
 # %%
-largest = torch.stack([batch.max() for batch in batches])
 generator = torch.Generator().manual_seed(0)
 orders = torch.stack([torch.randperm(40, generator=generator) for _ in range(2000)])
 so_far = largest[orders].cummax(1).values
@@ -322,7 +325,7 @@ predict("3g", table, answer=list(by_set).index(worst))
 
 # %% [markdown]
 # **Explain.** What counts is that each layer sees values of the right size. Noise and a single class are far
-# from what the network was trained on, and yet they may reach about the same ranges; that is luck, and you
+# from what the network was trained on, and yet they come near the right ranges. How near is luck, and you
 # should measure before you rely on it. Grey images excite almost nothing: the ranges come out too narrow,
 # and real images are clipped. Images that are not normalized lie on another scale than those the network
 # will get.
