@@ -123,7 +123,7 @@ names = ("minmax", "percentile", "entropy", "mse")
 moves = {name: abs(limit_of(name, activations, 8) - limit_of(name, activations, 3)) for name in names}
 moved = [name for name in names if moves[name] > 0.1]
 answers = (list(names), ["minmax", "percentile"], ["entropy", "mse"], ["mse"])
-predict("2b", panels.chosen_limits(activations), answer=answers.index(moved), moved=", ".join(moved))
+predict("2b", panels.chosen_limits(activations), answer=answers.index(moved), **moves)
 
 # %% [markdown]
 # **Explain.** Min-max and percentile look at the values only. MSE and entropy weigh clipping against the
@@ -159,13 +159,13 @@ table = "\n".join(
     for name, limit in limits.items()
 )
 answers = (["percentile", "entropy", "mse"], ["percentile", "mse"], ["percentile", "entropy"], ["percentile"])
-predict("2c", panels.outlier(activations), table, answer=answers.index(near), near=", ".join(near))
+predict("2c", panels.outlier(activations), table, answer=answers.index(near), **limits)
 
 # %% [markdown]
 # **Explain.** The last column of the table is the mean squared error of the values that are not broken. Min-max
 # follows the outlier, and nearly all codes are spent on values that never occur. MSE follows it too, since
 # clipping 1,000 would be a very large error. A percentile counts values, and how large the largest is makes no
-# difference to the count.
+# difference to the count. (It moves a little all the same: the bins in which it counts have become wider.)
 #
 # Entropy would like to stay, and cannot: it tries no limit with fewer bins of its histogram below it than the
 # grid has steps, and the bins are as wide as the largest value demands.
