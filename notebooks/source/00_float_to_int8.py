@@ -11,8 +11,8 @@
 # - say what happens below 8 bits, and why.
 #
 # **Time:** 5 minutes, and 10 more for the exercises. **You need:** a little Python, nothing about
-# quantization. Run the cells from top to bottom (Shift+Enter). Every result below is measured by the
-# cell above it.
+# quantization. Run the cells from top to bottom (Shift+Enter). Every result is measured by a cell of this
+# lesson.
 
 # %% [markdown]
 # ## A trained network

@@ -109,6 +109,11 @@ def compares_the_rounded(x, limit, bits):
     return float(squared[~clipped].sum()), float(squared[clipped].sum())
 
 
+def nothing_is_clipped(x, limit, bits):
+    """No rounded value lies above the limit, so that nothing counts as clipped: compare the values themselves with it."""
+    return float(((quantize_up_to(x, limit, bits) - x) ** 2).sum()), 0.0
+
+
 def clips_what_becomes_the_limit(x, limit, bits):
     """A value below the limit that is rounded up to it was rounded. Clipped is what lies above: compare x itself."""
     squared = (quantize_up_to(x, limit, bits) - x) ** 2
@@ -220,6 +225,7 @@ EXERCISES = (
             clipping_first,
             clips_the_top_code,
             compares_the_rounded,
+            nothing_is_clipped,
             clips_what_becomes_the_limit,
         ),
         tolerance=1e-5,

@@ -41,6 +41,8 @@ def settling(batches: Sequence[Tensor], bits: int = 4) -> Callable[[int, float],
         ax.plot([0.03, 0.09], [height] * 2, transform=ax.transAxes, **look)
         ax.text(0.11, height, name, color=look["color"], va="center", transform=ax.transAxes)
     lines = [ax.plot([], [], **look)[0] for ax, _height, _name, look in keys]
+    for line in lines[1:]:  # of one batch a line alone would show nothing
+        line.set(marker="o", markevery=[-1])
     image.moves(*lines)
 
     def draw(batches: int, momentum: float) -> Figure:

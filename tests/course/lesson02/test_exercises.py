@@ -125,7 +125,7 @@ def rounded_place(x, percent):
         ("2.1", no_lower_end, "what is below 0 becomes 0"),
         ("2.2", mask_of_the_rounded, "A value a little above it is rounded to it, but it was clipped"),
         ("2.2", mask_of_the_rounded_with_equal, "rounded up to it was rounded"),
-        ("2.2", everything_is_rounding, "expected"),
+        ("2.2", everything_is_rounding, "No rounded value lies above the limit"),
         ("2.4", floored_place, "round it up"),
         ("2.4", rounded_place, "expected"),
         ("2.4", lambda x, percent: np.percentile(x, percent), "The answer is one of the values of x"),
