@@ -100,10 +100,8 @@ different = float_says.argmax(1) != int8_says.argmax(1)
 count = int(different.sum())
 sure = float_says.softmax(1).amax(1)  # how sure the float network is
 some = exam.subset((different.float() - sure).argsort(descending=True)[:10])
-predict(
-    "0a", plots.answers(some, scores(network, some), scores(int8, some)),
-    answer=sum(count >= least for least in (1, 31, 101)), count=count,
-)  # fmt: skip
+place = sum(count >= least for least in (1, 31, 101))
+predict("0a", plots.answers(some, scores(network, some), scores(int8, some)), answer=place, count=count)
 
 # %% [markdown]
 # **Explain.** Rounding moves each score a little. Where the float network is sure of its answer, that changes
@@ -175,10 +173,8 @@ answers = {bits: scores(net, exam).argmax(1) for bits, net in networks.items()}
 # %%
 loss = {bits: paired(right[0], says == exam.labels) for bits, says in answers.items()}
 enough = min(bits for bits in loss if all(loss[more].difference > -2 for more in range(bits, 9)))
-predict(
-    "0b", panels.fewer_bits(exam, answers, right[0]),
-    answer=enough, at=loss[enough], below=loss[enough - 1], less=enough - 1,
-)  # fmt: skip
+beside = {"at": loss[enough], "below": loss[enough - 1], "less": enough - 1}
+predict("0b", panels.fewer_bits(exam, answers, right[0]), answer=enough, **beside)
 
 # %% [markdown]
 # **Explain.** A code stands for all the numbers that are nearer to it than to any other, so a number can be

@@ -44,10 +44,8 @@ stored = {name: plots.in_format(0.3, name)[0] for name in (*plots.FORMATS, "int8
 off = {name: abs(value - 0.3) for name, value in stored.items()}
 nearer = min(("bfloat16", "float16"), key=off.get)
 exact = ", ".join(name for name in off if off[name] == 0) or "none of the six"
-predict(
-    "1a", panels.formats(), answer=("bfloat16", "float16").index(nearer),
-    bfloat16=off["bfloat16"], float16=off["float16"], exact=exact,
-)  # fmt: skip
+answer = 2 if off["bfloat16"] == off["float16"] else ("bfloat16", "float16").index(nearer)
+predict("1a", panels.formats(), answer=answer, bfloat16=off["bfloat16"], float16=off["float16"], exact=exact)
 
 # %% [markdown]
 # **Explain.** The fraction decides how fine the steps are, the exponent how far the format reaches. 0.3 is
