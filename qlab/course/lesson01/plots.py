@@ -20,8 +20,8 @@ def rounding_texts() -> dict[str, str]:
         "signal": _("signal"), "rounded": _("rounded"), "value": _("value"), "error": _("error"), "time": _("time"),
         "exact": _("0 is on the grid"), "moved": _("0 becomes {near:.3f}"),
         "finding": _("{bits} bits: step {step:.3f}, largest error {worst:.3f}; {zero}"),
-        "alt": _("The stairs have {levels} levels. The error, below, stays between the dashed lines at half a step, "
-                 "{half:.3f}, above and below 0."),
+        "alt": _("The grid has {levels} rungs, and the stairs use {used} of them. The error, below, stays between the dashed "
+                 "lines at half a step, {half:.3f}, above and below 0."),
     }  # fmt: skip
 
 
@@ -65,7 +65,7 @@ def rounding() -> Callable[[int, float], Figure]:
         worst, near = np.abs(x - values).max(), np.abs(rungs).min()
         zero = texts["exact"] if near < 1e-9 else texts["moved"].format(near=near)
         image.finding = texts["finding"].format(bits=bits, step=step, worst=worst, zero=zero)
-        image.alt = texts["alt"].format(levels=len(rungs), half=step / 2)
+        image.alt = texts["alt"].format(levels=len(rungs), used=len(np.unique(values)), half=step / 2)
         return image
 
     return draw
