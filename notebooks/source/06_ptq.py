@@ -172,11 +172,11 @@ assert rows[0].sqnr < rows[-1].sqnr - 5 and noisiest != worst
 
 # %%
 percentile = QConfig.preset("w4a4", first_last=None, observer="percentile")
-counts = (*range(10), len(rows))
+counts = (*range(9), len(rows))
 gains = noise.sparing(network, percentile, rows, counts, list(calibration.batches(64)), held_out)
 won = {key: value - gains[True, 0] for key, value in gains.items()}
 enough = min(count for count in counts if won[True, count] >= 3)
-panel = panels.sparing(layers, rows, {key: value for key, value in gains.items() if key[1] < 10})
+panel = panels.sparing(layers, rows, {key: value for key, value in gains.items() if key[1] < 9})
 predict("6c", panel, answer=enough, gain=won[True, enough], other=won[False, enough])
 
 # %% [markdown]
@@ -204,8 +204,8 @@ for name, order in (("most", rows), ("least", rows[::-1])):
 assert won[True, 3] > won[False, 3] + 1 and won[True, enough] > 2 * won[False, enough]
 
 # %% [markdown]
-# The SQNR of the answers shows small changes that the right answers of 1,000 images cannot: their difference is
-# sure only where it is larger than two standard errors.
+# The SQNR of the answers shows changes that 1,000 right and wrong answers may not: their difference is sure only where
+# it is larger than two standard errors.
 
 # %% [markdown]
 # ## Bits under a budget
@@ -240,14 +240,15 @@ predict("6d", panels.bit_budget(front), answer=where, more=", ".join(more), fewe
 # %% [markdown]
 # **Explain.** A byte is best spent where it removes most noise. In a small layer a bit more for each weight takes
 # few bytes, and so it pays in the first and in the last layer. Here is the noise that the fourth bit removes for
-# each byte that it takes, in the layers where that is most:
+# each byte that it takes, beside that of the layer in the middle of all:
 
 # %%
 noises = {(cost.layer, cost.bits): cost.noise for cost in costs}
 a_byte = {layer: (noises[layer, 3] - noises[layer, 4]) / (size / 8) for layer, size in sizes.items()}
 best = sorted(a_byte, key=a_byte.get, reverse=True)
+middle = best[len(best) // 2]
 for layer in best[:3]:
-    print(f"{layer:20} {a_byte[layer] / a_byte[best[-1]]:6.0f} times that of {best[-1]}")
+    print(f"{layer:20} {a_byte[layer] / a_byte[middle]:6.0f} times that of {middle}")
 assert where == 0 and set(best[:2]) == {"conv1", "fc"} <= set(more)
 
 # %% [markdown]

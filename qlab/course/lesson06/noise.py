@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor, nn
@@ -47,11 +48,14 @@ def sparing(
 
     ``rows`` come from :func:`qlab.analysis.sensitivity`, the most sensitive first; ``batches`` calibrate.
     """
-    expected, found = network(x), {}
-    for most in (True, False):
-        for count in counts:
-            spared = selective(rows if most else rows[::-1], qconfig, count, bits=8)
-            found[most, count] = analysis.sqnr(expected, calibrate(prepare(network, spared), batches)(x))
+    expected, found, known = network(x), {}, {}
+    for most, count in product((True, False), counts):
+        order = rows if most else rows[::-1]
+        spared = frozenset(row.layer for row in order[:count])  # none and all of them are the same in either order
+        if spared not in known:
+            prepared = prepare(network, selective(order, qconfig, count, bits=8))
+            known[spared] = analysis.sqnr(expected, calibrate(prepared, batches)(x))
+        found[most, count] = known[spared]
     return found
 
 
