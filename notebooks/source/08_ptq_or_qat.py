@@ -25,7 +25,7 @@ from qlab.analysis import hits, paired
 from qlab.course import banner
 from qlab.course.exercises import check, hint, solution
 from qlab.course.lesson08 import panels, plots
-from qlab.course.lesson08.trained import trained
+from qlab.course.lesson08.trained import trained_networks
 from qlab.course.predict import predict
 from qlab.course.quiz import quiz
 
@@ -224,7 +224,7 @@ start = time.perf_counter()
 qlab.qat.fit(prepared, few, None, qlab.train.Plan(epochs=1, batch_size=32, lr=0.01, shrink=0.0), progress=False)
 step_seconds = (time.perf_counter() - start) / (len(few) / 32)
 steps = -(-len(qlab.data.at_hand("train")) // 32)
-table = trained(manifest)
+table = trained_networks(manifest)
 (epochs,) = (row.epochs for row in table if row.network == f"resnet20-{data}-w4a4")
 qat_seconds = step_seconds * steps * epochs
 assert ptq_seconds < 60 and qat_seconds > 100 * ptq_seconds

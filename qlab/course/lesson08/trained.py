@@ -23,11 +23,11 @@ class Trained:
         return self.float - self.quantized
 
 
-def trained(manifest: Mapping[str, dict]) -> Table:
+def trained_networks(manifest: Mapping[str, dict]) -> Table:
     """A table of :class:`Trained`, from the list that is kept with the weights (:func:`qlab.models.manifest`).
 
     >>> import qlab
-    >>> rows = trained(qlab.models.manifest())
+    >>> rows = trained_networks(qlab.models.manifest())
     >>> [(row.network, row.epochs, round(row.loss, 2)) for row in rows if row.network.endswith("cifar10-w2a2")]
     [('resnet20-cifar10-w2a2', 56, 2.16)]
     """
