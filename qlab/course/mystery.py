@@ -177,7 +177,7 @@ class Box(ipywidgets.VBox):
             )
         )  # fmt: skip
         html = f"<p>{escape(self.mystery.story)}</p><ul>{items}</ul>"
-        return {**super()._repr_mimebundle_(**options), "text/html": html}
+        return {**super()._repr_mimebundle_(**options), "text/html": html, "text/plain": self.mystery.story}
 
 
 class _told:

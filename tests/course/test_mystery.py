@@ -94,7 +94,9 @@ def test_an_error_stands_in_the_box():
 
 
 def test_a_saved_notebook_shows_what_there_is_to_do_and_not_what_is_broken():
-    first, second = (Box(mystery, seed)._repr_mimebundle_()["text/html"] for seed in (0, 1))
+    bundles = [Box(mystery, seed)._repr_mimebundle_() for seed in (0, 1)]
+    first, second = (bundle["text/html"] for bundle in bundles)
+    assert {bundle["text/plain"] for bundle in bundles} == {"One of two layers is broken."}
     assert first == second and "SQNR, bars" in first and "had 2 bits" not in first
 
 
