@@ -57,6 +57,27 @@ def largest_inputs(model: nn.Module, windows: Tensor) -> dict[nn.Module, Tensor]
     return found
 
 
+def layer_inputs(model: nn.Module, name: str, windows: Tensor) -> Tensor:
+    """What enters the linear layer called ``name``, token after token: (tokens, inputs).
+
+    ``windows``: int64, (count, length).
+
+    >>> from qlab import llm
+    >>> layer_inputs(llm.tiny(), "model.layers.1.mlp.gate_proj", llm.windows("train", 2, length=16)[:, :-1]).shape
+    torch.Size([32, 192])
+
+    Raises AttributeError when there is no such layer.
+    """
+    found: list[Tensor] = []
+    hook = model.get_submodule(name).register_forward_pre_hook(lambda layer, inputs: found.append(inputs[0].detach()))
+    try:
+        with torch.no_grad():
+            model(input_ids=windows, use_cache=False)
+    finally:
+        hook.remove()
+    return found[0].flatten(0, -2)
+
+
 def inject(model: GraniteForCausalLM, channels: int = 4, factor: float = 64.0, seed: int = 0) -> GraniteForCausalLM:
     """A copy that computes the same function with outliers: random channels of each norm are ``factor`` times as large.
 
