@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qlab.course.exercises import exercise, judge
+from qlab.course.exercises import exercise
+from qlab.course.judging import judge
 from qlab.course.language import _
 from qlab.granularity import PerGroup
 from qlab.llm.layers import weight_qparams

@@ -11,7 +11,7 @@ from matplotlib import rc_context
 from torch import Tensor
 
 from qlab.affine import round_rows
-from qlab.course.figure import CLIPPED, ERROR, FLOAT, LINES, QUANTIZED, STYLE, Figure
+from qlab.course.figure import CLIPPED, ERROR, FLOAT, INK, LINES, QUANTIZED, STYLE, Figure
 from qlab.course.language import _
 from qlab.granularity import PerGroup
 from qlab.llm.layers import round_weight, weight_qparams
@@ -26,7 +26,7 @@ def bits_of_weights(
 ) -> Callable[[int], Figure]:
     """Perplexity against the bits of the weights; a function from bits.
 
-    ``perplexity``: by (kind of scale, bits). ``written``: what the model writes with as many bits, its scales of the kind
+    ``perplexity``: by (kind of scale, bits), of at most three kinds. ``written``: what the model writes with as many bits, its scales of the kind
     ``shown``. What is more than 20 times the float model's perplexity is drawn there.
     """
     kinds = list(dict.fromkeys(kind for kind, _bits in perplexity))
@@ -40,7 +40,7 @@ def bits_of_weights(
     left.set_yticks(ticks, [f"{tick:.1f}" for tick in ticks])
     left.minorticks_off()
     left.axhline(float_perplexity, color=FLOAT, linestyle="--")
-    for kind, style, colour in zip(kinds, ("s-", "o-"), (CLIPPED, QUANTIZED)):
+    for kind, style, colour in zip(kinds, ("s--", "^-", "o-"), (CLIPPED, INK, QUANTIZED)):
         heights = [min(perplexity[kind, bits], top) for bits in bits_there]
         left.plot(bits_there, heights, style, color=colour, label=kind)
     left.legend(loc="upper center")
