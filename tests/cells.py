@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import re
 import symtable
 
 from nbformat import NotebookNode
@@ -46,8 +47,10 @@ def split(notebook: NotebookNode) -> tuple[str, list[NotebookNode], list[Noteboo
 
 
 def shows(cell: NotebookNode) -> bool:
-    """Whether a cell showed an image when it was saved."""
-    return any("image/jpeg" in output.get("data", {}) for output in cell.outputs)
+    """Whether a cell showed an image when it was saved, or asked a question before it showed one."""
+    data = [output.get("data", {}) for output in cell.outputs]
+    asks = re.search(r"^predict\(", cell.source, re.MULTILINE)
+    return bool(asks) or any("image/jpeg" in each or "<img" in each.get("text/html", "") for each in data)
 
 
 def with_what_they_need(wanted: list[NotebookNode], cells: list[NotebookNode]) -> list[NotebookNode]:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 from pathlib import Path
 
 import nbformat
 import pytest
 from cells import code_cells, gives, split, uses, with_what_they_need
+
+from qlab.course.predict import of_lesson
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -80,7 +83,10 @@ def test_no_saved_output_is_a_warning_an_error_or_a_widget_without_its_kernel(pa
 def test_every_image_has_alt_text(path):
     data = [output for cell in code_cells(saved(path)) for output in cell.outputs if "data" in output]
     images = [(kind, output) for output in data for kind in output.data if kind.startswith("image/")]
-    assert images
+    html = "".join(output.data.get("text/html", "") for output in data)
+    stills = re.findall(r'<img src="data:image/jpeg;base64,[^"]+" alt="([^"]*)"', html)
+    assert len(stills) == html.count("<img") and all(len(words) > 40 for words in stills)
+    assert images or stills
     for kind, output in images:
         assert len(output.metadata[kind]["alt"]) > 40
         assert output.data["text/plain"] == output.metadata[kind]["alt"]
@@ -94,9 +100,34 @@ def test_a_notebook_is_small(path):
 @EACH
 def test_a_lesson_says_what_it_is_for_how_long_it_takes_and_where_it_comes_from(path):
     text = "\n".join(cell.source for cell in saved(path).cells if cell.cell_type == "markdown")
-    bold = "After this lesson you can", "Time:", "You need:", "Predict.", "Move", "Explain."
-    parts = *(f"**{words}**" for words in bold), "## What to remember", "## For teachers", "## Papers"
+    bold = "After this lesson you can", "Time:", "You need:"
+    parts = (
+        *(f"**{words}**" for words in bold),
+        "<summary><strong>Explain</strong>",
+        "## What to remember",
+        "## For teachers",
+        "## Papers",
+    )
     assert [part for part in parts if part not in text] == []
+
+
+@EACH
+def test_every_prediction_of_a_lesson_is_asked_once_and_folded(path):
+    cells = code_cells(saved(path))
+    asked = [(name, cell) for cell in cells for name in re.findall(r'^predict\("(\w+)"', cell.source, re.MULTILINE)]
+    assert [name for name, _ in asked] == [each.name for each in of_lesson(int(path.stem[:2]))]
+    for _, cell in asked:
+        (output,) = cell.outputs
+        assert "<details>" in output.data["text/html"] and set(output.data) == {"text/html", "text/plain"}
+    texts = [cell.source for cell in saved(path).cells if cell.cell_type == "markdown"]
+    assert not any("**Predict.**" in text or "**Explain.**" in text for text in texts), "neither is left open"
+
+
+@EACH
+def test_what_answers_a_prediction_is_folded(path):
+    for cell in code_cells(saved(path)):
+        if builder.ANSWERS in cell.metadata.get("tags", []):
+            assert all("<details>" in output.data["text/html"] for output in cell.outputs)
 
 
 @EACH
@@ -209,6 +240,46 @@ def test_a_notebook_is_built_executed_and_clean(built):
     assert set(output.data) == {"image/jpeg", "text/plain"}
     assert output.metadata["image/jpeg"]["alt"] == "A still image"
     assert notebook.metadata == builder.METADATA
+
+
+ANSWERED = """# %%
+predict = print
+predict("0a")
+
+# %% [markdown]
+# **Explain.** It is <42>.
+
+# %%
+print("It is <42>.")
+
+# %% tags=["nbval-check-output"]
+print("compared")
+
+# %% [markdown]
+# **Explain.** And 43.
+#
+# ## The next section
+#
+# **Explain.** Not at the beginning of a cell.
+
+# %%
+print("after the heading")
+"""
+
+
+def test_what_answers_a_prediction_is_folded_up_to_the_next_heading(tmp_path):
+    (tmp_path / "lesson.py").write_text(ANSWERED)
+    builder.build(tmp_path / "lesson.py", tmp_path / "lesson.ipynb")
+    asked, explains, answer, compared, again, after = nbformat.read(tmp_path / "lesson.ipynb", as_version=4).cells
+    fold = "<details>\n<summary><strong>Explain</strong></summary>\n\n{}\n\n</details>"
+    assert explains.source == fold.format("It is <42>.")
+    assert again.source.startswith(fold.format("And 43.") + "\n\n## The next section")
+    assert answer.metadata == {"tags": ["answer"]} and answer.outputs[0].data == {
+        "text/html": "<details><summary>The measured answer</summary><pre>It is &lt;42&gt;.\n</pre></details>",
+        "text/plain": "The measured answer",
+    }
+    for open_one, words in ((asked, "0a\n"), (compared, "compared\n"), (after, "after the heading\n")):
+        assert open_one.outputs[0].text == words
 
 
 def test_a_second_build_changes_no_byte_although_the_time_did(built):

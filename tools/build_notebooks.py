@@ -1,5 +1,8 @@
 """notebooks/source/*.py (jupytext's percent format) -> notebooks/*.ipynb, executed: `make notebooks`.
 
+What answers a prediction, from `predict(...)` to the next heading, is folded: its output, and a text that begins with
+**Explain.**
+
 A cell tagged `exercise` holds a `check("1.1", f)`. In the lesson f's stub is put before it; in notebooks/solutions/,
 which has a second copy of each lesson with exercises, f's solution is.
 
@@ -18,6 +21,7 @@ import re
 import sys
 import tempfile
 import time
+from html import escape
 from pathlib import Path
 
 import jupytext
@@ -26,6 +30,8 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 from qlab.course import exercises
+from qlab.course.language import _
+from qlab.course.predict import still
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 METADATA = {
@@ -42,6 +48,10 @@ lines = account.read_text().splitlines() if account.exists() else []
 own = [line.split()[1] for line in lines if line.startswith("VmHWM")]
 print(*own or [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss])"""
 CHECK = re.compile(r'check\("(\d+\.\d+)", \w+\)$')
+PREDICTS = re.compile(r"^predict\(", re.MULTILINE)
+HEADING = re.compile(r"^#+ ", re.MULTILINE)
+EXPLAINS = "**Explain.**"
+ANSWERS = "answer"  # tags a cell whose output would tell what a prediction asks for: saved, it is folded
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -94,6 +104,7 @@ def read(source: Path, solved: bool = False) -> NotebookNode:
     written = jupytext.read(source, fmt="py:percent")
     notebook = nbformat.v4.new_notebook(metadata=copy.deepcopy(METADATA))
     seen: set[str] = set()
+    answers = False  # does what comes now answer a prediction?
     for cell in written.cells:
         make = nbformat.v4.new_code_cell if cell.cell_type == "code" else nbformat.v4.new_markdown_cell
         tags = {"tags": list(cell.metadata["tags"])} if cell.metadata.get("tags") else {}
@@ -105,8 +116,33 @@ def read(source: Path, solved: bool = False) -> NotebookNode:
             task = exercises.exercise(CHECK.match(cell.source)[1])
             cell.source = f"{task.source if solved else task.stub}\n\n\n{cell.source}"
             tags["tags"].append("nbval-check-output")
+        elif cell.cell_type == "markdown":
+            answers = answers and not HEADING.search(cell.source)
+            cell.source = folded(cell.source)
+        elif answers and not PREDICTS.search(cell.source) and "nbval-check-output" not in tags.get("tags", []):
+            tags["tags"] = [*tags.get("tags", []), ANSWERS]
+        answers = answers or bool(PREDICTS.search(cell.source))
         notebook.cells.append(make(cell.source, metadata=tags, id=name))
     return notebook
+
+
+def folded(text: str) -> str:
+    """The text of a cell with its explanation, up to the next heading, behind a line that opens it.
+
+    >>> print(folded("**Explain.** Steps double."))
+    <details>
+    <summary><strong>Explain</strong></summary>
+    <BLANKLINE>
+    Steps double.
+    <BLANKLINE>
+    </details>
+    """
+    if not text.startswith(EXPLAINS):
+        return text
+    end = heading.start() if (heading := HEADING.search(text)) else len(text)
+    inside, rest = text[len(EXPLAINS) : end].strip(), text[end:]
+    details = f"<details>\n<summary><strong>Explain</strong></summary>\n\n{inside}\n\n</details>"
+    return f"{details}\n\n{rest}" if rest else details
 
 
 def execute(notebook: NotebookNode, folder: Path) -> tuple[NotebookNode, int]:
@@ -140,7 +176,21 @@ def clean(cell: NotebookNode) -> list[NotebookNode]:
         elif output.data.pop(WIDGET, None) and set(output.data) == {"text/plain"}:
             continue  # a progress bar; a panel has an image as well
         outputs.append(output)
-    return outputs
+    return [folded_output(output) for output in outputs] if ANSWERS in cell.metadata.get("tags", []) else outputs
+
+
+def folded_output(output: NotebookNode) -> NotebookNode:
+    """An output that a reader opens with a click, wherever the notebook is read; a cell that runs shows its own."""
+    if output.output_type == "stream":
+        inside = f"<pre>{escape(output.text)}</pre>"
+    elif "image/jpeg" in output.data:
+        inside = still(output.data["image/jpeg"].replace("\n", ""), output.metadata["image/jpeg"])
+    elif "text/markdown" in output.data:  # a figure's words, below it
+        inside = f"<p>{escape(output.data['text/markdown'].strip('*'))}</p>"
+    else:
+        return output
+    html = f"<details><summary>{_('The measured answer')}</summary>{inside}</details>"
+    return nbformat.v4.new_output("display_data", {"text/html": html, "text/plain": _("The measured answer")})
 
 
 def without_timings(notebook: NotebookNode) -> NotebookNode:

@@ -16,6 +16,7 @@ import numpy as np
 from IPython.display import Markdown, display
 from matplotlib import figure
 from matplotlib.artist import Artist, setp
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
@@ -53,12 +54,30 @@ class Figure(figure.Figure):
         self.alt = ""
         self._moving: list[Artist] = [self.suptitle(finding, x=0.01, ha="left")]
         self._background = None
+        self._guessed_on: tuple[Axes, str] | None = None
 
     def moves(self, *artists: Artist) -> None:
         """These artists move, and take no part in the layout: it must not depend on the first value shown."""
         for artist in artists:
             artist.set_in_layout(False)
         self._moving += artists
+
+    def takes_guess(self, axes: Axes, along: str) -> None:
+        """What a student predicts is a place on this axis, "x" or "y": :meth:`mark` draws it there."""
+        self._guessed_on = (axes, along)
+
+    def mark(self, guess: float, words: str) -> None:
+        """Draw a guess as a dashed line across the axis that takes it, with ``words`` at its end; else nothing."""
+        if self._guessed_on is None:
+            return
+        axes, along = self._guessed_on
+        across = axes.axvline if along == "x" else axes.axhline
+        place = (guess, 0.98) if along == "x" else (0.98, guess)
+        text = axes.text(
+            *place, words, color=INK, transform=axes.get_xaxis_transform() if along == "x" else axes.get_yaxis_transform(),
+            rotation=90 if along == "x" else 0, ha="right", va="top" if along == "x" else "bottom", clip_on=True,
+        )  # fmt: skip
+        self.moves(across(guess, color=INK, linestyle="--", linewidth=1.5, label="_guess"), text)
 
     @property
     def finding(self) -> str:

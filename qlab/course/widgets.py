@@ -130,6 +130,11 @@ class Panel(Still, ipywidgets.VBox):
         self.words.value = f"<em role='status'>{escape(figure.alt)}</em>"
         return figure
 
+    def mark(self, guess: float, words: str) -> None:
+        """Draw what a student predicted, in a figure that has an axis for it."""
+        self.figure.mark(guess, words)
+        self._follow(None)
+
     def _follow(self, change: object) -> None:
         """A control has moved. Nobody catches what a callback raises, so it is shown here."""
         try:
@@ -162,6 +167,7 @@ class Drawn(Still, anywidget.AnyWidget):
     sliders = traitlets.Dict().tag(sync=True)
     values = traitlets.Dict().tag(sync=True)
     data = traitlets.Bytes().tag(sync=True)  # float32
+    guess = traitlets.Any(None, allow_none=True).tag(sync=True)  # what a student predicted, for a script that marks it
 
     def __init__(
         self, name: str, draw: Callable[..., Figure], texts: dict[str, str], data: bytes = b"", **sliders: dict

@@ -70,6 +70,55 @@ def test_every_cell_ran_and_nothing_complains(page):
     assert page.complaints == []
 
 
+QUESTIONS = ".jp-OutputArea-output .qlab-question"
+COVERED = ".jp-OutputArea-output .qlab-covered"
+
+
+def questions(page) -> list:
+    """Every prediction of the lesson."""
+    from playwright.sync_api import expect
+
+    given = sum("<details>" in str(output.get("data", {}).get("text/html", "")) for output in outputs(page))
+    assert given, "a lesson without a prediction"
+    expect(page.locator(QUESTIONS)).to_have_count(given, timeout=60_000)
+    return page.locator(QUESTIONS).all()
+
+
+def test_nothing_is_seen_before_a_guess_and_the_guess_stands_beside_what_was_measured(page):
+    """First, while nothing is open yet. By keyboard, mouse and without a guess, in turns."""
+    from playwright.sync_api import expect
+
+    asked = questions(page)
+    assert not any(covered.is_visible() for covered in page.locator(COVERED).all())
+    for number, question in enumerate(asked):
+        question.scroll_into_view_if_needed()
+        commit, show = (question.get_by_role("button", name=name) for name in ("That is my guess", "Show me"))
+        assert commit.is_disabled()
+        form = question.locator("input").first
+        if number % 3 == 2:
+            show.click()
+        elif number % 3 == 1 or form.get_attribute("type") == "radio":
+            form.focus()
+            page.keyboard.press("Space" if form.get_attribute("type") == "radio" else "ArrowRight")
+            page.keyboard.press("Enter")
+        else:
+            form.fill(form.get_attribute("max"))
+            commit.click()
+        said = question.locator(".qlab-said")
+        expect(said).to_contain_text("Measured: ")
+        assert ("You said: " in said.inner_text()) == (number % 3 != 2)
+        assert form.is_disabled() and not commit.is_visible()
+    shown = [covered for covered in page.locator(COVERED).all() if covered.locator("> *").count()]
+    assert all(covered.is_visible() for covered in shown)
+
+
+def guess_everything(page) -> None:
+    """Open what is still covered."""
+    for button in page.locator(QUESTIONS).get_by_role("button", name="Show me").all():
+        if button.is_visible():
+            button.click()
+
+
 PANELS = ".jp-OutputArea-output :is(.widget-vbox:has(> .qlab-image), .qlab-explorable)"
 QUIZ = ".jp-OutputArea-output .widget-vbox:has(> .widget-vbox .widget-radio)"
 
@@ -78,7 +127,9 @@ def panels(page) -> list:
     """Every panel of the lesson: an image with its controls and words. They appear a while after their cells ran."""
     from playwright.sync_api import expect
 
+    guess_everything(page)
     given = sum({WIDGET, "image/jpeg"} <= set(output.get("data", {})) for output in outputs(page))
+    given += page.locator(f"{COVERED} > :is(.widget-vbox:has(> .qlab-image), .qlab-explorable)").count()
     assert given, "a lesson without a panel"
     expect(page.locator(PANELS)).to_have_count(given, timeout=60_000)
     return page.locator(PANELS).all()
@@ -247,7 +298,7 @@ def test_axe_finds_nothing_serious_in_panels_and_questions(page):
     # JupyterLab's body is 0 pixels high, so that axe takes all text for hidden and skips its contrast.
     panels(page)
     style = page.add_style_tag(content="html, body { height: 100vh; }")
-    ours = {"include": [[PANELS], [QUIZ]]}
+    ours = {"include": [[PANELS], [QUIZ], [QUESTIONS]]}
     found = Axe().run(page, context=ours).response
     style.evaluate("style => style.remove()")
     assert {rule["id"] for rule in found["passes"]} >= {"label", "color-contrast"}, "axe saw no panel"

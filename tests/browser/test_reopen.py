@@ -12,6 +12,10 @@ CELLS = (
     "from qlab.course.lesson01.panels import rounding\nfrom qlab.course.lesson07.panels import one_weight",
     "one_weight()",
     "rounding()",
+    "from qlab.course.predict import Choices, Prediction\n"
+    "which = Choices('0z', 'Which way?', among=('up', 'down'), measured='by 3')\n"
+    "Prediction(which, ('the secret',), 1, 'down: by 3')",
+    "Prediction(which, ('the other secret',), 1, 'down: by 3')",
 )
 PANELS = ".jp-OutputArea-output :is(.widget-vbox:has(> .qlab-image), .qlab-explorable)"
 
@@ -31,6 +35,8 @@ def page(tmp_path_factory, chromium):
         open_notebook(page, LESSON)
         run_all(page)
         panels(page)
+        page.locator(".qlab-question").first.get_by_label("up").check()
+        page.locator(".qlab-question").first.get_by_role("button", name="That is my guess").click()
         page.evaluate(SAVE)
         page.evaluate(CLOSE)
         open_notebook(page, LESSON)
@@ -49,6 +55,14 @@ def test_panels_are_there_before_anything_has_run(page):
     assert all(panel.locator("em[role=status]").inner_text() for panel in panels(page))
     assert page.get_by_text("Error displaying widget").count() == 0
     assert page.complaints == []
+
+
+def test_a_guess_is_still_there_and_what_has_none_is_still_covered(page):
+    guessed, asked = page.locator(".qlab-question").all()
+    assert "You said: up." in guessed.inner_text() and "Measured: down: by 3." in guessed.inner_text()
+    assert page.get_by_text("the secret", exact=True).is_visible() and not page.get_by_text("the other secret", exact=True).is_visible()
+    asked.get_by_role("button", name="Show me").click()  # no kernel has run
+    assert page.get_by_text("the other secret", exact=True).is_visible()
 
 
 def test_what_the_browser_draws_follows_its_sliders_without_a_kernels_help(page):

@@ -20,6 +20,7 @@ import torch
 from qlab.course.figure import Figure
 from qlab.course.lesson01 import plots as lesson1
 from qlab.course.lesson02 import plots as lesson2
+from qlab.course.predict import SHOWN, Choices, Number, Prediction
 from qlab.course.registry import explorables
 from qlab.course.widgets import module
 
@@ -43,7 +44,7 @@ def node() -> str:
 def modules(tmp_path_factory) -> Path:
     """A folder with the widgets' modules, each as the browser gets it."""
     folder = tmp_path_factory.mktemp("js")
-    for name in (*DRAWN, "slider"):
+    for name in (*DRAWN, "slider", "predict"):
         (folder / f"{name}.mjs").write_text(module(f"{name}.js"), "utf-8")
     return folder
 
@@ -150,7 +151,22 @@ def formats() -> dict:
     return {"texts": lesson1.formats_texts(), "cases": cases, "patterns": patterns}
 
 
-@pytest.mark.parametrize("name", ["written", *DRAWN])
+def verdicts() -> dict:
+    """What stands below a question after each guess, as Python's words for the same have it."""
+    which = Choices("1a", "Which?", among=("up", "down {0}"), measured="by {percent:.1f} %.")
+    bits = Number("1b", "How many?", between=(2, 8), step=0.5, unit="bits")
+    cases = []
+    for asked, guesses, numbers in ((which, (0, 1), {"percent": 2.5}), (bits, (2, 3.5, 8), {})):
+        question = Prediction(asked, (), 1, asked.answered(1, numbers)).question
+        state = {name: getattr(question, name) for name in ("among", "slider", "measured", "texts")}
+        after = f"Measured: {question.measured.rstrip('.')}."
+        cases.append([state | {"guess": None}, []])
+        cases.append([state | {"guess": SHOWN}, [after]])
+        cases += [[state | {"guess": guess}, [f"You said: {asked.said(guess)}.", after]] for guess in guesses]
+    return {"cases": cases}
+
+
+@pytest.mark.parametrize("name", ["written", "verdicts", *DRAWN])
 def test_javascript_gets_what_python_gets(node, modules, tmp_path, name):
     reference = tmp_path / "reference.json"
     reference.write_text(json.dumps(plain(globals()[name]()), allow_nan=False), "utf-8")
@@ -161,7 +177,7 @@ def test_javascript_gets_what_python_gets(node, modules, tmp_path, name):
     assert "# fail 0" in done.stdout and "# pass 0" not in done.stdout
 
 
-@pytest.mark.parametrize("name", [*DRAWN, "slider"])
+@pytest.mark.parametrize("name", [*DRAWN, "slider", "predict"])
 def test_a_widgets_module_is_whole(node, modules, name):
     """What a widget imports is in the same file, and the browser finds its render function."""
     code = "import(process.argv[1]).then(({ default: widget }) => console.log(typeof widget.render))"

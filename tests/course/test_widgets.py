@@ -107,7 +107,7 @@ def test_values_move_either_way(name):
     assert drawn.get_state("values") == {"values": {"bits": 3}}
 
 
-SCRIPTS = ("slider.js", "image.js", *(each.script for each in DRAWN.values()))
+SCRIPTS = ("slider.js", "image.js", "predict.js", *(each.script for each in DRAWN.values()))
 
 
 def test_every_file_that_the_browser_runs_belongs_to_a_widget():

@@ -127,6 +127,13 @@ export class Axes {
     this.context.fill();
   }
 
+  /** What a student predicted, as a dashed line at this `x`; nothing as long as it is no number. */
+  guess(x, words) {
+    if (typeof x !== "number") return;
+    this.line([x, x], this.ylim, this.colours.ink, { dash: [6, 4] });
+    this.text(words, this.x(x) - 9, this.top + 6 + this.context.measureText(words).width / 2, { align: "center", turned: true });
+  }
+
   inside(draw) {
     this.context.save();
     this.context.beginPath();

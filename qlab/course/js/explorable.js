@@ -11,7 +11,8 @@ export function child(parent, tag, attributes = {}) {
 /** Sliders, below them a sheet of paper with the finding and the figure, below that the figure in words.
  *
  * `see` turns the controls' values into what there is to see: {finding, alt, ...}. `mount` puts the figure on
- * the sheet and returns (show, end): `show` is given what `see` saw. Nothing here waits for the kernel.
+ * the sheet and returns (show, end): `show` is given what `see` saw, and the `guess` of a prediction (a number, once there is
+ * one) for `Axes.guess`. Nothing here waits for the kernel.
  */
 export function explorable({ model, el }, see, mount) {
   const set = (values) => {
@@ -35,7 +36,7 @@ export function explorable({ model, el }, see, mount) {
   const [show, end] = mount(sheet, set);
   const follow = () => {
     const values = model.get("values");
-    const seen = see(values);
+    const seen = { ...see(values), guess: model.get("guess") };
     for (const [name, move] of sliders) {
       // A value that no slider chose is said as it is: the slider itself can only stand near it.
       if (name in values) move(options[name], values[name]);
@@ -45,10 +46,10 @@ export function explorable({ model, el }, see, mount) {
     words.textContent = seen.alt;
     show(seen);
   };
-  model.on("change:values", follow);
+  for (const name of ["values", "guess"]) model.on(`change:${name}`, follow);
   follow();
   return () => {
-    model.off("change:values", follow);
+    for (const name of ["values", "guess"]) model.off(`change:${name}`, follow);
     end();
   };
 }

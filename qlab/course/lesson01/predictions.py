@@ -1,0 +1,5 @@
+"""Lesson 1: what a student says before it is shown."""
+
+from __future__ import annotations
+
+PREDICTIONS = ()
