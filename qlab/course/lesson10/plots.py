@@ -18,6 +18,12 @@ from qlab.llm.layers import round_weight, weight_qparams
 from qlab.llm.outliers import smoothing_scale
 
 ALPHAS = tuple(step / 20 for step in range(21))
+GRID_BITS = 16 + 16  # of a scale and a zero point, as torch's 4-bit kernel keeps them
+
+
+def stored_bits(bits: int, size: int) -> float:
+    """Bits that a weight takes, with its share of the grid that a group of ``size`` weights has."""
+    return bits + GRID_BITS / size
 
 
 @rc_context(STYLE)
@@ -43,12 +49,13 @@ def bits_of_weights(
     for kind, style, colour in zip(kinds, ("s--", "^-", "o-"), (CLIPPED, INK, QUANTIZED)):
         heights = [min(perplexity[kind, bits], top) for bits in bits_there]
         left.plot(bits_there, heights, style, color=colour, label=kind)
-    left.legend(loc="upper center")
+    left.legend(loc="center right", bbox_to_anchor=(1, 0.4))
     now = left.axvline(bits_there[-1], color=ERROR)
     right.set_axis_off()
     right.text(0, 1, _("the model goes on writing:"), va="top", color=CLIPPED)
     text = right.text(0, 0.88, "", va="top", color=QUANTIZED, family="DejaVu Sans Mono", fontsize=9, parse_math=False)
     image.moves(now, text)
+    image.takes_guess(left, "x")
 
     def draw(bits: int) -> Figure:
         now.set_xdata([bits, bits])
@@ -103,12 +110,12 @@ def weight_groups(weight: Tensor, sizes: Sequence[int]) -> Callable[[int, int], 
         return weight_qparams(weight[row : row + 1], bits, PerGroup(size)).scale[0].repeat_interleave(size).numpy()
 
     for bits in range(2, 9):
-        right.plot([bits + 32 / each for each in sizes], errors(bits), color=LINES, zorder=1)
+        right.plot([stored_bits(bits, each) for each in sizes], errors(bits), color=LINES, zorder=1)
 
     def draw(bits: int, size: int) -> Figure:
         heights = step_of(bits, size)
         steps.set_data(heights)
-        stored = [bits + 32 / each for each in sizes]
+        stored = [stored_bits(bits, each) for each in sizes]
         line.set_data(stored, errors(bits))
         chosen = list(sizes).index(size)
         now.set_data([stored[chosen]], [errors(bits)[chosen]])
