@@ -60,7 +60,10 @@ def test_panels_are_there_before_anything_has_run(page):
 def test_a_guess_is_still_there_and_what_has_none_is_still_covered(page):
     guessed, asked = page.locator(".qlab-question").all()
     assert "You said: up." in guessed.inner_text() and "Measured: down: by 3." in guessed.inner_text()
-    assert page.get_by_text("the secret", exact=True).is_visible() and not page.get_by_text("the other secret", exact=True).is_visible()
+    assert (
+        page.get_by_text("the secret", exact=True).is_visible()
+        and not page.get_by_text("the other secret", exact=True).is_visible()
+    )
     asked.get_by_role("button", name="Show me").click()  # no kernel has run
     assert page.get_by_text("the other secret", exact=True).is_visible()
 
