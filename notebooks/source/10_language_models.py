@@ -401,14 +401,16 @@ def split_by(weight_of):
     return changed
 
 
+ways = {
+    "LLM.int8(): float weights": lambda layer: layer.weight,
+    "int8 weights, dequantized": lambda layer: layer.codes * layer.scale[:, None],
+    "left out": lambda layer: 0 * layer.weight,
+}
 rescued = {"W8A8 alone": change}
-for name, each in (
-    ("LLM.int8(): float weights", split := split_by(lambda layer: layer.weight)),
-    ("int8 weights, dequantized", split_by(lambda layer: layer.codes * layer.scale[:, None])),
-    ("left out", split_by(lambda layer: 0 * layer.weight)),
-    ("SmoothQuant", llm.dynamic(llm.smooth(outliers, calibration, alpha=0.5))),
-):
-    rescued[name] = 100 * (llm.perplexity(each, test) / whole - 1)
+for name, weight_of in ways.items():
+    rescued[name] = 100 * (llm.perplexity(split_by(weight_of), test) / whole - 1)
+smoothed_model = llm.dynamic(llm.smooth(outliers, calibration, alpha=0.5))
+rescued["SmoothQuant"] = 100 * (llm.perplexity(smoothed_model, test) / whole - 1)
 _alone, floats, by_codes, gone, smoothed = rescued
 table = "\n".join(f"with outliers, {name:26} perplexity {value:+8.2f} %" for name, value in rescued.items())
 answer = 0 if rescued[gone] > change / 2 else 1 if rescued[gone] > 0.5 else 2
@@ -422,6 +424,8 @@ predict("10e", table, answer=answer, **numbers)
 
 # %%
 print(table)
+split = llm.dynamic(outliers, threshold=200.0)
+llm.perplexity(split, test[:4])
 layers = [layer for layer in split.modules() if isinstance(layer, llm.DynamicLinear)]
 share = sum(layer.in_float for layer in layers) / sum(layer.in_features for layer in layers)
 made, dead, all_codes = llm.largest_inputs(outliers, test), 0, 0
