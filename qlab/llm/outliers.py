@@ -49,8 +49,7 @@ def largest_inputs(model: nn.Module, windows: Tensor) -> dict[nn.Module, Tensor]
 
     hooks = [module.register_forward_pre_hook(see) for module in model.modules() if isinstance(module, nn.Linear)]
     try:
-        with torch.inference_mode():
-            model(input_ids=windows, use_cache=False)
+        _read(model, windows)
     finally:
         for hook in hooks:
             hook.remove()
@@ -71,11 +70,17 @@ def layer_inputs(model: nn.Module, name: str, windows: Tensor) -> Tensor:
     found: list[Tensor] = []
     hook = model.get_submodule(name).register_forward_pre_hook(lambda layer, inputs: found.append(inputs[0].detach()))
     try:
-        with torch.no_grad():
-            model(input_ids=windows, use_cache=False)
+        _read(model, windows)
     finally:
         hook.remove()
-    return found[0].flatten(0, -2)
+    return torch.cat(found).flatten(0, -2)
+
+
+def _read(model: nn.Module, windows: Tensor, batch_size: int = 4) -> None:
+    """Let a model read windows, a few at once."""
+    with torch.no_grad():
+        for part in windows.split(batch_size):
+            model(input_ids=part, use_cache=False)
 
 
 def inject(model: GraniteForCausalLM, channels: int = 4, factor: float = 64.0, seed: int = 0) -> GraniteForCausalLM:
