@@ -233,9 +233,12 @@ check("10.3", push_error)
 # first to last. **Predict** how both compare with plain rounding.
 
 # %%
+push = by_hand.yours("10.3", push_error)
+
+# %%
 LAYER = "model.layers.1.mlp.gate_proj"
 x, w = llm.layer_inputs(model, LAYER, calibration[:2]), model.get_submodule(LAYER).weight.detach()
-some, inverse, push = w[::4], by_hand.inverse_hessian(x), by_hand.yours("10.3", push_error)
+some, inverse = w[::4], by_hand.inverse_hessian(x)
 ways = {
     "rounded to nearest": qlab.dequantize(*llm.quantize_weight(some, 3, PerGroup(64))),
     "the inverse over all columns": by_hand.gptq(some, inverse, push, bits=3, size=64, updated=False),

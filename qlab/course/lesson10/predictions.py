@@ -21,7 +21,7 @@ PREDICTIONS = (
         "10b",
         _("With 4 bits in groups of 16, how many bits does a weight take, its share of the grid counted?"),
         among=(_("4.1"), _("4.5"), _("6")),
-        measured=_("{stored:g} bits, 4 of its own and a sixteenth of the {grid} bits that a grid takes"),
+        measured=_("{stored:g} bits are 4 of its own and a sixteenth of the {grid} that a grid takes"),
     ),
     Choices(
         "10c",

@@ -10,6 +10,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from qlab.course.figure import CLIPPED, ERROR, FLOAT, INK, PAPER, QUANTIZED, STYLE, Figure
 from qlab.course.language import _
@@ -50,7 +51,7 @@ class Frames:
 
 def image_in(ax: Axes, side: int):
     """An axis without ticks that shows images of ``side`` pixels; the artist that holds the image."""
-    shown = ax.imshow(np.zeros((side, side, 3), np.uint8), interpolation="nearest")
+    shown = ax.imshow(np.zeros((side, side, 3), np.uint8), interpolation="bicubic")
     ax.set(xticks=[], yticks=[])
     ax.grid(False)
     return shown
@@ -86,22 +87,26 @@ def anchors(image: Tensor, truth: Boxes) -> Figure:
     is drawn too where it is the best that a shape has: it has to find that shape (see :func:`qlab.detect.match`).
     """
     labels, _boxes = match(ANCHORS, torch.cat([truth.labels[:, None].float(), truth.xyxy], 1))
-    figure = Figure((10, 4.2))
+    pale = F.avg_pool2d(
+        255 - 0.45 * (255 - image.float()), 3, 1, 1, count_include_pad=False
+    )  # its boxes are to be seen
+    figure = Figure((9, 3.7))
     axes = figure.subplots(1, len(STRIDES))
     for ax, stride, sizes in zip(axes, STRIDES, SIZES):
         mine = (ANCHORS[:, 2] - ANCHORS[:, 0])[:, None].isclose(torch.tensor(sizes)).any(1)
         places = (np.arange(-(-SIDE // stride)) + 0.5) * stride
-        image_in(ax, image.shape[1]).set_data(image.permute(1, 2, 0).numpy())
+        faded = image_in(ax, image.shape[1])
+        faded.set(data=pale.permute(1, 2, 0).numpy().astype(np.uint8), interpolation="bicubic")
         x, y = np.meshgrid(places - 0.5, places - 0.5)
-        ax.plot(x.ravel(), y.ravel(), ".", color=PAPER, markersize=5, markeredgecolor=INK, markeredgewidth=0.4)
-        Frames(ax, FLOAT, named=0).show(truth)
-        chosen = ANCHORS[mine & (labels > 0)]
-        Frames(ax, QUANTIZED, named=0).show(Boxes(chosen, torch.zeros(len(chosen)), torch.ones(len(chosen))))
+        ax.plot(x.ravel(), y.ravel(), ".", color=INK, markersize=2)
         middle = places[len(places) // 2]
         squares = torch.tensor([[middle - s / 2, middle - s / 2, middle + s / 2, middle + s / 2] for s in sizes])
-        for line in (frames := Frames(ax, INK, named=0)).lines:
-            line.set_linestyle((0, (3, 2)))
-        frames.show(Boxes(squares, torch.zeros(2), torch.ones(2)))
+        chosen = ANCHORS[mine & (labels > 0)]
+        for colour, corners in ((FLOAT, truth.xyxy), (QUANTIZED, chosen), (INK, squares)):
+            frames = Frames(ax, colour, named=0)
+            frames.lines[0].set_visible(False)  # no white line below on a pale image
+            frames.lines[1].set_linestyle((0, (3, 2)) if colour == INK else "-")
+            frames.show(Boxes(corners, torch.zeros(len(corners)), torch.ones(len(corners))))
         words = {"side": len(places), "small": sizes[0], "large": sizes[1], "count": len(chosen)}
         ax.set_title(
             _("{side}x{side} places, squares of {small:g} and {large:g}:\n{count} anchors have to find a shape").format(
