@@ -288,7 +288,10 @@ def _has_tensors(found: object, expected: object) -> bool:
     """Is there a tensor wherever one is expected?"""
     if isinstance(expected, Tensor):
         return isinstance(found, Tensor)
-    return not isinstance(expected, tuple | list) or all(map(_has_tensors, found, expected))
+    if not isinstance(expected, tuple | list):
+        return True
+    parts = [found] if _as_list(found) is None else found  # a number may stand for a list of one
+    return all(map(_has_tensors, parts, expected))
 
 
 # --- in words

@@ -112,6 +112,11 @@ def test_none_is_an_answer_where_it_is_the_answer():
     assert judge(task, lambda numbers: (numbers, None)[1]).message.startswith("numbers = [1, 2]:\nit gives nothing")
 
 
+def test_a_number_for_a_list_of_one_is_judged_by_the_other_cases():
+    task = Exercise("1.1", lambda n: [1.0] * n, cases=((1,), (2,)), hints=())
+    assert judge(task, lambda n: 1.0).message.startswith("n = 2:")
+
+
 # --- a known mistake gets its words
 
 
