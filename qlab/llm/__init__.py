@@ -13,11 +13,12 @@ from qlab.llm.granite import GRANITE_2B, TINY, build, config, manifest, random_m
 from qlab.llm.layers import DynamicLinear, WeightOnlyLinear, quantize_weight
 from qlab.llm.loading import fetch_smol, load, smol, tokenizer
 from qlab.llm.measure import generate, perplexity, speed
-from qlab.llm.outliers import inject, largest_inputs, smooth
+from qlab.llm.outliers import inject, largest_inputs, layer_inputs, smooth, smoothing_scale
 from qlab.llm.text import corpus, source, windows
 
 __all__ = [
-    "GRANITE_2B", "TINY", "DynamicLinear", "WeightOnlyLinear", "as_bfloat16", "build", "config", "corpus", "dynamic", "fetch_smol", "generate", "gptq_quantize", "inject", "largest_inputs", "linears", "load",
-    "manifest", "perplexity", "quantize_weight", "random_model", "rounded", "save_gguf", "smol", "smooth", "source", "speed", "tiny", "tokenizer",
-    "weight_only", "windows",
+    "GRANITE_2B", "TINY", "DynamicLinear", "WeightOnlyLinear", "as_bfloat16", "build", "config", "corpus", "dynamic",
+    "fetch_smol", "generate", "gptq_quantize", "inject", "largest_inputs", "layer_inputs", "linears", "load", "manifest",
+    "perplexity", "quantize_weight", "random_model", "rounded", "save_gguf", "smol", "smooth", "smoothing_scale", "source",
+    "speed", "tiny", "tokenizer", "weight_only", "windows",
 ]  # fmt: skip
