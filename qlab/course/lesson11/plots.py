@@ -12,7 +12,7 @@ from matplotlib.collections import LineCollection
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qlab.course.figure import CLIPPED, ERROR, FLOAT, PAPER, QUANTIZED, STYLE, Figure
+from qlab.course.figure import CLIPPED, ERROR, FLOAT, INK, PAPER, QUANTIZED, STYLE, Figure
 from qlab.course.language import _
 from qlab.detect.boxes import finds, match, nms
 from qlab.detect.network import ANCHORS, SIZES, STRIDES
