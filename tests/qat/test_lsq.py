@@ -50,6 +50,16 @@ def test_the_gradient_of_a_value_is_1_inside_the_grid_and_0_where_it_is_clipped(
     assert torch.equal(gradient, ((position > 0) & (position < 7)).double())
 
 
+@pytest.mark.parametrize("bits", [2, 3, 8])
+def test_what_is_rounded_to_an_outer_rung_still_learns(bits):
+    """It clamps first, then rounds: whoever rounds first stops the gradient of all that has the last code."""
+    top = 2 ** (bits - 1) - 1
+    places = [-top - 0.3, -top + 0.3, top - 0.45, top - 0.01, top + 0.01]
+    gradient, of_scale, _ = lsq(places, 1.0, qmin=-top, qmax=top)
+    assert gradient.tolist() == [0, 1, 1, 1, 0]
+    assert of_scale.item() == pytest.approx(-top - 0.3 + 0.45 + 0.01 + top)
+
+
 def test_pact_moves_the_clipping_point_by_what_is_clipped_alone():
     """d y / d alpha = 1 where x >= alpha (PACT, equation 3); alpha = qmax * scale, hence qmax * d / d alpha."""
     _, gradient, _ = lsq([1.3, 2.6, 9.0, 20.0], 1.0, pact=True)

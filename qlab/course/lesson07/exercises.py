@@ -35,7 +35,7 @@ def gradient_of_values(gradient, x, scale, qmin, qmax):
 def gradient_of_scale(gradient, x, scale, qmin, qmax):
     """LSQ's gradient of the scale, a number: the sum of the gradients of the values, times what each one moves."""
     position = x / scale
-    codes = torch.round(position).clamp(qmin, qmax)
+    codes = torch.round(position.clamp(qmin, qmax))
     clipped = (position < qmin) | (position > qmax)
     moves = torch.where(clipped, codes, codes - position)
     return float((gradient * moves).sum())
@@ -62,6 +62,11 @@ def forgets_the_two(x, target):
 def downhill(x, target):
     """The gradient points uphill. You give the direction that training goes."""
     return -2 * (torch.round(x) - target)
+
+
+def cuts_off(x, target):
+    """int() and trunc cut off what stands behind the point. Round to the nearest whole number: 0.8 becomes 1."""
+    return 2 * (torch.trunc(x) - target)
 
 
 def averages(x, target):
@@ -96,6 +101,15 @@ def climbs(weight, target, lr, steps):
     return path
 
 
+def forgets_the_factor(weight, target, lr, steps):
+    """The slope of a square has a factor 2: a step is lr * 2 * (round(weight) - target)."""
+    path = []
+    for _step in range(steps):
+        weight = weight - lr * (round(weight) - target)
+        path.append(weight)
+    return path
+
+
 def gives_what_is_used(weight, target, lr, steps):
     """The float weights were asked for, not the rounded ones."""
     return [round(one) for one in train_one_weight(weight, target, lr, steps)]
@@ -103,7 +117,35 @@ def gives_what_is_used(weight, target, lr, steps):
 
 def with_the_start(weight, target, lr, steps):
     """The list begins with the weight after the first step, not with the one before it."""
+    return [weight, *train_one_weight(weight, target, lr, steps)]
+
+
+def without_the_end(weight, target, lr, steps):
+    """You append before you step: the list holds the weight after each step."""
     return [weight, *train_one_weight(weight, target, lr, steps)][:-1]
+
+
+def only_the_end(weight, target, lr, steps):
+    """A list is asked for, with the weight after each step; you give the last one alone."""
+    return train_one_weight(weight, target, lr, steps)[-1]
+
+
+def stops_at_the_ends(gradient, x, scale, qmin, qmax):
+    """At the ends themselves the gradient passes: compare with >= and <=. (PyTorch's clamp gives 0 there.)"""
+    position = x / scale
+    return torch.where((position > qmin) & (position < qmax), gradient, torch.zeros_like(gradient))
+
+
+def freezes_the_outer_rungs(gradient, x, scale, qmin, qmax):
+    """You round first and clamp then. All that is rounded to an outer rung is stopped: look at x / scale itself."""
+    codes = torch.round(x / scale)
+    return torch.where((codes > qmin) & (codes < qmax), gradient, torch.zeros_like(gradient))
+
+
+def looks_at_the_code(gradient, x, scale, qmin, qmax):
+    """You compare the rounded code. Up to half a step beyond an end it is still qmin or qmax: compare x / scale."""
+    codes = torch.round(x / scale)
+    return torch.where((codes >= qmin) & (codes <= qmax), gradient, torch.zeros_like(gradient))
 
 
 def lets_all_pass(gradient, x, scale, qmin, qmax):
@@ -151,10 +193,28 @@ def wrong_way(gradient, x, scale, qmin, qmax):
     return float((gradient * torch.where(clipped, codes, position - codes)).sum())
 
 
+def rounds_before_it_clamps(gradient, x, scale, qmin, qmax):
+    """All on the outer rungs count as clipped: did you round first and clamp then? Clamp x / scale, then round."""
+    position = x / scale
+    codes = torch.round(position).clamp(qmin, qmax)
+    return float((gradient * torch.where((codes == qmin) | (codes == qmax), codes, codes - position)).sum())
+
+
+def code_minus_position(gradient, x, scale, qmin, qmax):
+    """Code minus x / scale is right inside the grid alone. Beyond an end a value moves by its code, qmin or qmax."""
+    position = x / scale
+    return float((gradient * (torch.round(position).clamp(qmin, qmax) - position)).sum())
+
+
 def does_not_clip(gradient, x, scale, qmin, qmax):
-    """A clipped value moves by its code, qmin or qmax; you treat all values as if they were inside."""
+    """A grid has ends: clamp the codes. A clipped value moves by its code, qmin or qmax."""
     position = x / scale
     return float((gradient * (torch.round(position) - position)).sum())
+
+
+def takes_the_mean(gradient, x, scale, qmin, qmax):
+    """One scale moves all values: their parts add up. You take the mean."""
+    return gradient_of_scale(gradient, x, scale, qmin, qmax) / x.numel()
 
 
 def forgets_the_gradient(gradient, x, scale, qmin, qmax):
@@ -181,18 +241,27 @@ EXERCISES = (
             _("x + (torch.round(x) - x).detach() has the value of round(x) and the gradient of x."),
             _("Sum up the squares, call backward() on the sum, and return x.grad."),
         ),
-        mistakes=(true_slope, forgets_to_round, forgets_the_two, downhill, averages),
+        mistakes=(true_slope, forgets_to_round, forgets_the_two, downhill, cuts_off, averages),
     ),
     Exercise(
         "7.2",
         train_one_weight,
-        cases=((0.2, 1.0, 0.25, 1), (0.2, 1.3, 0.1, 3), (-1.0, 1.3, 0.1, 40)),
+        cases=((0.2, 1.0, 0.25, 1), (0.2, 1.3, 0.1, 3), (-0.95, 1.3, 0.1, 40)),
         hints=(
             _("A loop of that many steps. In each, the slope is taken at the rounded weight."),
             _("The float weight is changed and kept; round(weight) is used for the slope and then forgotten."),
             _("weight = weight - lr * 2 * (round(weight) - target); then append it to a list."),
         ),
-        mistakes=(keeps_the_rounded_weight, does_not_round, climbs, gives_what_is_used, with_the_start),
+        mistakes=(
+            keeps_the_rounded_weight,
+            does_not_round,
+            climbs,
+            forgets_the_factor,
+            gives_what_is_used,
+            with_the_start,
+            without_the_end,
+            only_the_end,
+        ),
     ),
     Exercise(
         "7.3",
@@ -200,6 +269,7 @@ EXERCISES = (
         cases=(
             (torch.tensor([3.0]), torch.tensor([0.6]), 0.5, -1, 1),
             (torch.tensor([3.0, 7.0]), torch.tensor([0.4, 9.0]), 0.5, 0, 3),
+            (torch.tensor([3.0, 5.0, 7.0, 2.0]), torch.tensor([-1.5, 1.5, 1.6, -0.2]), 0.5, -3, 3),  # two at the ends
             (G, X, 0.5, -3, 3),
         ),
         hints=(
@@ -207,23 +277,42 @@ EXERCISES = (
             _("A mask: (x / scale >= qmin) & (x / scale <= qmax)."),
             _("torch.where(mask, gradient, 0.0) keeps the gradient where the mask is True."),
         ),
-        mistakes=(lets_all_pass, clips_the_gradient, compares_values, upside_down, multiplies),
+        mistakes=(
+            stops_at_the_ends,
+            freezes_the_outer_rungs,
+            looks_at_the_code,
+            lets_all_pass,
+            clips_the_gradient,
+            compares_values,
+            upside_down,
+            multiplies,
+        ),
     ),
     Exercise(
         "7.4",
         gradient_of_scale,
-        cases=(
+        cases=(  # no value lies at an end itself: LSQ counts it as clipped, 7.3 as inside
             (torch.tensor([1.0]), torch.tensor([0.6]), 0.5, -1, 1),
             (torch.tensor([1.0]), torch.tensor([0.7]), 1.0, -3, 3),
+            (torch.tensor([1.0]), torch.tensor([0.7]), 1.0, -1, 1),
             (torch.tensor([2.0, 1.0]), torch.tensor([0.3, -4.0]), 1.0, -2, 2),
             (G, X, 0.5, -3, 3),
         ),
         hints=(
-            _("First the position x / scale of each value, and its code: rounded, then clamped."),
+            _("First the position x / scale of each value, and its code: clamped to qmin and qmax, then rounded."),
             _("Inside the grid a value moves by code - position, beyond an end by its code."),
             _("Multiply by the gradients, sum up, and make a number of it: float(...)."),
         ),
-        mistakes=(only_the_clipped, codes_everywhere, wrong_way, does_not_clip, forgets_the_gradient),
+        mistakes=(
+            rounds_before_it_clamps,
+            code_minus_position,
+            only_the_clipped,
+            codes_everywhere,
+            wrong_way,
+            does_not_clip,
+            takes_the_mean,
+            forgets_the_gradient,
+        ),
         tolerance=1e-5,
     ),
 )

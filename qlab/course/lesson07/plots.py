@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib import rc_context
@@ -13,18 +12,32 @@ from torch import Tensor
 
 from qlab.course.figure import CLIPPED, ERROR, FLOAT, QUANTIZED, STYLE, Figure
 from qlab.course.language import _
+from qlab.course.lesson07.layer import Snapshot, share
 
 STEPS = 60  # of the one weight's training
-NEAR = 0.1  # steps of the grid: so near to a rung a weight counts as being on it
+
+
+def path(start: float, target: float, lr: float, steps: int, falling: bool = False) -> list[float]:
+    """One weight before and after each step of its training: exercise 7.2, with a learning rate that may fall to 0.
+
+    >>> path(0.2, 1.0, lr=0.25, steps=1)
+    [0.2, 0.7]
+    """
+    weights = [start]
+    for step in range(steps):
+        rate = lr * (1 - step / steps) if falling else lr
+        weights.append(weights[-1] - rate * 2 * (float(np.rint(weights[-1])) - target))
+    return weights
 
 
 @rc_context(STYLE)
-def one_weight(target: float = 1.3, lr: float = 0.1) -> Callable[[float, int], Figure]:
-    """One weight learns to be ``target`` although it is rounded; a function from its start and the steps done.
+def one_weight(target: float = 1.3) -> Callable[[float, int, float, bool], Figure]:
+    """One weight learns to be ``target`` although it is rounded.
 
-    The loss is (round(weight) - target)²; a step subtracts ``lr`` times its straight-through gradient.
+    A function from its start, the steps done, the learning rate, and whether that falls to 0 over all the steps. The loss
+    is (round(weight) - target)²; a step subtracts the rate times its straight-through gradient.
     """
-    image = Figure((9, 3.6))
+    image = Figure((10, 3.8))
     left, right = image.subplots(1, 2)
     axis = np.linspace(-1.4, 3.4, 1200)
     left.plot(axis, (axis - target) ** 2, color=FLOAT, linewidth=1)
@@ -34,7 +47,7 @@ def one_weight(target: float = 1.3, lr: float = 0.1) -> Callable[[float, int], F
     left.text(0.97, 0.85, _("rounded"), color=QUANTIZED, ha="right", transform=left.transAxes)
     right.set(xlabel=_("steps of training"), ylabel=_("weight"), xlim=(0, STEPS), ylim=(-1.4, 3.4))
     right.axhline(target, color=CLIPPED, linestyle="--", linewidth=1)
-    right.text(STEPS, target - 0.08, _("target"), color=CLIPPED, ha="right", va="top")
+    right.text(STEPS + 0.7, target, _("target"), color=CLIPPED, va="center")
     right.text(0.97, 0.93, _("the float weight"), color=FLOAT, ha="right", transform=right.transAxes)
     right.text(0.97, 0.85, _("what the network uses"), color=QUANTIZED, ha="right", transform=right.transAxes)
     (push,) = left.plot([], [], color=CLIPPED, linewidth=3)
@@ -43,12 +56,12 @@ def one_weight(target: float = 1.3, lr: float = 0.1) -> Callable[[float, int], F
     (used,) = right.plot([], [], color=QUANTIZED, drawstyle="steps-post")
     (kept,) = right.plot([], [], color=FLOAT)
     image.moves(push, head, now, used, kept)
+    image.takes_guess(left, "x")
 
-    def draw(start: float, steps: int) -> Figure:
-        path = [start]
-        for _step in range(steps):
-            path.append(path[-1] - lr * 2 * (np.rint(path[-1]) - target))
-        weight, rounded = path[-1], np.rint(path) + 0.0  # -0 is 0
+    def draw(start: float, steps: int, lr: float, falling: bool) -> Figure:
+        whole = path(start, target, lr, STEPS, falling)
+        weights = whole[: steps + 1]
+        weight, rounded = weights[-1], np.rint(weights) + 0.0  # -0 is 0
         slope = 2 * (rounded[-1] - target)
         loss = (rounded[-1] - target) ** 2
         now.set_data([weight], [loss])
@@ -56,16 +69,17 @@ def one_weight(target: float = 1.3, lr: float = 0.1) -> Callable[[float, int], F
         head.set_data([weight - 0.3 * slope], [loss])
         head.set_marker("<" if slope > 0 else ">")
         used.set_data(range(steps + 1), rounded)
-        kept.set_data(range(steps + 1), path)
+        kept.set_data(range(steps + 1), weights)
         words = {"steps": steps, "weight": weight, "rounded": rounded[-1], "slope": slope}
         image.finding = _(
             "after {steps} steps: weight {weight:.2f}, used as {rounded:.0f}; slope of the stairs 0, straight through "
             "{slope:.1f}"
         ).format(**words)
+        step = whole[steps + 1] - weight if steps < STEPS else 0.0
         image.alt = _(
-            "The arrow shows the next step: the weight moves by {move:.2f}. So far, or over the last 40 steps, the rounded "
-            "weight was {mean:.2f} on average; the target is {target:g}."
-        ).format(move=-lr * slope, mean=rounded[-41:].mean(), target=target)
+            "In the next step the weight moves by {step:.2f}. So far, or over the last 40 steps, the rounded weight was "
+            "{mean:.2f} on average; the target is {target:g}."
+        ).format(step=step, mean=rounded[-40:].mean(), target=target)
         return image
 
     return draw
@@ -80,7 +94,7 @@ def learned_scale(weights: Tensor) -> Callable[[int, float], Figure]:
     w = weights.detach().double().flatten().numpy()
     largest = np.abs(w).max()
     shares = np.linspace(0.03, 1, 98)
-    image = Figure((9, 3.6))
+    image = Figure((10, 3.8))
     left, right = image.subplots(1, 2)
     left.hist(w, 61, color=FLOAT)
     left.set(xlabel=_("weight"), ylabel=_("how many"), xlim=(-largest, largest))
@@ -93,6 +107,7 @@ def learned_scale(weights: Tensor) -> Callable[[int, float], Figure]:
     curves = _three_errors(right)
     (push,) = right.plot([], [], linestyle="", color=QUANTIZED, markersize=13)
     image.moves(rungs, *curves, push)
+    image.takes_guess(right, "x")
 
     @cache
     def whole(bits: int) -> np.ndarray:
@@ -128,11 +143,22 @@ def scale_errors(w: np.ndarray, scale: float, top: int) -> tuple[float, float, f
     The gradient is LSQ's, that of both with respect to the scale (Esser et al. 2020, equation 3).
     """
     position = w / scale
+    clipped, error = np.abs(position) > top, np.clip(np.rint(position), -top, top) * scale - w
+    both, beyond = np.square(error).mean(), np.square(error * clipped).mean()
+    gradient = sum(part.sum() for part in drives(w, scale, top)) / w.size
+    return both - beyond, beyond, both, gradient
+
+
+def drives(w: np.ndarray, scale: float, top: int) -> tuple[np.ndarray, np.ndarray]:
+    """What each value has to do with LSQ's gradient of the squared error: (those inside the grid, those clipped).
+
+    >>> drives(np.array([0.8, 3.0]), scale=1.0, top=1)  # 2 * 0.2 * 0.2, and 2 * -2 * 1
+    (array([0.08]), array([-4.]))
+    """
+    position = w / scale
     codes = np.clip(np.rint(position), -top, top)
     clipped, error = np.abs(position) > top, codes * scale - w
-    gradient = 2 * (error * np.where(clipped, codes, codes - position)).mean()
-    both, beyond = np.square(error).mean(), np.square(error * clipped).mean()
-    return both - beyond, beyond, both, gradient
+    return (2 * error * (codes - position))[~clipped], (2 * error * codes)[clipped]
 
 
 def _three_errors(ax: Axes) -> list:
@@ -143,55 +169,58 @@ def _three_errors(ax: Axes) -> list:
     return [ax.plot([], [], color=colour)[0] for colour in kinds.values()]
 
 
-class Snapshot(NamedTuple):
-    """One layer at one moment of its training: its weights, their scale, and the output's relative squared error."""
-
-    weights: Tensor
-    scale: float
-    error: float
-
-
 @rc_context(STYLE)
-def gathering(training: Mapping[int, Sequence[Snapshot]], every: int) -> Callable[[int, int], Figure]:
-    """Where a layer's weights lie between the rungs while it trains; a function from the pull and the step.
+def gathering(training: Mapping[str, Sequence[Snapshot]], every: int) -> Callable[[str, int], Figure]:
+    """Where a layer's weights lie between the rungs while it trains; a function from the training's name and the step.
 
-    ``training[pull]`` is what happened with that pull, a snapshot after ``every`` steps, the first before them all.
+    ``training[name]`` is what happened in that training, a snapshot after ``every`` steps, the first before them all.
     """
     steps = every * (len(next(iter(training.values()))) - 1)
     edges = np.linspace(-3, 3, 121)
-    image = Figure((9, 3.6))
+    image = Figure((10, 4.2))
     left, right = image.subplots(1, 2, width_ratios=(3, 2))
     bars = left.stairs(np.zeros(120), edges, fill=True, color=FLOAT)
+    held = left.stairs(np.zeros(120), edges, fill=True, color=CLIPPED)
     left.set(xlabel=_("weight, in steps of the grid"), ylabel=_("share in %"), xlim=(-3, 3), ylim=(0, 12))
     left.vlines((-1, 0, 1), 0, 1, transform=left.get_xaxis_transform(), color=QUANTIZED, linewidth=1)
     left.vlines((-0.5, 0.5), 0, 1, transform=left.get_xaxis_transform(), color=CLIPPED, linestyle="--", linewidth=1)
-    left.text(0.02, 0.93, _("rungs"), color=QUANTIZED, transform=left.transAxes)
-    left.text(0.02, 0.85, _("thresholds"), color=CLIPPED, transform=left.transAxes)
-    right.set(xlabel=_("steps of training"), ylabel=_("in % of the start"), xlim=(0, steps), ylim=(0, 110))
-    right.text(0.97, 0.93, _("output's error"), color=ERROR, ha="right", transform=right.transAxes)
-    right.text(0.97, 0.85, _("scale"), color=QUANTIZED, ha="right", transform=right.transAxes)
-    (error,) = right.plot([], [], color=ERROR)
-    (scale,) = right.plot([], [], color=QUANTIZED)
-    image.moves(bars, error, scale)
+    names = {_("they learn"): FLOAT, _("their gradient is 0"): CLIPPED, _("rungs"): QUANTIZED}
+    for place, (name, colour) in enumerate(names.items()):
+        left.text(0.02, 0.93 - 0.075 * place, name, color=colour, transform=left.transAxes)
+    right.set(xlabel=_("steps of training"), ylabel=_("in %"), xlim=(0, steps), ylim=(0, 145), yticks=range(0, 101, 20))
+    names = {_("output's error"): ERROR, _("scale, of its start"): QUANTIZED, _("gradient is 0"): CLIPPED}
+    names |= {_("code has just changed"): FLOAT}
+    curves = []
+    for place, (name, colour) in enumerate(names.items()):
+        right.text(0.97, 0.93 - 0.075 * place, name, color=colour, ha="right", transform=right.transAxes)
+        curves += right.plot([], [], color=colour)
+    image.moves(bars, held, *curves)
 
-    def draw(pull: int, step: int) -> Figure:
-        done = training[pull][: step // every + 1]
+    def draw(run: str, step: int) -> Figure:
+        done = training[run][: step // every + 1]
         first, last = done[0], done[-1]
         position = (last.weights / last.scale).flatten().double().numpy()
-        counts = np.histogram(position, edges)[0]
-        bars.set_data(np.minimum(12, 100 * counts / len(position)))
-        times = every * np.arange(len(done))
-        error.set_data(times, [100 * one.error / first.error for one in done])
-        scale.set_data(times, [100 * one.scale / first.scale for one in done])
-        away = np.abs(position - np.clip(np.rint(position), -1, 1))
-        words = {"step": step, "on": 100 * (away < NEAR).mean(), "error": 100 * last.error, "scale": last.scale}
+        percent = 100 / len(position)
+        bars.set_data(np.minimum(12, percent * np.histogram(position, edges)[0]))
+        held.set_data(np.minimum(12, percent * np.histogram(position[last.held.flatten().numpy()], edges)[0]))
+        lines = (
+            [100 * one.error for one in done],
+            [100 * one.scale / first.scale for one in done],
+            [100 * one.held.double().mean() for one in done],
+            [100 * one.jumped for one in done],
+        )
+        for curve, line in zip(curves, lines):
+            curve.set_data(every * np.arange(len(done)), line)
+        words = {"step": step, "error": 100 * last.error, "jumped": 100 * last.jumped}
+        words |= {"on": 100 * share(last, -1, 0, 1), "at": 100 * share(last, -0.5, 0.5)}
         image.finding = _(
-            "step {step}: {on:.0f} % of the weights on a rung; error of the output {error:.1f} %; scale {scale:.3f}"
+            "step {step}: {on:.0f} % of the weights on a rung, {at:.0f} % at a threshold; error of the output {error:.1f} %"
         ).format(**words)
         image.alt = _(
-            "{on:.0f} % of the weights are at most a tenth of a step from a rung, {at:.0f} % as near to a threshold "
-            "between two of them."
-        ).format(on=words["on"], at=100 * (np.abs(np.abs(position) - 0.5) < NEAR).mean())
+            "{held:.0f} % of the weights have the gradient 0 and stay, {jumped:.1f} % changed their code in the last "
+            "{every} steps. On a rung, or at a threshold (dashed), is what is at most a tenth of a step from it. The scale "
+            "is {scale:.3f}."
+        ).format(held=lines[2][-1], every=every, scale=last.scale, **words)
         return image
 
     return draw

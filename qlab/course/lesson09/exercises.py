@@ -66,6 +66,17 @@ def rounds_down(x, centroids):
     return (x[:, None] >= centroids[None, :]).sum(1).sub(1).clamp(min=0)
 
 
+def needs_them_sorted(x, centroids):
+    """That is right for centroids in ascending order alone. Here they may come in any: compare with each of them."""
+    return torch.bucketize(x, (centroids[1:] + centroids[:-1]) / 2)
+
+
+def place_when_sorted(x, centroids):
+    """You sort the centroids and give the place among the sorted ones. The index is that in the table as it is."""
+    ordered = centroids.sort().values
+    return torch.bucketize(x, (ordered[1:] + ordered[:-1]) / 2)
+
+
 def forgets_the_empty(x, centroids):
     """The mean of no values is NaN: a centroid without members stays where it is."""
     index = nearest(x, centroids)
@@ -96,6 +107,15 @@ def middle_of_the_ends(x, centroids):
         members = x[nearest(x, centroids) == number]
         if len(members):
             updated[number] = (members.min() + members.max()) / 2
+    return updated
+
+
+def counts_the_centroid(x, centroids):
+    """The old centroid is no value of x: the mean is that of the members alone."""
+    updated = centroids.clone()
+    for number in range(len(centroids)):
+        members = x[nearest(x, centroids) == number]
+        updated[number] = (members.sum() + centroids[number]) / (len(members) + 1)
     return updated
 
 
@@ -134,6 +154,11 @@ def bits_are_values(weights, bits, tables):
     return -(-weights * bits // 8) + tables * bits * 4
 
 
+def a_byte_each(weights, bits, tables):
+    """Indices are packed: two of 4 bits share a byte."""
+    return weights * -(-bits // 8) + tables * 2**bits * 4
+
+
 def no_threshold(w):
     """Small weights become 0: compare with 0.7 times the mean magnitude."""
     return torch.sign(w) * w.abs().mean()
@@ -147,6 +172,18 @@ def mean_of_all(w):
 def share_of_the_largest(w):
     """The threshold is 0.7 times the mean magnitude, not of the largest one."""
     beyond = w.abs() > 0.7 * w.abs().max()
+    return torch.sign(w) * beyond * w.abs()[beyond].mean()
+
+
+def absolute_threshold(w):
+    """The threshold is 0.7 times the mean magnitude, not 0.7."""
+    beyond = w.abs() > 0.7
+    return torch.sign(w) * beyond * w.abs()[beyond].mean()
+
+
+def forgets_the_factor(w):
+    """The threshold is 0.7 times the mean magnitude, not the mean magnitude."""
+    beyond = w.abs() > w.abs().mean()
     return torch.sign(w) * beyond * w.abs()[beyond].mean()
 
 
@@ -175,6 +212,11 @@ def wrong_sign(a, b, n):
     return 2 * bin(a ^ b).count("1") - n
 
 
+def endless_ones(a, b, n):
+    """~ of a number of Python's is negative, and bin() of it no n bits. Count where the bits differ: a ^ b."""
+    return 2 * bin(~(a ^ b)).count("1") - n
+
+
 def multiplies(a, b, n):
     """The integers are only a place to keep bits: their product means nothing."""
     return a * b
@@ -192,6 +234,7 @@ EXERCISES = (
         cases=(
             (torch.tensor([0.9]), torch.tensor([0.0, 1.0])),
             (torch.tensor([-2.0, 0.4, 9.0]), torch.tensor([-1.0, 0.5, 2.0])),
+            (torch.tensor([-0.6, 0.3, 1.4, 2.4]), torch.tensor([1.0, -1.0, 2.0, 0.0])),  # in no order
             (X, CENTROIDS),
         ),
         hints=(
@@ -199,7 +242,7 @@ EXERCISES = (
             _("x[:, None] - centroids[None, :] is the table of differences."),
             _("Take magnitudes with abs(), then argmin(1) gives the place of the smallest in each row."),
         ),
-        mistakes=(farthest, gives_values, without_magnitude, rounds_down),
+        mistakes=(farthest, gives_values, without_magnitude, rounds_down, needs_them_sorted, place_when_sorted),
     ),
     Exercise(
         "9.2",
@@ -208,6 +251,7 @@ EXERCISES = (
             (torch.tensor([0.0, 1.0, 5.0]), torch.tensor([0.0, 4.0])),
             (torch.tensor([0.0, 0.1, 1.0]), torch.tensor([0.2, 7.0])),
             (torch.tensor([0.0, 0.9, 1.1, 3.0]), torch.tensor([0.0, 2.0])),
+            (torch.tensor([0.0, 0.8, 2.9, 3.0]), torch.tensor([2.0, 9.0, 0.0])),  # in no order
             (X, CENTROIDS),
         ),
         hints=(
@@ -215,7 +259,14 @@ EXERCISES = (
             _("x[index == 2] are the values whose nearest centroid is number 2."),
             _("Start from centroids.clone(), and replace those that have members: len(members) is not 0."),
         ),
-        mistakes=(forgets_the_empty, empty_is_zero, takes_the_median, middle_of_the_ends, updates_at_once),
+        mistakes=(
+            forgets_the_empty,
+            empty_is_zero,
+            takes_the_median,
+            middle_of_the_ends,
+            counts_the_centroid,
+            updates_at_once,
+        ),
     ),
     Exercise(
         "9.3",
@@ -226,7 +277,7 @@ EXERCISES = (
             _("A table has 2**bits values, each of 4 bytes."),
             _("-(-n // 8) is n / 8, rounded up."),
         ),
-        mistakes=(no_table, bits_not_bytes, one_table, cut_off, bits_are_values),
+        mistakes=(no_table, bits_not_bytes, one_table, cut_off, bits_are_values, a_byte_each),
     ),
     Exercise(
         "9.4",
@@ -241,7 +292,15 @@ EXERCISES = (
             _("The scale is the mean of w.abs()[mask]."),
             _("torch.sign(w) * mask * scale puts the three values together."),
         ),
-        mistakes=(no_threshold, mean_of_all, share_of_the_largest, gives_codes, keeps_the_sizes),
+        mistakes=(
+            no_threshold,
+            mean_of_all,
+            share_of_the_largest,
+            absolute_threshold,
+            forgets_the_factor,
+            gives_codes,
+            keeps_the_sizes,
+        ),
     ),
     Exercise(
         "9.5",
@@ -252,7 +311,7 @@ EXERCISES = (
             _("a ^ b has a 1 wherever the bits differ, and bin(number).count('1') counts ones."),
             _("n places in all, d of them differ: n - d times +1, and d times -1."),
         ),
-        mistakes=(counts_common_ones, counts_equal, wrong_sign, multiplies),
+        mistakes=(counts_common_ones, counts_equal, wrong_sign, endless_ones, multiplies),
     ),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipywidgets
 from torch import Tensor
 
 from qlab.course.language import _
@@ -27,4 +28,14 @@ def few_values(filters: Tensor) -> Panel:
     return Panel(
         plots.few_values(filters),
         threshold=Slider(label=threshold, value=0, minimum=0, maximum=2, step=0.05),
+    )
+
+
+@explorable(example=lambda: (normal(500),))
+def small_floats(weights: Tensor) -> Panel:
+    """Drag the outlier: what int8 and the two forms of fp8 leave of all other weights."""
+    return Panel(
+        plots.small_floats(weights),
+        grid=ipywidgets.Dropdown(options=list(plots.GRIDS), value="e4m3", description=_("grid")),
+        power=Slider(label=_("n: the outlier is 10**n times the largest"), value=0, minimum=0, maximum=8, step=0.25),
     )

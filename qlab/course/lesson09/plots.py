@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
@@ -12,10 +14,11 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from qlab import observers
-from qlab.affine import fake_quantize
-from qlab.codebook import kmeans, look_up
-from qlab.course.figure import CLIPPED, ERROR, FLOAT, QUANTIZED, STYLE, Figure
+from qlab.affine import choose_qparams, fake_quantize
+from qlab.codebook import kmeans, look_up, round_to_float
+from qlab.course.figure import CLIPPED, ERROR, FLOAT, INK, QUANTIZED, STYLE, Figure
 from qlab.course.language import _
+from qlab.formats import float_format
 from qlab.qconfig import QuantSpec
 
 WIDTHS = (2, 3, 4)  # bits of a codebook
@@ -35,7 +38,7 @@ def codebook(weights: Tensor) -> Callable[[int, int], Figure]:
     rounded = {bits: _equal_steps(w, bits) for bits in WIDTHS}
     even = {bits: 100 * _error(w, rounded[bits]) / power for bits in WIDTHS}
     rungs = {bits: rounded[bits].unique() for bits in WIDTHS}
-    figure = Figure((9, 3.6))
+    figure = Figure((10, 3.8))
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     left.hist(w.numpy(), 81, color=FLOAT, alpha=0.7)
     left.set(xlabel=_("weight"), ylabel=_("how many"), ylim=(0, left.get_ylim()[1] * 1.15))
@@ -79,6 +82,27 @@ def _equal_steps(w: Tensor, bits: int) -> Tensor:
     return fake_quantize(w, observers.grid_of(w, QuantSpec(bits, signed=True, symmetric=True, observer="mse")))
 
 
+def on_three_values(rows: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """(values, which of them are not 0): rows (N, values), each with a threshold, in mean magnitudes, and a scale.
+
+    >>> on_three_values(np.array([[0.1, -0.3, 1.0, -2.0]]), 0.7)[0].tolist()
+    [[0.0, 0.0, 1.5, -1.5]]
+    """
+    kept = np.abs(rows) >= threshold * np.abs(rows).mean(1, keepdims=True)
+    scale = (np.abs(rows) * kept).sum(1, keepdims=True) / np.maximum(1, kept.sum(1, keepdims=True))
+    return np.where(rows < 0, -1, 1) * kept * scale, kept
+
+
+def ternary_error(weights: Tensor, threshold: float) -> float:
+    """The squared error of filters (N, ...) on three values, as a share of their squares.
+
+    >>> round(ternary_error(torch.tensor([[0.1, -0.3, 1.0, -2.0]]), 0.7), 4)
+    0.1176
+    """
+    rows = weights.detach().double().flatten(1).numpy()
+    return float(np.square(rows - on_three_values(rows, threshold)[0]).sum() / np.square(rows).sum())
+
+
 @rc_context(STYLE)
 def few_values(weights: Tensor, shown: int = 12) -> Callable[[float], Figure]:
     """Filters made ternary, or with threshold 0 binary; a function from the threshold, in mean magnitudes.
@@ -88,7 +112,7 @@ def few_values(weights: Tensor, shown: int = 12) -> Callable[[float], Figure]:
     """
     w = weights.detach().double().flatten(1).numpy()
     mean = np.abs(w).mean(1, keepdims=True)
-    figure = Figure((9, 3.6))
+    figure = Figure((10, 3.8))
     left, ax = figure.subplots(1, 2, width_ratios=(3, 2))
     tiles = weights[:shown, 0].detach().double().numpy() / mean[:shown, :, None]
     _show_tiles(left, tiles, 0, FLOAT)
@@ -100,9 +124,7 @@ def few_values(weights: Tensor, shown: int = 12) -> Callable[[float], Figure]:
 
     def at(threshold: float) -> tuple[np.ndarray, float, float]:
         """(values in mean magnitudes, error and zeros in percent)."""
-        kept = np.abs(w) >= threshold * mean
-        scale = (np.abs(w) * kept).sum(1, keepdims=True) / np.maximum(1, kept.sum(1, keepdims=True))
-        values = np.where(w < 0, -1, 1) * kept * scale
+        values, kept = on_three_values(w, threshold)
         return values / mean, 100 * np.square(w - values).sum() / np.square(w).sum(), 100 * (1 - kept.mean())
 
     _all, errors, zeros = zip(*map(at, thresholds))
@@ -149,3 +171,97 @@ def _side_by_side(tiles: np.ndarray, below: int) -> np.ndarray:
     whole = np.full((4, height + 1, count // 2, width + 1), np.nan)
     whole[below::2, :height, :, :width] = tiles.reshape(2, count // 2, height, width).transpose(0, 2, 1, 3)
     return whole.reshape(4 * (height + 1), -1)
+
+
+GRIDS = ("int8", "e4m3", "e5m2")
+OUTLIERS = np.round(np.arange(0, 8.01, 0.25), 2)  # powers of ten: how many times the largest weight
+
+
+def eight_bits(values: Tensor, grid: str) -> Tensor:
+    """``values`` on one of the :data:`GRIDS`, whose largest value is put at the largest magnitude.
+
+    >>> eight_bits(torch.tensor([0.98, 0.3, -4.48]), "e4m3")  # 98, 30 and 448 in units of the grid
+    tensor([ 0.9600,  0.3000, -4.4800])
+    """
+    largest = values.abs().max()
+    if grid == "int8":
+        return fake_quantize(values, choose_qparams(-largest, largest, 8, signed=True, symmetric=True))
+    scale = largest / torch.finfo(float_format(grid)).max
+    return round_to_float(values / scale, grid) * scale
+
+
+def with_outlier(values: Tensor, power: float) -> Tensor:
+    """``values``, the first of them 10**``power`` times as large as the largest magnitude."""
+    return torch.cat([values.abs().max().reshape(1) * 10**power, values[1:]])
+
+
+def others_decibel(values: Tensor, grid: str) -> float:
+    """The signal-to-noise ratio of all values but the first, in decibels; infinite where nothing is lost."""
+    others, error = values[1:].double(), (eight_bits(values, grid) - values)[1:].double()
+    return 10 * math.log10(others.square().sum() / error.square().sum()) if error.any() else math.inf
+
+
+@rc_context(STYLE)
+def small_floats(weights: Tensor) -> Callable[[str, float], Figure]:
+    """Eight bits and one far outlier: a function from the grid's name and the outlier's power of ten.
+
+    Left where the other weights (any shape) lie among the grid's magnitudes, right what is left of them.
+    """
+    w = weights.detach().flatten().float()
+    curves = {grid: [others_decibel(with_outlier(w, power), grid) for power in OUTLIERS] for grid in GRIDS}
+    figure = Figure((10, 3.8))
+    left, right = figure.subplots(1, 2)
+    edges = np.linspace(-12, 6, 145)
+    bars = left.stairs(np.zeros(144), edges, fill=True, color=FLOAT)
+    left.set(xlabel=_("magnitude, in powers of ten of the grid's unit"), ylabel=_("share in %"))
+    left.set(xlim=(-12, 6), ylim=(0, 17), yticks=range(0, 13, 2))
+    ends = left.vlines([], 0, 1, color=QUANTIZED, linewidth=1.5, transform=left.get_xaxis_transform())
+    (normal,) = left.plot([], [], color=CLIPPED, linestyle="--", linewidth=1.5, transform=left.get_xaxis_transform())
+    names = {_("the weights but one"): FLOAT, _("the grid's smallest and largest"): QUANTIZED}
+    names |= {_("below it all steps are equal"): CLIPPED}
+    for place, (name, colour) in enumerate(names.items()):
+        left.text(0.02, 0.93 - 0.08 * place, name, color=colour, transform=left.transAxes)
+    right.set(xlabel=_("n: the outlier is 10**n times the largest weight"), ylabel=_("SQNR of the others in dB"))
+    right.set(xlim=(0, 8), ylim=(-1, 45))
+    for place, (grid, colour) in enumerate(zip(GRIDS, (FLOAT, QUANTIZED, ERROR))):
+        right.plot(OUTLIERS, curves[grid], color=colour)
+        right.text(0.97, 0.93 - 0.08 * place, grid, color=colour, ha="right", transform=right.transAxes)
+    (now,) = right.plot([], [], "o", color=INK, markersize=9)
+    figure.moves(bars, ends, normal, now)
+    figure.takes_guess(right, "x")
+
+    def draw(grid: str, power: float) -> Figure:
+        moved = with_outlier(w, power)
+        smallest, finest, largest = _magnitudes(grid)
+        magnitudes = moved[1:].abs().double() / (moved.abs().max().double() / largest)
+        places = np.log10(np.maximum(magnitudes.numpy(), 1e-11))
+        bars.set_data(np.minimum(12, 100 * np.histogram(places, edges)[0] / len(places)))
+        ends.set_segments([[(np.log10(end), 0), (np.log10(end), 0.7)] for end in (smallest, largest)])
+        normal.set_data([np.log10(finest)] * 2, [0, 0.7])
+        decibel = others_decibel(moved, grid)
+        now.set_data([power], [decibel])
+        gone = 100 * (eight_bits(moved, grid)[1:] == 0).double().mean().item()
+        words = {
+            "grid": grid,
+            "times": f"{10**power:,.0f}" if power >= 2 else f"{10**power:.3g}",
+            "decibel": decibel,
+            "gone": gone,
+        }
+        figure.finding = _(
+            "{grid}, one weight {times} times the largest: {decibel:.1f} dB for all others, {gone:.0f} % of them are 0"
+        ).format(**words)
+        figure.alt = _(
+            "In units of the grid, its smallest magnitude is {smallest:.3g} and its largest {largest:,.0f}; its steps grow "
+            "with the magnitude from {finest:.3g} on, and are equal below. The outlier pushes all others to the left."
+        ).format(smallest=smallest, largest=largest, finest=finest)
+        return figure
+
+    return draw
+
+
+def _magnitudes(grid: str) -> tuple[float, float, float]:
+    """(the smallest magnitude of a grid but 0, that from which on its steps grow, the largest)."""
+    if grid == "int8":
+        return 1.0, 127.0, 127.0
+    info = torch.finfo(float_format(grid))
+    return info.smallest_normal * info.eps, info.smallest_normal, info.max

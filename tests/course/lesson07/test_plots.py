@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from qlab import qat
 from qlab.course.exercises import exercise
 from qlab.course.lesson07 import plots
+from qlab.course.lesson07.layer import Snapshot
 
 
 @pytest.fixture(scope="module")
@@ -19,21 +21,26 @@ def weights() -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def training(weights) -> dict[int, list[plots.Snapshot]]:
+def training(weights) -> dict[str, list[Snapshot]]:
     """A made-up training: with the pull the weights come to lie on the rungs."""
 
     def moved(pull: int, step: int) -> torch.Tensor:
         position = weights / 0.1
         return 0.1 * position.lerp(position.round().clamp(-1, 1), pull * step / 4)
 
-    return {p: [plots.Snapshot(moved(p, k), 0.1, 0.5 / (k + 1)) for k in range(5)] for p in (0, 1)}
+    held = weights.abs() > 0.1
+    return {
+        name: [Snapshot(moved(pull, k), 0.1, 0.5 / (k + 1), held, 0.1 * k) for k in range(5)]
+        for pull, name in enumerate(("free", "pulled"))
+    }
 
 
 @pytest.mark.parametrize("start", [-1.2, -0.5, 0.4, 1.3, 3.2])
 @pytest.mark.parametrize("steps", [0, 1, 7, 60])
-def test_one_weight_goes_the_way_of_exercise_7_2(start, steps):
-    figure = plots.one_weight()(start, steps)
-    path = [start, *exercise("7.2").solution(start, 1.3, 0.1, steps)]
+@pytest.mark.parametrize("lr", [0.02, 0.1, 0.5])
+def test_one_weight_goes_the_way_of_exercise_7_2(start, steps, lr):
+    figure = plots.one_weight()(start, steps, lr, False)
+    path = [start, *exercise("7.2").solution(start, 1.3, lr, steps)]
     used, kept = (line.get_ydata() for line in figure.axes[1].lines[1:3])
     assert np.allclose(kept, path) and np.allclose(used, [round(one) for one in path])
     assert f"weight {path[-1]:.2f}, used as {round(path[-1])}" in figure.finding
@@ -42,9 +49,22 @@ def test_one_weight_goes_the_way_of_exercise_7_2(start, steps):
 
 
 def test_one_weight_ends_at_a_threshold_and_its_average_at_the_target():
-    figure = plots.one_weight()(-1.0, 60)
+    figure = plots.one_weight()(-1.0, 60, 0.1, False)
     assert abs(float(re.search(r"weight (\d\.\d+)", figure.finding)[1]) - 1.5) < 0.2
     assert abs(float(re.search(r"was (\d\.\d+)", figure.alt)[1]) - 1.3) < 0.1
+
+
+def test_a_falling_rate_makes_the_swings_small_and_not_the_jumps_few():
+    free, falling = (plots.path(-1.0, 1.3, 0.1, 1000, falls)[-200:] for falls in (False, True))
+    assert max(falling) - min(falling) < 0.25 * (max(free) - min(free))
+    jumps = [sum(round(a) != round(b) for a, b in pairwise(path)) for path in (free, falling)]
+    assert jumps[1] > 0.9 * jumps[0] > 90
+
+
+def test_a_step_of_a_falling_rate_is_shorter_by_what_has_gone_by():
+    """lr * (1 - k / n): the last step of four has a quarter of the rate; no rung is changed on the way."""
+    steps = np.diff(plots.path(0.0, 1.0, 0.01, 4, falling=True))
+    assert np.allclose(steps, 0.02 * np.array([1, 0.75, 0.5, 0.25]))
 
 
 @pytest.mark.parametrize("bits, percent", [(2, 10), (2, 100), (3, 45), (4, 3), (8, 95)])
@@ -71,13 +91,21 @@ def test_lsq_rests_near_the_least_error(weights, bits):
     assert abs(turned - float(re.search(r"at (\d+) %", draw(bits, 50).finding)[1])) <= 6
 
 
-@pytest.mark.parametrize("pull, step", [(0, 0), (1, 0), (1, 10), (1, 20), (0, 20)])
-def test_gathering_counts_the_weights_on_a_rung(training, pull, step):
-    figure = plots.gathering(training, 5)(pull, step)
-    one = training[pull][step // 5]
+def test_rounding_drives_a_scale_down_and_clipping_drives_it_up(weights):
+    for percent in (10, 40, 100):
+        inside, clipped = plots.drives(weights.numpy(), percent / 100 * weights.abs().max().item() / 3, 3)
+        assert (inside >= 0).all() and (clipped < 0).all() and len(inside) + len(clipped) == weights.numel()
+
+
+@pytest.mark.parametrize("name, step", [("free", 0), ("pulled", 0), ("pulled", 10), ("pulled", 20), ("free", 20)])
+def test_gathering_counts_the_weights_on_a_rung(training, weights, name, step):
+    figure = plots.gathering(training, 5)(name, step)
+    one = training[name][step // 5]
     position = (one.weights / one.scale).double()
     on = 100 * ((position - position.round().clamp(-1, 1)).abs() < 0.1).double().mean()
     assert f"step {step}: {on:.0f} % of the weights on a rung" in figure.finding
     assert f"error of the output {100 * one.error:.1f} %" in figure.finding
+    assert f"{100 * (weights.abs() > 0.1).double().mean():.0f} % of the weights have the gradient 0" in figure.alt
     assert len(figure.axes[1].lines[0].get_xdata()) == step // 5 + 1  # no look at what is to come
-    assert 0 < figure.axes[0].patches[0].get_data().values.max() <= 12
+    all_of_them, held = (bars.get_data().values for bars in figure.axes[0].patches)
+    assert 0 < all_of_them.max() <= 12 and (held <= all_of_them).all()

@@ -12,6 +12,7 @@ import qlab
 from qlab import codebook
 from qlab.course.exercises import exercise
 from qlab.course.lesson09 import plots
+from qlab.formats import float_format
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +77,56 @@ def test_a_tile_shows_the_filter_on_three_values(weights):
         there = slice(column, column + 3)
         assert np.allclose(above[row : row + 3, there], weights[number, 0] / mean[number], atol=1e-5)
         assert np.allclose(below[row + 4 : row + 7, there], values[number, 0] / mean[number], atol=1e-5)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.35, 0.7, 1.5])
+def test_the_ternary_error_is_the_figures(weights, threshold):
+    error = 100 * plots.ternary_error(weights, threshold)
+    assert f"error {error:.0f} %" in plots.few_values(weights)(threshold).finding
+
+
+def test_the_best_threshold_is_the_papers_for_even_and_for_normal_weights():
+    """Li and Liu (2016), section 2.1: 2/3 of the mean magnitude, and about 0.75 of it."""
+    generator = torch.Generator().manual_seed(0)
+    spread = {2 / 3: torch.rand(1, 100_000, generator=generator) - 0.5}
+    spread[0.75] = torch.randn(1, 100_000, generator=generator)
+    for expected, w in spread.items():
+        thresholds = np.arange(0.4, 1.2, 0.02)
+        best = thresholds[np.argmin([plots.ternary_error(w, one) for one in thresholds])]
+        assert best == pytest.approx(expected, abs=0.04)
+
+
+# --- small floats
+
+
+@pytest.mark.parametrize("grid", plots.GRIDS)
+@pytest.mark.parametrize("power", [0, 2, 5])
+def test_small_floats_say_what_is_left_of_the_other_weights(weights, grid, power):
+    figure = plots.small_floats(weights)(grid, power)
+    moved = weights.flatten().clone()
+    moved[0] = 10.0**power * weights.abs().max()
+    rounded = plots.eight_bits(moved, grid)
+    error = (rounded - moved)[1:].double().square().sum()
+    decibel = 10 * np.log10(float(moved[1:].double().square().sum() / error))
+    assert f"{grid}, one weight {10**power:,} times the largest: {decibel:.1f} dB" in figure.finding
+    assert figure.finding.endswith(f"{100 * (rounded[1:] == 0).double().mean():.0f} % of them are 0")
+    assert figure.axes[1].lines[-1].get_ydata() == pytest.approx(decibel)
+
+
+@pytest.mark.parametrize("grid, floor", [("e4m3", -9), ("e5m2", -16)])
+def test_a_small_float_reaches_down_to_its_smallest_value_and_no_further(grid, floor):
+    """2**-9 and 2**-16 (OCP 8-bit Floating Point Specification, table 1)."""
+    largest = torch.finfo(float_format(grid)).max
+    values = torch.tensor([largest, 2.0**floor, 2.0**floor * 0.49])
+    assert plots.eight_bits(values, grid).tolist() == [largest, 2.0**floor, 0.0]
+    assert f"its smallest magnitude is {2.0**floor:.3g}" in plots.small_floats(torch.randn(50))(grid, 0).alt
+
+
+def test_an_outlier_costs_int8_at_once_e4m3_late_and_e5m2_later(weights):
+    w = weights.flatten()
+    plain, far, farther = (
+        {grid: plots.others_decibel(plots.with_outlier(w, power), grid) for grid in plots.GRIDS} for power in (0, 2, 5)
+    )
+    assert plain["int8"] > plain["e4m3"] > plain["e5m2"] > 20
+    assert far["int8"] < 5 and far["e4m3"] == pytest.approx(plain["e4m3"], abs=1)
+    assert farther["e4m3"] < 10 and farther["e5m2"] == pytest.approx(plain["e5m2"], abs=1)
