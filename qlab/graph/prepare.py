@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qlab import quantizers
-from qlab.graph.check import prove_float
+from qlab.graph.check import prove_float, prove_graph
 from qlab.graph.equalize import equalize as equalize_layers
 from qlab.graph.fold import fold_batchnorm
 from qlab.graph.layers import QuantConv2d, QuantLayer, QuantLinear
@@ -200,8 +200,8 @@ def prepare(
 ) -> Prepared:
     """Trace a network, fold its BatchNorms, and put a quantizer on each weight and each edge to be quantized.
 
-    What comes out proves itself: without rounding it has to answer as ``model`` does. (Equalized it need not: a relu6
-    inside a pair of layers becomes a relu.)
+    What comes out proves itself: without rounding it has to answer as ``model`` does; with ``equalize`` before the
+    channels' ranges are made alike, and after it as the network with those ranges does.
 
     Args:
         model: The trained float network, with one input. It is not changed; what is made is in eval mode.
@@ -235,8 +235,13 @@ def prepare(
     device = next((p.device for p in model.parameters()), example.device)
     example = example.to(device)
     network = fold_batchnorm(trace(model, example, tuple(leaves)))
+    original, expected = model, network.meta["answers"]
     if equalize:
-        equalize_layers(network)
+        prove_graph(network, model, expected)
+        equalize_layers(network)  # from here on it need not answer as the model does, but as it does now
+        original = copy.deepcopy(network)
+        with torch.no_grad():
+            expected = [(x, original(x.clone())) for x, _ in expected]
     decisions = _decide(network, qconfig)
     _require_known(qconfig, network, model)
     weighted = [d for d in decisions.values() if d.kind in WEIGHTED and (d.quantized or d.qconfig is not None)]
@@ -251,8 +256,7 @@ def prepare(
     _run_in_place(network)
     network.recompile()
     prepared = Prepared(network, decisions, example).eval()
-    if not equalize:
-        prove_float(prepared, model, network.meta["answers"])
+    prove_float(prepared, original, expected)
     return prepared
 
 
@@ -315,7 +319,9 @@ def _cannot_carry(node: fx.Node) -> str:
     """Why this addition or concatenation cannot be done on integers; empty when it can."""
     if kind_of(node) == "add":
         shapes = [shape_of(arg) if isinstance(arg, fx.Node) else None for arg in node.args]
-        if shapes[0] is None or shapes[0] != shapes[1]:
+        if None in shapes:
+            return "no integer kernel adds a number, or what is no tensor"
+        if shapes[0] != shapes[1]:
             return f"no integer kernel adds shapes {shapes[0]} and {shapes[1]}"
     if kind_of(node) == "global_pool" and module_of(node).output_size not in (1, (1, 1)):
         return "only global average pooling, AdaptiveAvgPool2d(1), has an integer kernel"

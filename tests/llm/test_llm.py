@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import re
@@ -19,6 +20,7 @@ from qlab.extras import remedy
 from qlab.files import read_tensors, sha256, write_tensors
 from qlab.int8 import engines
 from qlab.llm import gptq, granite, measure, outliers, stages, text
+from qlab.llm.families import FAMILIES
 from qlab.llm.layers import DynamicLinear, WeightOnlyEmbedding, WeightOnlyLinear, round_weight, weight_qparams
 from qlab.sizes import memory_bytes
 
@@ -471,7 +473,9 @@ def test_the_tokenizer_comes_from_the_same_folder(tmp_path):
 
 def test_another_architecture_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(ValueError, match="holds a model of type 'bert': expected 'granite'"):
+    with pytest.raises(
+        ValueError, match="holds a model of type 'bert': known are granite, llama, mistral, qwen2, qwen3"
+    ):
         llm.load(tmp_path)
 
 
@@ -519,14 +523,15 @@ def test_without_a_network_one_line_says_what_was_expected(monkeypatch, failure)
     def fail(*arguments, **options):
         raise failure
 
-    monkeypatch.setattr(granite._architecture(), "from_pretrained", fail)
+    monkeypatch.setattr(importlib.import_module("transformers").AutoConfig, "from_pretrained", fail)
     with pytest.raises(ValueError, match=r"granite-x could not be loaded \(no route to host\): expected a folder") as e:
         llm.load("ibm-granite/granite-x")
     assert "\n" not in str(e.value)
 
 
 def test_without_transformers_one_line_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "transformers.models.granite.configuration_granite", None)
+    for name in ("granite", "llama"):
+        monkeypatch.setitem(sys.modules, f"transformers.models.{name}.configuration_{name}", None)
     for call in (llm.config, llm.tiny, lambda: llm.load("x"), lambda: llm.tokenizer("x")):
         with pytest.raises(ImportError, match=re.escape(remedy("llm"))) as error:
             call()
@@ -535,7 +540,7 @@ def test_without_transformers_one_line_says_what_to_install(monkeypatch):
 
 def test_torchao_stays_out_and_nothing_is_left_in_its_place():
     hidden = "torchao" in sys.modules
-    granite._architecture()
+    FAMILIES["granite"].model  # noqa: B018 - imported when it is asked for
     assert ("torchao" in sys.modules) is hidden and sys.modules.get("torchao", 0) is not None
 
 

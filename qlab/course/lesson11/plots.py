@@ -140,9 +140,6 @@ def suppression(
         ax.set_title(title)
     before, right = Frames(axes[0], CLIPPED, named=0), Frames(axes[1], FLOAT)
     wrong = Frames(axes[1], ERROR)
-    for frames in (before, right, wrong):
-        for text in frames.names:
-            text.set_color(PAPER if frames is right else INK)
     figure.moves(*before.artists, *right.artists, *wrong.artists)
 
     def draw(score: float, overlap: float) -> Figure:
@@ -160,7 +157,7 @@ def suppression(
         ).format(score=score, **words)
         figure.alt = _(
             "With scores of at least {score:.0f} %, and overlaps of at most {overlap:.0f} %, {after} of {before} boxes are "
-            "kept. {right} of them surround a shape (blue), {wrong} are doubles or wrong (pink)."
+            "kept. {right} of them surround a shape (blue), {wrong} are doubles or wrong (purple)."
         ).format(score=score, overlap=overlap, **words)
         return figure
 
