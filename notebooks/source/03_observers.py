@@ -161,7 +161,7 @@ check("3.4", limit_from_counts)
 
 # %%
 layers = [m for m in network.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)][1:]
-tops = largest_inputs(layers, network, train.sample(1024).batches(64))
+tops = largest_inputs(layers, network, train.sample(1024).batches(32))
 print(f"{tops.shape[0]:,} images, {tops.shape[1]} layers")
 
 # %% [markdown]
