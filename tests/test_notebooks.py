@@ -114,7 +114,7 @@ def test_a_lesson_says_what_it_is_for_how_long_it_takes_and_where_it_comes_from(
 @EACH
 def test_every_prediction_of_a_lesson_is_asked_once_and_folded(path):
     cells = code_cells(saved(path))
-    asked = [(name, cell) for cell in cells for name in re.findall(r'^predict\("(\w+)"', cell.source, re.MULTILINE)]
+    asked = [(name, cell) for cell in cells for name in re.findall(r'^predict\(\s*"(\w+)"', cell.source, re.MULTILINE)]
     assert [name for name, _ in asked] == [each.name for each in of_lesson(int(path.stem[:2]))]
     for _, cell in asked:
         (output,) = cell.outputs

@@ -5,7 +5,7 @@ a few bits relative to it. What differs is how long a block is, what the scale i
 
 - :mod:`qlab.blocks.microscaling`: 4-, 6- and 8-bit floats under a power of two (MX) or under an 8-bit float (NVFP4).
 - :mod:`qlab.blocks.normal`: NF4, whose 16 values are quantiles of the normal distribution.
-- :mod:`qlab.blocks.ggml`: llama.cpp's Q4_0, Q4_1 and Q8_0.
+- :mod:`qlab.blocks.ggml`: llama.cpp's Q4_0, Q4_1, Q5_0 and Q8_0.
 - :mod:`qlab.blocks.superblocks`: llama.cpp's Q4_K and Q6_K, whose scales are codes themselves.
 
 >>> import torch
@@ -70,6 +70,7 @@ FORMATS = {
         ),
         Format("q4_0", 32, 4.5, ggml.pack_q4_0, ggml.unpack_q4_0),
         Format("q4_1", 32, 5.0, ggml.pack_q4_1, ggml.unpack_q4_1),
+        Format("q5_0", 32, 5.5, ggml.pack_q5_0, ggml.unpack_q5_0),
         Format("q8_0", 32, 8.5, ggml.pack_q8_0, ggml.unpack_q8_0),
         Format("q4_k", 256, 4.5, superblocks.pack_q4_k, superblocks.unpack_q4_k, weighs=True),
         Format("q6_k", 256, 6.5625, superblocks.pack_q6_k, superblocks.unpack_q6_k, weighs=True),

@@ -1,7 +1,7 @@
 """llama.cpp's simple blocks: 32 weights under a float16 scale, in the bytes of a GGUF file.
 
-Q4_0: scale * (code - 8), the weight of the largest magnitude at code 0. Q4_1: scale * code + least. Q8_0: scale * code. Within
-a block of 4-bit codes byte k holds those of weight k and weight k + 16. The bytes are those that llama.cpp's own reference
+Q4_0: scale * (code - 8), the weight of the largest magnitude at code 0. Q5_0: scale * (code - 16). Q4_1: scale * code + least. Q8_0: scale * code. Within a
+block of 4-bit codes byte k holds those of weight k and weight k + 16. The bytes are those that llama.cpp's own reference
 writes, bit for bit: hence a multiplication by the reciprocal of the scale, in float32, before the scale is rounded to float16.
 """
 
@@ -41,6 +41,23 @@ def unpack_q4_1(parts: dict[str, Tensor]) -> Tensor:
     """The way back, to float32 (rows, columns)."""
     scale, least, codes = _split(parts["bytes"], 2, 2, 16)
     return (_float(scale) * _from_halves(codes) + _float(least)).flatten(1)
+
+
+def pack_q5_0(x: Tensor) -> dict[str, Tensor]:
+    """(rows, columns) -> ``bytes``, 22 a block: the fifth bits of 32 codes stand together."""
+    blocks = x.unflatten(1, (-1, SIZE))
+    scale = blocks.gather(2, blocks.abs().argmax(2, keepdim=True)) / -16
+    codes = (blocks * _reciprocal(scale) + 16.5).trunc().clamp(0, 31).to(torch.uint8)
+    eighth = torch.arange(8, device=x.device)
+    high = ((codes >> 4).unflatten(2, (4, 8)) << eighth).sum(3).to(torch.uint8)
+    return {"bytes": _row(_bytes(scale), high, _halves(codes & 15))}
+
+
+def unpack_q5_0(parts: dict[str, Tensor]) -> Tensor:
+    """The way back, to float32 (rows, columns)."""
+    scale, high, low = _split(parts["bytes"], 2, 4, 16)
+    fifth = (high.unsqueeze(3) >> torch.arange(8, device=high.device) & 1).flatten(2)
+    return (_float(scale) * (_from_halves(low) + 16 * fifth - 16)).flatten(1)
 
 
 def pack_q8_0(x: Tensor) -> dict[str, Tensor]:

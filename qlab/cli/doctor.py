@@ -32,6 +32,7 @@ MARKS = {"fine": "✓", "hint": "!", "gap": "✗"}
 PLAIN_MARKS = {"fine": "ok", "hint": "!", "gap": "NO"}  # for a terminal that has no such signs
 EXTRAS = {  # package: what needs it, and the extra of qlab that brings it
     "transformers": ("lesson 10", "llm"),
+    "gguf": ("llama.cpp's files", "llm"),
     "onnx": ("lesson 12", "onnx"),
     "onnxruntime": ("lesson 12", "onnx"),
     "opencv-python-headless": ("a webcam or a video file", "video"),

@@ -65,8 +65,9 @@ def weight_only(
 def dynamic(model: GraniteForCausalLM, threshold: float | None = None) -> GraniteForCausalLM:
     """A copy in W8A8: int8 weights, inputs rounded token by token.
 
-    ``threshold`` (6.0 in the paper) makes it LLM.int8(): channels in which a token exceeds it stay in float. Embedding
-    and last layer have integer weights and float inputs. Raises ValueError for layers with a bias.
+    ``threshold`` (6.0 in the paper) makes it LLM.int8(): channels in which a token exceeds it stay in float, inputs and
+    weights, for which each layer keeps its float weights too. Embedding and last layer have integer weights and float
+    inputs. Raises ValueError for layers with a bias.
 
     >>> from qlab import llm
     >>> from qlab.sizes import memory_bytes

@@ -1,4 +1,4 @@
-"""IBM's Granite, in three sizes: a tiny one that we trained, the true 2B configuration, and what a folder or the Hub has.
+"""IBM's Granite, in two sizes: a tiny one that we trained, and the true 2B configuration.
 
 Granite is a decoder-only transformer of the Llama family: RMSNorm, rotary positions, grouped-query attention, SwiGLU;
 its own are four constant multipliers (of embeddings, attention scores, residuals, logits), so that one recipe trains
@@ -8,23 +8,22 @@ architecture's code is ``transformers``'.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from qlab import models
-from qlab.extras import remedy
-from qlab.files import check_tensors, read_json
+from qlab.files import check_tensors
 from qlab.granularity import PerGroup
 from qlab.llm.convert import linears, replace
+from qlab.llm.families import FAMILIES
 from qlab.llm.layers import DynamicLinear, WeightOnlyEmbedding, WeightOnlyLinear
 
 if TYPE_CHECKING:
-    from transformers import GraniteConfig, GraniteForCausalLM, PreTrainedTokenizerBase
+    from transformers import GraniteConfig, GraniteForCausalLM
 
 FOLDER = Path(__file__).parent / "checkpoints"
 
@@ -54,28 +53,7 @@ def config(size: Mapping[str, object] | None = None, **changes: object) -> Grani
 
     Raises ImportError, and says what to install, when transformers is missing.
     """
-    try:
-        from transformers.models.granite.configuration_granite import GraniteConfig
-    except ImportError as error:
-        raise ImportError(f"language models need transformers: {remedy('llm')}") from error
-    return GraniteConfig(**{**(size or TINY), **changes})
-
-
-def _architecture() -> type[GraniteForCausalLM]:
-    """transformers' Granite, imported without torchao, which it would bring along for a format that we do not read.
-
-    torchao takes a second and says on import that torch has changed.
-    """
-    config()  # says what to install
-    hidden = "torchao" not in sys.modules
-    if hidden:
-        sys.modules["torchao"] = None
-    try:
-        from transformers.models.granite.modeling_granite import GraniteForCausalLM
-    finally:
-        if hidden:
-            del sys.modules["torchao"]
-    return GraniteForCausalLM
+    return FAMILIES["granite"].config(**{**(size or TINY), **changes})
 
 
 def build(configuration: GraniteConfig) -> GraniteForCausalLM:
@@ -84,7 +62,7 @@ def build(configuration: GraniteConfig) -> GraniteForCausalLM:
     >>> sum(p.numel() for p in build(config()).parameters())
     1623744
     """
-    return _architecture()(configuration).eval()
+    return FAMILIES["granite"].model(configuration).eval()
 
 
 def tiny() -> GraniteForCausalLM:
@@ -111,50 +89,6 @@ def manifest() -> dict[str, dict]:
     'python tools/train_llm.py'
     """
     return models.manifest(FOLDER)
-
-
-def load(name: str | Path, dtype: torch.dtype | None = None) -> GraniteForCausalLM:
-    """A Granite from the Hub ("ibm-granite/granite-3.1-2b-instruct") or from a folder in the Hub's layout.
-
-    ``dtype``: float32, bfloat16, or None for the one in which it was saved. Raises ValueError when there is no such
-    model, no network, when it is no Granite, and when its weights are not those that its configuration asks for.
-    """
-    granite = _architecture()
-    if (file := Path(name) / "config.json").exists():
-        kind = read_json(file).get("model_type")
-        if kind != "granite":
-            raise ValueError(f"{name} holds a model of type {kind!r}: expected 'granite'")
-    model, found = _fetched(granite, name, dtype=dtype or "auto", output_loading_info=True)
-    for kind in ("missing", "unexpected", "mismatched"):  # what is missing would be random numbers
-        if keys := sorted(map(str, found[f"{kind}_keys"])):
-            raise ValueError(
-                f"{name} holds other weights than its config.json asks for ({len(keys)} {kind}, such as {keys[0]}): "
-                "expected a folder that save_pretrained wrote, or fetch the model again"
-            )
-    return model.eval()
-
-
-def tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer that belongs to :func:`load`'s model. (The tiny one needs none: its tokens are bytes.)
-
-    Raises ValueError when there is none, or no network; ImportError, and says what to install, without transformers.
-    """
-    _architecture()
-    from transformers import AutoTokenizer
-
-    return _fetched(AutoTokenizer, name, trust_remote_code=False)
-
-
-def _fetched(kind: type, name: str | Path, **options: object) -> Any:
-    """``from_pretrained``, with an error of one line."""
-    try:
-        return kind.from_pretrained(str(name), **options)
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-        raise ValueError(
-            f"{name} could not be loaded ({reason}): expected a folder that save_pretrained wrote, or a model's name "
-            "on the Hugging Face Hub and a network to reach it"
-        ) from error
 
 
 def random_model(configuration: GraniteConfig, kind: str = "int8", seed: int = 0) -> GraniteForCausalLM:

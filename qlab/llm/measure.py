@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import GraniteForCausalLM
 
 
-def perplexity(model: nn.Module, windows: Tensor, batch_size: int = 16) -> float:
+def perplexity(model: nn.Module, windows: Tensor, batch_size: int = 4) -> float:
     """Perplexity of the next token over ``windows`` (count, length + 1), as :func:`qlab.llm.text.windows` gives them.
 
     A number from 1, always sure and right; a model that knows nothing has as much as there are tokens. ``batch_size``

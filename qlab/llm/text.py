@@ -14,6 +14,7 @@ import sysconfig
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -95,3 +96,21 @@ def _sources(root: Path) -> Iterator[tuple[str, Path]]:
 
 def _read(path: Path) -> bytes:
     return path.read_bytes().replace(b"\r\n", b"\n")
+
+
+class ByteTokenizer:
+    """A byte is a token: what the tiny Granites read, called as any tokenizer of transformers is.
+
+    >>> ByteTokenizer().decode(ByteTokenizer()("for x", return_tensors="pt").input_ids[0])
+    'for x'
+    """
+
+    def __call__(self, text: str, return_tensors: str = "pt") -> SimpleNamespace:
+        """``input_ids``, int64 of shape (1, bytes). Raises ValueError for other tensors than torch's."""
+        if return_tensors != "pt":
+            raise ValueError(f"return_tensors={return_tensors!r}: expected 'pt', torch's tensors")
+        return SimpleNamespace(input_ids=torch.tensor([list(text.encode())], dtype=torch.int64))
+
+    def decode(self, tokens: Tensor | list[int], **options: object) -> str:
+        """The text; what is no UTF-8 becomes a replacement character."""
+        return bytes(int(token) for token in tokens).decode(errors="replace")

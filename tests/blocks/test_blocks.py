@@ -17,7 +17,7 @@ from qlab.formats import decode, encode, largest, magnitudes
 
 ALL = pytest.mark.parametrize("name", blocks.FORMATS)
 A_FEW = settings(max_examples=20)  # of each format: an example is a thousand numbers
-OF_GGUF = pytest.mark.parametrize("name", ["q4_0", "q4_1", "q8_0", "q4_k", "q6_k"])
+OF_GGUF = pytest.mark.parametrize("name", ["q4_0", "q4_1", "q5_0", "q8_0", "q4_k", "q6_k"])
 
 
 def rows(seed: int, count: int = 4, columns: int = 512) -> Tensor:
@@ -89,7 +89,7 @@ def test_more_bits_lose_less(seed):
 # --- bit for bit
 
 
-@pytest.mark.parametrize("name", ["q4_0", "q4_1", "q8_0"])
+@pytest.mark.parametrize("name", ["q4_0", "q4_1", "q5_0", "q8_0"])
 @given(st.integers(0, 2**31))
 def test_the_bytes_are_those_of_llama_cpps_own_reference(name, seed):
     x = rows(seed)

@@ -135,7 +135,7 @@ def formats() -> Callable[[float], Figure]:
     image.set_layout_engine("none")
     ax = image.add_axes((0, 0, 1, 0.9), xlim=(0, 900), ylim=(len(names) - 0.4, -1))
     ax.set_axis_off()
-    wide = 2 * 0.602 * 10 * DPI / 72  # pixels of a digit and a space in DejaVu Sans Mono of 10 points
+    wide = 2 * round(0.602 * 10 * DPI / 72)  # pixels of a digit and a space in DejaVu Sans Mono of 10 points
     fields, stored = [], []
     for row, name in enumerate(names):
         exponent, fraction, *_dtype = FORMATS.get(name, (0, 7))
@@ -145,10 +145,10 @@ def formats() -> Callable[[float], Figure]:
             (ax.text(105 + wide * first, row, "", color=colour, va="center", family="DejaVu Sans Mono"), first, last)
             for first, last, colour in starts
         ])  # fmt: skip
-        stored.append(ax.text(690, row, "", va="center"))
+        stored.append(ax.text(765, row, "", va="center"))
     for x, text, colour in ((105, "sign", CLIPPED), (150, "exponent", FLOAT), (330, "fraction", QUANTIZED)):
         ax.text(x, -0.7, texts[text], color=colour, size=9)
-    ax.text(690, -0.7, _("what is stored"), size=9)
+    ax.text(765, -0.7, _("what is stored"), size=9)
     image.moves(*(text for row in fields for text, *_ends in row), *stored)
 
     def draw(number: float) -> Figure:
