@@ -122,9 +122,9 @@ check("3.2", follow)
 # ## Counting instead of storing
 #
 # A percentile looks at all values, but nobody wants to store millions of them for every layer. A
-# **histogram** is enough: it only counts how many values lie in each bin. When a value comes that is beyond
-# the last bin, `qlab` doubles the width of the bins, and two old bins become one. No value has to be cut in
-# two for that, so the counts stay exact. In which order the batches come makes no difference:
+# **histogram** is enough: it only counts how many values lie in each bin. In `qlab` the bins are narrow beside the
+# values that they hold: small values have narrow bins, large values wide ones, and they lie where they lie whatever
+# comes. So the counts of all batches simply add up. In which order the batches come makes no difference:
 
 # %%
 spec = qlab.QuantSpec(8, observer="percentile")
@@ -139,8 +139,8 @@ assert torch.equal(forwards.histogram.counts, backwards.histogram.counts)
 # %% [markdown]
 # ### Exercise 3.3: add two histograms
 #
-# Two workers have counted different images. The bins of one are `2**doublings` times as wide as those of
-# the other. Bring all counts into the wide bins.
+# Many tools use bins of one width, and double it when a value comes that lies beyond the last bin. Two workers have
+# counted different images so. The bins of one are `2**doublings` times as wide as those of the other. Bring all counts into the wide bins.
 
 # %% tags=["exercise"]
 check("3.3", merge)
@@ -161,7 +161,7 @@ check("3.4", limit_from_counts)
 
 # %%
 layers = [m for m in network.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)][1:]
-tops = largest_inputs(layers, network, train.sample(1024).batches(64))
+tops = largest_inputs(layers, network, train.sample(1024).batches(32))
 print(f"{tops.shape[0]:,} images, {tops.shape[1]} layers")
 
 # %% [markdown]
