@@ -303,13 +303,13 @@ check("6.4", best_rounding)
 # or 1.
 #
 # Now the network. Each row starts from scratch: first min-max, then the percentile, then on top of it bias
-# correction, or AdaRound with 64 images and 60 steps a layer (1,000 images and more steps are usual).
+# correction, or AdaRound with 32 images and 60 steps a layer (1,000 images and more steps are usual).
 
 
 # %%
 def adaround(net, batches):
     """Learn up or down for each weight."""
-    return qlab.adaround(net, calibration.subset(slice(64)).batches(64), steps=60, progress=False)
+    return qlab.adaround(net, calibration.subset(slice(32)).batches(32), steps=60, progress=False)
 
 
 clipped = QConfig.w4a4(observer="percentile")
