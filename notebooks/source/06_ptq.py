@@ -15,6 +15,7 @@
 # **Time:** 60 minutes. **You need:** lessons 2 (observers) and 5 (integers).
 
 # %%
+import gc
 import tempfile
 import time
 from pathlib import Path
@@ -188,6 +189,7 @@ predict("6c", panel, answer=enough, gain=won[True, enough], other=won[False, eno
 # %%
 def quantized_with(qconfig, *repairs):
     """(SQNR in dB of the answers, hits on the test images) of the network under a configuration, repaired."""
+    gc.collect()  # the networks of before: a traced graph knows its nodes, and they know it
     net = qlab.calibrate(qlab.prepare(network, qconfig), calibration.batches(64))
     for repair in repairs:
         repair(net, calibration.batches(64))
