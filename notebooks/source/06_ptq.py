@@ -15,6 +15,7 @@
 # **Time:** 60 minutes. **You need:** lessons 2 (observers) and 5 (integers).
 
 # %%
+import gc
 import tempfile
 import time
 from pathlib import Path
@@ -188,6 +189,7 @@ predict("6c", panel, answer=enough, gain=won[True, enough], other=won[False, eno
 # %%
 def quantized_with(qconfig, *repairs):
     """(SQNR in dB of the answers, hits on the test images) of the network under a configuration, repaired."""
+    gc.collect()  # the networks of before: a traced graph knows its nodes, and they know it
     net = qlab.calibrate(qlab.prepare(network, qconfig), calibration.batches(64))
     for repair in repairs:
         repair(net, calibration.batches(64))
@@ -303,13 +305,13 @@ check("6.4", best_rounding)
 # or 1.
 #
 # Now the network. Each row starts from scratch: first min-max, then the percentile, then on top of it bias
-# correction, or AdaRound with 64 images and 60 steps a layer (1,000 images and more steps are usual).
+# correction, or AdaRound with 32 images and 60 steps a layer (1,000 images and more steps are usual).
 
 
 # %%
 def adaround(net, batches):
     """Learn up or down for each weight."""
-    return qlab.adaround(net, calibration.subset(slice(64)).batches(64), steps=60, progress=False)
+    return qlab.adaround(net, calibration.subset(slice(32)).batches(32), steps=60, progress=False)
 
 
 clipped = QConfig.w4a4(observer="percentile")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -32,6 +33,7 @@ def tables(network: nn.Module, x: Tensor, widths: Sequence[int]) -> dict[tuple[s
         for what in WHAT:
             with quantized.quantizing(weights=what != "activations", activations=what != "weights"):
                 found[what, bits] = analysis.layer_sqnr(quantized, [x])
+    gc.collect()  # a graph and its nodes know each other, so the networks of before are still there
     return found
 
 
@@ -56,6 +58,7 @@ def sparing(
             prepared = prepare(network, selective(order, qconfig, count, bits=8))
             known[spared] = analysis.sqnr(expected, calibrate(prepared, batches)(x))
         found[most, count] = known[spared]
+        gc.collect()  # as above
     return found
 
 
