@@ -122,9 +122,9 @@ check("3.2", follow)
 # ## Counting instead of storing
 #
 # A percentile looks at all values, but nobody wants to store millions of them for every layer. A
-# **histogram** is enough: it only counts how many values lie in each bin. When a value comes that is beyond
-# the last bin, `qlab` doubles the width of the bins, and two old bins become one. No value has to be cut in
-# two for that, so the counts stay exact. In which order the batches come makes no difference:
+# **histogram** is enough: it only counts how many values lie in each bin. The bins lie
+# where they lie, twice as wide for values twice as large: two such bins make one of the next width, and no value has
+# to be cut in two for that. So the counts stay exact. In which order the batches come makes no difference:
 
 # %%
 spec = qlab.QuantSpec(8, observer="percentile")
