@@ -598,10 +598,11 @@ class Entropy(HistogramObserver):
             tried = torch.linspace(min(qmax - qmin, last), last, 100, dtype=torch.float64).round().unique()
             index = int(self._divergence(histogram, ends, tried.to(largest.device), qmin, qmax).argmin())
             best = histogram.width * tried[index]
-            finer = cells.linear(histogram.width * tried[0])
+            around = min(tried[min(2 * index + 1, len(tried) - 1)], tried[-1] / 2)
+            finer = cells.linear(histogram.width * max(around, tried[0]))
             if index >= len(tried) // 10 or bool(finer.width == histogram.width):
                 return best
-            histogram = finer  # the best is among the lowest: look closer, and lower
+            histogram = finer  # the best is among the lowest: look closer at what lies around it
 
     def _divergence(
         self, histogram: Linear, ends: tuple[torch.Tensor, torch.Tensor], tried: torch.Tensor, qmin: int, qmax: int

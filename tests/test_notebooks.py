@@ -145,7 +145,9 @@ def test_an_exercise_needs_the_first_imports_alone_and_nothing_needs_an_exercise
     for cell in exercises:
         assert uses(cell.source) <= gives(imports) | gives(cell.source)
     solved = set().union(*(gives(cell.source) for cell in exercises))
-    assert solved and [cell.source for cell in others if uses(cell.source) & solved] == []
+    # yours("10.3", push_error) puts the solution in the place of what is open
+    sources = [re.sub(r"(\byours\(\"[\d.]+\"), \w+\)", r"\1)", cell.source) for cell in others]
+    assert solved and [source for source in sources if uses(source) & solved] == []
 
 
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("solutions/*.ipynb")), ids=lambda path: path.stem)

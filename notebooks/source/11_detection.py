@@ -101,7 +101,7 @@ assert 0.5 < spread.min() and spread.max() < 2
 # Anchors that stand side by side see the same thing, and each of them says so. **Non-maximum suppression** (NMS)
 # clears up: of two boxes of one class that overlap too much, the surer one stays. How much is too much?
 #
-# **Predict.** Then, in a scene where shapes of one class overlap, **move** the overlap that is allowed from 95 %, where
+# **Predict**, then, in a scene where shapes of one class overlap, **move** the overlap that is allowed from 95 %, where
 # next to nothing is suppressed, down to 45 %, and on to 5 %. Go back to 45 % and move the score: what do you lose above,
 # what do you get below?
 

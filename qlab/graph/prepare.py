@@ -11,6 +11,7 @@ import difflib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from typing import Any, SupportsIndex, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -76,7 +77,7 @@ class Prepared(nn.Module):
         copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return copied
 
-    def __reduce_ex__(self, protocol: int):
+    def __reduce_ex__(self, protocol: SupportsIndex):
         """A pickle would be written, and could not be read: the graph's nodes know what they stand for by identity."""
         raise TypeError(
             "a prepared network cannot be pickled (torch.save, pickle.dumps): write it with qlab.save(prepared, path), and "
@@ -120,8 +121,9 @@ class Prepared(nn.Module):
 
     def layer_configs(self) -> dict[str, QConfig]:
         """The configuration of each layer with quantized weights."""
-        found = {name_of(node): self.decisions.get(node.name) for node in self.network.graph.nodes}
-        return {name: found[name].qconfig for name, _ in self.weighted()}
+        nodes = self.network.graph.nodes
+        found = {name_of(node): self.decisions[node.name].qconfig for node in nodes if node.name in self.decisions}
+        return {name: config for name, _ in self.weighted() if (config := found[name]) is not None}
 
     def input_quantizers(self) -> dict[str, list[Quantizer]]:
         """For each layer with quantized weights, the quantizers of what it reads: one a call, none for floats."""
@@ -350,10 +352,10 @@ def _quantize_weights(network: fx.GraphModule, decisions: dict[str, Decision]) -
             network.set_submodule(node.target, build(layer, quantizers.build(spec)))
 
 
-def _spec_for(name: str, spec: Spec, shape: Sequence[int]) -> Spec:
+def _spec_for(name: str, spec: Any, shape: Sequence[int] | None) -> Spec:
     """The spec for tensors of this shape, whose axes are counted from the front; ValueError names who has no such axis."""
     try:
-        return replace(spec, granularity=spec.granularity.of(shape))
+        return replace(spec, granularity=spec.granularity.of(shape or ()))
     except ValueError as error:
         raise ValueError(f"{name}: {error}. Choose PerChannel(0), or other axes with overrides") from None
 
@@ -417,7 +419,7 @@ def _insert(network, node, head: fx.Node | None, readers, spec: Spec, decisions)
     if head is None or decisions[head.name].kind not in KEEPS_GRID:  # else its input is on the grid already
         fusible = _inside_addition(node, decisions)
         if fusible or not readers:  # no multiplication reads it, so there is nothing to save bits for
-            spec = spec if spec.bits >= 8 else replace(spec, bits=8)
+            spec = spec if spec.bits >= 8 else replace(cast(Any, spec), bits=8)
             readers = []
         first = _quantizer_behind(network, node, name, quantizers.build(spec, fusible=fusible))
         for user in list(node.users):

@@ -10,6 +10,7 @@ import inspect
 import operator
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -185,7 +186,7 @@ def eval_copy(model: nn.Module) -> nn.Module:
 
 def _with_plain_weights(module: nn.Module) -> nn.Module:
     """The layer as it is without its parametrizations. (torch's own way to remove them changes a class that copies share.)"""
-    base = type(module).__bases__[0]
+    base: Any = type(module).__bases__[0]
     plain = base.__new__(base)
     plain.__dict__.update(vars(module))
     plain._modules = {name: part for name, part in module._modules.items() if name != "parametrizations"}

@@ -323,7 +323,7 @@ QUIZ = (
         Choice(_("it needs fewer multiplications"), _("Their number is the same: one for each weight and token.")),
         Choice(
             _("each token reads every weight from memory, and there are fewer bytes to read"),
-            _("Writing is limited by memory, not by arithmetic."),
+            _("Reading the weights sets the limit for writing. How near a kernel comes to it is another question."),
             right=True,
         ),
         Choice(_("integers need no scale"), _("They do: each code is multiplied by its scale after it was read.")),
