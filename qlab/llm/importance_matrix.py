@@ -2,7 +2,7 @@
 
 An error d in a weight changes the output by d times the input. So the squared output error of a row is, the channels taken for
 independent, the sum of d**2 times the mean square of each channel's input. Searched scales (:mod:`qlab.blocks.superblocks`) and
-AWQ (:mod:`qlab.llm.awq`) weigh errors by it.
+AWQ (:mod:`qlab.llm.activation_aware`) weigh errors by it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def importance(model: nn.Module, windows: Tensor, batch_size: int = 4) -> dict[s
         sums[name] = sums.get(name, 0) + x.detach().float().flatten(0, -2).square().sum(0)
 
     hooks = [
-        linear.register_forward_pre_hook(lambda _, inputs, name=name: see(name, inputs[0])) for name, linear in linears(model)
+        linear.register_forward_pre_hook(lambda _, inputs, name=name: see(name, inputs[0]))
+        for name, linear in linears(model)
     ]
     try:
         with torch.no_grad():

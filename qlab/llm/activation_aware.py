@@ -13,10 +13,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
-from qlab.llm.importance import importance
 from qlab.llm.outliers import feeds, migrate
+from qlab.llm.stages import hessians
 
 STEPS = 20  # of the search, between 0 and 1
 
@@ -40,26 +39,26 @@ def awq(model: nn.Module, windows: Tensor, round_weight: Callable[[Tensor], Tens
     True
     """
     model = copy.deepcopy(model)
-    squares = importance(model, windows)
-    names = {module: name for name, module in model.named_modules()}
     with torch.no_grad():
-        for layer in tqdm(model.model.layers, "AWQ", leave=False, delay=2, unit="layer"):
+        for layer, stage in zip(model.model.layers, hessians(model, windows)):
+            moments = {linear: hessian / windows.numel() for _, _, linear, hessian in stage}
             for source, readers in feeds(layer):
-                scale = best_scale([linear.weight for linear in readers], squares[names[readers[0]]], round_weight)
+                scale = best_scale([linear.weight for linear in readers], moments[readers[0]], round_weight)
                 migrate(source, readers, scale)
     return model
 
 
-def best_scale(weights: list[Tensor], squares: Tensor, round_weight: Callable[[Tensor], Tensor]) -> Tensor:
+def best_scale(weights: list[Tensor], moments: Tensor, round_weight: Callable[[Tensor], Tensor]) -> Tensor:
     """The scale of each input channel, of those tried the one with the least squared output error.
 
-    ``squares``: (K,), the mean square of each channel's input; the output's error is estimated with the channels taken for
-    independent. The scale's geometric mean is 1.
+    ``moments``: (K, K), the mean of x x^T over the inputs x: an error D of the weight costs tr(D moments D^T) at the output.
+    The scale's geometric mean is 1.
     """
-    tried = [scale_of(squares, step / STEPS) for step in range(STEPS + 1)]
+    tried = [scale_of(moments.diagonal(), step / STEPS) for step in range(STEPS + 1)]
 
     def error(scale: Tensor) -> float:
-        return sum(float(((round_weight(w * scale) / scale - w).square() * squares).sum()) for w in weights)
+        off = torch.cat([round_weight(weight * scale) / scale - weight for weight in weights]).float()
+        return float((off @ moments * off).sum())
 
     return min(tried, key=error)
 
