@@ -24,7 +24,7 @@ def layer_noise(tables: Mapping[tuple[str, int], Sequence[LayerSQNR]]) -> Callab
     image = Figure((9.6, 4.1))
     ax = image.subplots()
     bars = _bars(ax, names)
-    ax.set(ylim=(min(0, *outputs) - 1, 1.05 * highest), ylabel=_("SQNR of the layer's output, in dB"))
+    ax.set(ylim=(min(0, *outputs) - 1, 1.05 * highest), ylabel=_("SQNR of its output in dB"))
     (lowest,) = ax.plot([], [], "v", color=ERROR, markersize=9)
     image.moves(*bars, lowest)
     words = {"both": _("weights and activations"), "weights": _("weights"), "activations": _("activations")}
@@ -162,9 +162,9 @@ def each_layer(names: Sequence[str], decibel: Sequence[float]) -> Figure:
     bars = _bars(ax, names)
     for bar, height in zip(bars, decibel):
         bar.set_height(height)
-    ax.set(ylim=(min(0, *decibel), 1.05 * max(decibel)), ylabel=_("SQNR of the layer's output, in dB"))
+    ax.set(ylim=(min(0, *decibel), 1.05 * max(decibel)), ylabel=_("SQNR of its output in dB"))
     words = {"first": decibel[0], "name": names[0], "last": decibel[-1]}
-    image.finding = _("from {first:.1f} dB in {name} to {last:.1f} dB in the answers").format(**words)
+    image.finding = _("From {first:.1f} dB in {name} to {last:.1f} dB in the answers").format(**words)
     image.alt = "; ".join(f"{name} {height:.1f} dB" for name, height in zip(names, decibel))
     return image
 

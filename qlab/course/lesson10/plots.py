@@ -49,7 +49,7 @@ def bits_of_weights(
     for kind, style, colour in zip(kinds, ("s--", "^-", "o-"), (CLIPPED, INK, QUANTIZED)):
         heights = [min(perplexity[kind, bits], top) for bits in bits_there]
         left.plot(bits_there, heights, style, color=colour, label=kind)
-    left.legend(loc="center right", bbox_to_anchor=(1, 0.4))
+    left.legend(loc="upper right", fontsize=9)
     now = left.axvline(bits_there[-1], color=ERROR)
     right.set_axis_off()
     right.text(0, 1, _("the model goes on writing:"), va="top", color=CLIPPED)

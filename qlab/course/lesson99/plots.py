@@ -34,10 +34,13 @@ def board(scores: Sequence[Score]) -> Callable[[int], Figure]:
     ax.axvline(0, color=FLOAT, linestyle="--", linewidth=1)
     for row, score in enumerate(scores):
         ax.plot(score.gain.difference, row, "o", color=QUANTIZED, markersize=9, fillstyle=_fill(score))
-        ax.annotate(
-            _measures(score), (1.01, row), xycoords=("axes fraction", "data"), va="center", size=9,
-            color=CLIPPED if score.objections else INK,
-        )  # fmt: skip
+    notes = ax.twinx()
+    notes.set_ylim(ax.get_ylim())
+    notes.set_yticks(rows, map(_measures, scores), size=8)
+    notes.tick_params(length=0)
+    notes.grid(False)
+    for note, score in zip(notes.get_yticklabels(), scores):
+        note.set_color(CLIPPED if score.objections else INK)
     bars = ax.hlines(rows, 0, 0, color=QUANTIZED)
     image.moves(bars)
 
