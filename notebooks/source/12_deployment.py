@@ -388,7 +388,7 @@ good = deploy(network, calibration, test, NONE)
 in_training, *as_deployed = (right(network, test), *good.rights())
 gain = qlab.analysis.paired(qlab.analysis.hits(network, test), qlab.analysis.hits(good.running, good.feed))
 print(f"float {in_training:.1f} % right; the app as it should be: {as_deployed[-1]:.1f} %")
-print(f"{gain}:", "more than chance" if abs(gain.difference) > 2 * gain.error else "may be chance")
+print(f"the two differ on {gain.changed} images" + (": too few to say which is better" if gain.changed < 10 else f", {gain}"))
 assert by_the_table(*as_deployed, in_training) is None
 
 # %%
