@@ -185,7 +185,7 @@ predict("0b", panels.fewer_bits(exam, answers, right[0]), answer=enough, **besid
 # %%
 for bits, found in loss.items():
     grid = qlab.choose_qparams(-1.0, 1.0, bits=bits)
-    print(f"{bits} bits: {2**bits:3} codes from -1 to 1, off by at most {grid.scale / 2:.4f}; accuracy {found}")
+    print(f"{bits} bits: {2**bits:3} codes from -1 to 1, off by at most {grid.scale / 2:.4f}; against float {found}")
 print(f"With 2 bits, {100 * (answers[2] == exam.labels).float().mean():.1f} % of the answers are right; guessing gives 10 %.")
 assert loss[8].difference > -2 and loss[2].difference < -50
 assert all(loss[bits].difference < 2 * loss[bits].error + 1 for bits in loss)  # none is clearly better than float
