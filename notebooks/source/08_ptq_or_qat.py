@@ -198,9 +198,9 @@ for name, found in broken.items():
 assert codes.unique().tolist() == [-1, 0, 1]
 
 # %% [markdown]
-# Others find curves of this shape too: on the official CIFAR-10, ResNet-20 with 2 bits loses about 2.7 points
-# with PACT (Choi et al., 2018) and 2.0 with APoT (Li et al., 2020). How many epochs the networks here had is
-# listed at the end of this lesson.
+# Others find curves of this shape too: the ResNet-20 that the authors of APoT released (Li et al., 2020) answers
+# 92.96 % right in float and 90.96 % with 2 bits, on the official CIFAR-10. How many epochs the networks here had is listed at
+# the end of this lesson.
 #
 # ### Exercise 8.3: what came back
 #
@@ -364,7 +364,5 @@ quiz(8)
 #   [arXiv:2106.08295](https://arxiv.org/abs/2106.08295): which method when.
 # - Q. McNemar, *Note on the sampling error of the difference between correlated proportions or percentages*,
 #   Psychometrika 12, 1947: the error of a difference on the same images.
-# - J. Choi et al., *PACT: parameterized clipping activation for quantized neural networks*, 2018,
-#   [arXiv:1805.06085](https://arxiv.org/abs/1805.06085).
 # - Y. Li, X. Dong, W. Wang, *Additive powers-of-two quantization*, ICLR 2020,
 #   [arXiv:1909.13144](https://arxiv.org/abs/1909.13144).
