@@ -7,21 +7,27 @@ from __future__ import annotations
 
 import copy
 import inspect
+import keyword
 import operator
+import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
+from torch.utils._pytree import tree_leaves
 
 from qlab.graph.check import Answers, answers
 from qlab.graph.functional import CannotUndo, without_mutation
+from qlab.graph.nodes import KINDS, plain_type
 from qlab.graph.standard import drop_what_does_nothing, standardize
 
 
@@ -47,6 +53,11 @@ def check_model(model: object) -> None:
         instead = "a scripted or traced network: give the nn.Module that it was made from"
     if instead or not isinstance(model, nn.Module):
         raise TypeError(f"prepare got {instead or f'a {name}: expected a network, an nn.Module'}")
+    for path, part in model.named_modules():
+        if any(map(is_lazy, [*part._parameters.values(), *part._buffers.values()])):
+            raise ValueError(
+                f"{path or name}, a lazy layer, has no weights yet: run the network once, model(example), first"
+            )
 
 
 def check_example(example: object) -> None:
@@ -61,6 +72,11 @@ def check_example(example: object) -> None:
             f"the example is {example.dtype}: expected a batch of floats, such as normalized images. What reads tokens "
             "is quantized by qlab.llm"
         )
+    if example.dtype is not torch.float32:
+        raise ValueError(
+            f"the example is {example.dtype}: expected torch.float32, in which everything here computes. Give "
+            "example.float(), and a network in it: copy.deepcopy(model).float()"
+        )
     if example.ndim < 2 or not example.numel():
         raise ValueError(
             f"the example has shape {tuple(example.shape)}: expected a batch, (N, ...), of at least one image"
@@ -69,6 +85,10 @@ def check_example(example: object) -> None:
 
 class _ChangesPart(Exception):
     """``y[:, 0] = 0`` while tracing: torch.fx has no node for it."""
+
+
+class _NoPart(Exception):
+    """A layer with weights is called while tracing that is no part of the network."""
 
 
 class _Proxy(fx.Proxy):
@@ -87,16 +107,37 @@ for _name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "
     )
 
 
+_TRACING = threading.Lock()  # torch.fx changes nn.Module itself while it traces
+
+
 class _Tracer(fx.Tracer):
     """Traces into every block except torch's own layers and those that the caller wants whole."""
 
-    def __init__(self, leaves: tuple[type, ...], lines: bool) -> None:
+    def __init__(self, leaves: tuple[type, ...], lines: bool, buffers: bool) -> None:
         super().__init__()
         self.leaves = leaves
+        self.thread = threading.get_ident()
         self.record_stack_traces = lines  # which line made a node: dear, so only when a message is to say it
+        self.proxy_buffer_attributes = buffers  # self.mask[:n] with an n that the input has; but no `if self.ready:`
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, self.leaves) or super().is_leaf_module(module, name)
+        return isinstance(module, self.leaves) or plain_type(module) in KINDS or super().is_leaf_module(module, name)
+
+    def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> object:
+        """What a call of a layer becomes; in another thread, that runs some network meanwhile, the call that it is."""
+        if threading.get_ident() != self.thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def path_of_module(self, mod: nn.Module) -> str:
+        """Where a layer is in the network; one that forward makes itself, such as nn.Softmax(1)(x), is put there."""
+        if mod not in self.submodule_paths:
+            name = type(mod).__name__
+            if mod.state_dict():
+                raise _NoPart(f"calls a {name} that is no part of the network")
+            self.root.add_module(f"{name.lower()}_made_in_forward_{len(self.submodule_paths)}", mod)
+            self.submodule_paths = {part: path for path, part in self.root.named_modules()}
+        return super().path_of_module(mod)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
@@ -133,23 +174,55 @@ def trace(model: nn.Module, example: Tensor, leaves: tuple[type[nn.Module], ...]
         raise
     with torch.no_grad():
         ShapeProp(network).propagate(example)
+        for x, _ in expected:
+            with suppress(Exception):  # what a batch of that size does is compared later
+                _Shapes(network).run(x.clone())
     standardize(network)
     network.meta["answers"] = expected
     return network
+
+
+class _Shapes(fx.Interpreter):
+    """Notes the shape of each value (:func:`qlab.graph.nodes.shapes_of`)."""
+
+    def run_node(self, node: fx.Node) -> object:
+        value = super().run_node(node)
+        if isinstance(value, Tensor):
+            node.meta.setdefault("shapes", []).append(tuple(value.shape))
+        return value
 
 
 def _captured(model: nn.Module, leaves: tuple[type, ...], lines: bool = False) -> fx.GraphModule:
     """What torch.fx sees of a model whose further inputs get their defaults, without what does nothing in eval mode."""
     optional = list(inspect.signature(model.forward).parameters.values())[1:]
     defaults = {one.name: one.default for one in optional if one.default is not one.empty}
-    try:
-        graph = _Tracer(leaves, lines).trace(model, concrete_args=defaults or None)
-    except Exception as error:
-        raise ValueError(_why_not(error)) from error
+    _check_names(model)
+    for module in model.modules():
+        if isinstance(module, leaves):
+            module.is_whole = True  # for qlab.graph.nodes: in float, whatever it is
+    with _TRACING:
+        try:
+            graph = _Tracer(leaves, lines, buffers=False).trace(model, concrete_args=defaults or None)
+        except Exception as error:
+            try:
+                graph = _Tracer(leaves, lines, buffers=True).trace(model, concrete_args=defaults or None)
+            except Exception:
+                raise ValueError(_why_not(error)) from error
     network = fx.GraphModule(model, graph, type(model).__name__)
     _drop_optional_inputs(network)
     drop_what_does_nothing(network)
     return network
+
+
+def _check_names(model: nn.Module) -> None:
+    """Raise ValueError for a part whose name a graph cannot have."""
+    parts = [*model._modules, *model._parameters, *model._buffers]
+    bad = [name for name in parts if hasattr(fx.GraphModule, name) or name == "meta"]
+    bad += [path for path, _ in model.named_modules() if any(map(keyword.iskeyword, path.split(".")))]
+    if bad:
+        raise ValueError(
+            f"a part of this network is called {bad[0]!r}, a name that Python or torch.fx itself needs: give it another"
+        )
 
 
 def eval_copy(model: nn.Module) -> nn.Module:
@@ -166,10 +239,17 @@ def eval_copy(model: nn.Module) -> nn.Module:
     """
     computed = {
         id(tensor): tensor.detach().clone()  # a deep copy refuses what was computed with gradients
-        for module in model.modules() for tensor in vars(module).values()
+        for module in model.modules() for tensor in tree_leaves(vars(module))
         if isinstance(tensor, Tensor) and not tensor.is_leaf
     }  # fmt: skip
-    model = copy.deepcopy(model, computed).eval()
+    try:
+        model = copy.deepcopy(model, computed).eval()
+    except Exception as error:
+        raise ValueError(_no_copy(model, error)) from error
+    for path, module in list(model.named_modules(remove_duplicate=False)):
+        inside = {"OptimizedModule": "_orig_mod", "DataParallel": "module"}.get(type(module).__name__)
+        if inside and path:  # compiled, or in several processes: what it computes is inside
+            model.set_submodule(path, getattr(module, inside))
     for path, module in list(model.named_modules(remove_duplicate=False)):
         for key, hook in list(module._forward_pre_hooks.items()):
             if isinstance(hook, (WeightNorm, SpectralNorm, BasePruningMethod)):
@@ -182,6 +262,19 @@ def eval_copy(model: nn.Module) -> nn.Module:
                 return plain
             model.set_submodule(path, plain)
     return model
+
+
+def _no_copy(model: nn.Module, error: Exception) -> str:
+    """The message for a network that cannot be copied, with what keeps it from that."""
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if name not in ("_modules", "_parameters", "_buffers"):
+                try:
+                    copy.deepcopy(value)
+                except Exception:
+                    where = f"{path}.{name}" if path else name
+                    return f"this network cannot be copied, because of its {where} ({error}): take that off the network first"
+    return f"this network cannot be copied ({error})"
 
 
 def _with_plain_weights(module: nn.Module) -> nn.Module:
@@ -218,8 +311,9 @@ def _drop_optional_inputs(network: fx.GraphModule) -> None:
         if node in compared and not node.users:
             network.graph.erase_node(node)
     left = [node for node in network.graph.nodes if node.op == "placeholder"]
-    if len(left) != 1:
-        raise ValueError(f"the network takes {len(left)} inputs ({left}): expected one, a batch of images")
+    if len(left) != 1 or str(left[0].target).startswith("*"):
+        names = ", ".join(str(node.target) for node in left)
+        raise ValueError(f"the network's forward takes ({names}): expected one input, a batch of images")
 
 
 def _why_not(error: Exception) -> str:
@@ -231,6 +325,12 @@ def _why_not(error: Exception) -> str:
     advice = (
         "Move that line into a module of its own and pass its type as prepare(..., leaves=(ThatModule,)): it stays "
     )
+    if isinstance(error, _NoPart):
+        advice = (
+            "Make it in __init__ and keep it as an attribute; and give blocks no forward of their own from outside "
+            "(block.forward = ...), but a class. "
+        )
+        return f"this network cannot be traced, because {where} {what}. {advice}"
     if isinstance(error, _ChangesPart):
         reason = (
             "Compute a new tensor instead, for instance y = y * mask, y = torch.where(mask, value, y) or torch.cat of its "
