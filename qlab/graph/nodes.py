@@ -87,8 +87,8 @@ def shape_of(node: fx.Node) -> tuple[int, ...] | None:
 
 
 def shapes_of(node: fx.Node) -> list[tuple[int, ...]]:
-    """The shapes of what the node gave for each batch that was tried: the example, and one of another size."""
-    return node.meta.get("shapes", [])
+    """The shapes of what the node gave for the example, and for a batch of another size where the network takes one."""
+    return [shape for shape in (shape_of(node), node.meta.get("other_shape")) if shape is not None]
 
 
 def joined_axis(node: fx.Node) -> int:

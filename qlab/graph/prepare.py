@@ -337,6 +337,8 @@ def _no_kernel_for_inputs(node: fx.Node) -> str:
         dtype, shape = getattr(source.meta.get("tensor_meta"), "dtype", torch.float32), shape_of(source)
         if dtype is not torch.float32:
             return f"no integer kernel for {str(dtype).removeprefix('torch.')} inputs"
+        if kind_of(node) == "linear" and any(len(shape) < 2 for shape in shapes_of(source)):
+            return "no integer kernel for a linear layer of one axis"
         if kind_of(node) in ("conv", "max_pool", "avg_pool", "global_pool") and shape is not None and len(shape) != 4:
             return f"no integer kernel for a {kind_of(node)} of {len(shape)} axes"
     return ""

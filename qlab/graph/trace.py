@@ -11,7 +11,7 @@ import keyword
 import operator
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -97,6 +97,10 @@ class _Proxy(fx.Proxy):
     def __setitem__(self, place: object, value: object) -> None:
         raise _ChangesPart("a part of a tensor is changed in place")
 
+    def __len__(self) -> int:
+        value = self.tracer.value(self.node)
+        return super().__len__() if isinstance(value, Tensor) else len(value)  # of a batch it would differ
+
     def _change(self, function: Callable, other: object) -> fx.Proxy:
         return self.tracer.create_proxy("call_function", function, (self, other), {})
 
@@ -113,9 +117,13 @@ _TRACING = threading.Lock()  # torch.fx changes nn.Module itself while it traces
 class _Tracer(fx.Tracer):
     """Traces into every block except torch's own layers and those that the caller wants whole."""
 
-    def __init__(self, leaves: tuple[type, ...], lines: bool, buffers: bool) -> None:
+    submodule_paths: Any  # {layer: where it is}
+
+    def __init__(self, example: Tensor, leaves: tuple[type, ...], lines: bool, buffers: bool) -> None:
         super().__init__()
+        self.example = example
         self.leaves = leaves
+        self.counts = False
         self.thread = threading.get_ident()
         self.record_stack_traces = lines  # which line made a node: dear, so only when a message is to say it
         self.proxy_buffer_attributes = buffers  # self.mask[:n] with an n that the input has; but no `if self.ready:`
@@ -123,11 +131,47 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         return isinstance(module, self.leaves) or plain_type(module) in KINDS or super().is_leaf_module(module, name)
 
-    def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> object:
+    def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> Any:
         """What a call of a layer becomes; in another thread, that runs some network meanwhile, the call that it is."""
-        if threading.get_ident() != self.thread:
+        if self._runs():
             return forward(*args, **kwargs)
         return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """What a read of an attribute becomes."""
+        return attr_val if self._runs() else super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def _runs(self) -> bool:
+        """Is a network run, not traced, by who asks?"""
+        return self.counts or threading.get_ident() != self.thread
+
+    def iter(self, obj: fx.Proxy) -> Iterator:
+        """The parts of what x.chunk(2) or x.shape[1:] gives: as many as there are for the example."""
+        try:
+            return iter([obj[part] for part in range(len(self.value(obj.node)))])
+        except Exception:
+            return super().iter(obj)
+
+    def value(self, wanted: fx.Node) -> Any:
+        """What a node gives for the example."""
+        self.counts = True
+        try:
+            with torch.no_grad():
+                return self._values()[wanted]
+        finally:
+            self.counts = False
+
+    def _values(self) -> dict[fx.Node, Any]:
+        runner = fx.Interpreter(self.root, graph=self.graph)
+        values: dict[fx.Node, Any] = {}
+        inputs = [self.example.clone()]
+        for node in self.graph.nodes:
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.get)
+            if node.op == "placeholder":
+                values[node] = inputs.pop() if inputs else next(iter(args), None)
+            else:
+                values[node] = getattr(runner, node.op)(node.target, args, kwargs)
+        return values
 
     def path_of_module(self, mod: nn.Module) -> str:
         """Where a layer is in the network; one that forward makes itself, such as nn.Softmax(1)(x), is put there."""
@@ -167,14 +211,14 @@ def trace(model: nn.Module, example: Tensor, leaves: tuple[type[nn.Module], ...]
     model = eval_copy(model)
     expected = _try_out(model, example)
     try:
-        network = _captured(model, leaves)
+        network = _captured(model, example, leaves)
         without_mutation(network, example)
     except CannotUndo:
-        without_mutation(_captured(model, leaves, lines=True), example)
+        without_mutation(_captured(model, example, leaves, lines=True), example)
         raise
     with torch.no_grad():
         ShapeProp(network).propagate(example)
-        for x, _ in expected:
+        for x, _ in expected[1:]:
             with suppress(Exception):  # what a batch of that size does is compared later
                 _Shapes(network).run(x.clone())
     standardize(network)
@@ -183,29 +227,29 @@ def trace(model: nn.Module, example: Tensor, leaves: tuple[type[nn.Module], ...]
 
 
 class _Shapes(fx.Interpreter):
-    """Notes the shape of each value (:func:`qlab.graph.nodes.shapes_of`)."""
+    """Notes the shape of each value for a batch of another size (:func:`qlab.graph.nodes.shapes_of`)."""
 
     def run_node(self, node: fx.Node) -> object:
         value = super().run_node(node)
         if isinstance(value, Tensor):
-            node.meta.setdefault("shapes", []).append(tuple(value.shape))
+            node.meta["other_shape"] = tuple(value.shape)
         return value
 
 
-def _captured(model: nn.Module, leaves: tuple[type, ...], lines: bool = False) -> fx.GraphModule:
+def _captured(model: nn.Module, example: Tensor, leaves: tuple[type, ...], lines: bool = False) -> fx.GraphModule:
     """What torch.fx sees of a model whose further inputs get their defaults, without what does nothing in eval mode."""
     optional = list(inspect.signature(model.forward).parameters.values())[1:]
-    defaults = {one.name: one.default for one in optional if one.default is not one.empty}
+    defaults = {one.name: one.default for one in optional if not isinstance(one.default, (type, tuple, list, dict))}
     _check_names(model)
     for module in model.modules():
         if isinstance(module, leaves):
-            module.is_whole = True  # for qlab.graph.nodes: in float, whatever it is
+            vars(module)["is_whole"] = True  # for qlab.graph.nodes: in float, whatever it is
     with _TRACING:
         try:
-            graph = _Tracer(leaves, lines, buffers=False).trace(model, concrete_args=defaults or None)
+            graph = _Tracer(example, leaves, lines, buffers=False).trace(model, concrete_args=defaults or None)
         except Exception as error:
             try:
-                graph = _Tracer(leaves, lines, buffers=True).trace(model, concrete_args=defaults or None)
+                graph = _Tracer(example, leaves, lines, buffers=True).trace(model, concrete_args=defaults or None)
             except Exception:
                 raise ValueError(_why_not(error)) from error
     network = fx.GraphModule(model, graph, type(model).__name__)
@@ -310,10 +354,22 @@ def _drop_optional_inputs(network: fx.GraphModule) -> None:
     for node in reversed(network.graph.nodes):
         if node in compared and not node.users:
             network.graph.erase_node(node)
+    for node in others:  # tuples and the like, which the trace reads parts of
+        if node in network.graph.nodes and node.args:
+            _replace(node, node.args[0])
     left = [node for node in network.graph.nodes if node.op == "placeholder"]
     if len(left) != 1 or str(left[0].target).startswith("*"):
         names = ", ".join(str(node.target) for node in left)
         raise ValueError(f"the network's forward takes ({names}): expected one input, a batch of images")
+
+
+def _replace(node: fx.Node, value: object) -> None:
+    """Put a value in a node's place; what is made of nothing else is a value, too."""
+    for user in list(node.users):
+        user.args, user.kwargs = fx.node.map_arg((user.args, user.kwargs), lambda one: value if one is node else one)
+        if user.op == "call_function" and not user.all_input_nodes:
+            _replace(user, user.target(*user.args, **user.kwargs))
+    node.graph.erase_node(node)
 
 
 def _why_not(error: Exception) -> str:
@@ -339,7 +395,7 @@ def _why_not(error: Exception) -> str:
         advice = advice.replace("Move", reason, 1)
     else:
         advice = (
-            "Tracing runs the forward pass once, without data, so it must not branch on the values of a tensor. "
-            + advice
+            "Tracing runs the forward pass once, without data, so it must not branch on the values of a tensor "
+            "or on sizes, nor make a tensor of sizes that it takes from its input. " + advice
         )
     return f"this network cannot be traced, because of {where} ({what}). {advice}whole, in float."
