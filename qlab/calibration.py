@@ -19,6 +19,7 @@ from qlab.graph.convert import convert
 from qlab.graph.prepare import Prepared, prepare
 from qlab.int8 import engines
 from qlab.int8.modules import Int8Network
+from qlab.int8.reference import without_autocast
 from qlab.modes import in_eval_mode
 from qlab.qconfig import QConfig
 from qlab.quantizers import Quantizer
@@ -50,12 +51,21 @@ def calibrate(prepared: Prepared, batches: Batches, *, progress: bool = True) ->
     >>> name, quantizer.qparams.scale  # 2.55 in 255 steps
     ('quantizers.input', tensor(0.0100))
     """
+    if torch.is_autocast_enabled("cpu"):  # ranges of what the integers will see
+        with without_autocast():
+            return calibrate(prepared, batches, progress=progress)
     edges = [quantizer for _, quantizer in prepared.edges()]
+    dtype = next(layer.weight.dtype for _, layer in prepared.weighted())
     count = 0
     total = length_hint(batches) or None
     with _observing(prepared, edges):
         bar = tqdm(inputs(batches), "calibrating", total, leave=False, unit="batch", delay=2, disable=not progress)
         for x in bar:
+            if x.ndim != 1 + len(prepared.input_shape) or x.dtype is not dtype:
+                raise ValueError(
+                    f"a batch is {x.dtype} {tuple(x.shape)}: expected {dtype} (N, {', '.join(map(str, prepared.input_shape))}), "
+                    "normalized as in training; a data set of single images comes in batches from a DataLoader"
+                )
             prepared(x)
             count += len(x)
             prepared.sample = x[:2].detach()
@@ -67,8 +77,11 @@ def calibrate(prepared: Prepared, batches: Batches, *, progress: bool = True) ->
             layer.weight_quantizer.look_at(layer.weight.detach())
         except ValueError as error:
             raise ValueError(f"the weights of {name}: {error}") from error
-    for _, quantizer in prepared.quantizers():
-        quantizer.freeze()
+    for name, quantizer in prepared.quantizers():
+        try:
+            quantizer.freeze()
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
     return prepared
 
 

@@ -100,9 +100,16 @@ def onnx_model(network: Int8Network) -> onnx.ModelProto:
         raise TypeError(f"ONNX is made of what qlab.convert or qlab.ptq gave, not of a {type(network).__name__}")
     writer = _Writer(network)
     model = writer.model()
-    library().checker.check_model(model, full_check=True)
-    if find_spec("onnxruntime") is not None:
-        prove_onnx(network, model, writer.names)
+    try:
+        library().checker.check_model(model, full_check=True)
+        if find_spec("onnxruntime") is not None:
+            prove_onnx(network, model, writer.names)
+    except Exception as error:
+        if isinstance(error, ValueError):
+            raise
+        raise ValueError(
+            f"this network has no valid ONNX graph; nothing is written. {type(error).__name__}: {str(error)[:400]}"
+        ) from error
     return model
 
 

@@ -211,7 +211,7 @@ def _parameters(cls: type[nn.Module]) -> list[str]:
     """The names of the arguments with which a layer of torch.nn is made."""
     if issubclass(cls, nn.RNNBase):  # whose own signature says *args
         names = [*inspect.signature(nn.RNNBase).parameters, *(["nonlinearity"] if cls is nn.RNN else [])]
-        return [name for name in names if name != "mode"]
+        return [name for name in names if name != "mode" and (name != "proj_size" or cls is nn.LSTM)]
     return list(inspect.signature(cls).parameters)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from contextlib import suppress
+from dataclasses import is_dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -68,7 +69,7 @@ def prove_graph(network: fx.GraphModule, model: nn.Module, expected: Answers) ->
             ) from error
         found = similarity(wanted, given)
         if found < SAME:
-            where = _first_difference(network, model, x)
+            where = _first_difference(network, model, x) + _unseen(model)
             raise ValueError(
                 f"the traced network does not compute what the network does: {found:.1f} dB between their answers, "
                 f"before anything is quantized. {where}. {_WAY_OUT}"
@@ -112,7 +113,7 @@ def similarity(wanted: object, given: object) -> float:
     >>> similarity({"scores": torch.ones(2)}, {"scores": torch.tensor([1.0, 1.1])})
     23.0...
     """
-    leaves, found = tree_leaves(wanted), tree_leaves(given)
+    leaves, found = _leaves(wanted), _leaves(given)
     ratio = Ratio()
     if len(leaves) != len(found):
         return -math.inf
@@ -125,6 +126,12 @@ def similarity(wanted: object, given: object) -> float:
         else:
             ratio.add(a[a.isfinite()], b[b.isfinite()])
     return ratio.decibel
+
+
+def _leaves(value: object) -> list:
+    """What stands in a structure; in a dataclass too."""
+    parts = [_leaves(vars(leaf)) if is_dataclass(leaf) else [leaf] for leaf in tree_leaves(value)]
+    return [leaf for part in parts for leaf in part]
 
 
 def _first_difference(network: fx.GraphModule, model: nn.Module, x: Tensor) -> str:
@@ -143,6 +150,16 @@ def _first_difference(network: fx.GraphModule, model: nn.Module, x: Tensor) -> s
                 return f"The first layer that differs is {name}" + (f", behind {before}" if before else "")
             before = name
     return f"All layers agree up to {before}: what comes behind it differs" if before else "No layer could be compared"
+
+
+def _unseen(model: nn.Module) -> str:
+    """In words: what a graph does not have of the model, since it runs when a module is called, around its forward."""
+    for name, module in model.named_modules():
+        if module._forward_hooks or module._forward_pre_hooks:
+            return f". {name or 'The network'} has hooks, which no graph runs: put what they do into forward"
+        if "forward" in vars(module):
+            return f". {name or 'The network'} was given another forward from outside, which no graph runs: make it a class"
+    return ""
 
 
 class _Recorder(fx.Interpreter):

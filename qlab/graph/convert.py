@@ -22,6 +22,7 @@ from qlab.graph.prepare import Prepared
 from qlab.int8 import engines
 from qlab.int8 import modules as int8
 from qlab.int8.modules import Int8Network, Program, Step
+from qlab.int8.reference import without_autocast
 from qlab.quantizers import Quantizer
 
 
@@ -55,6 +56,14 @@ def convert(prepared: Prepared, engine: str | engines.Engine = "auto") -> Int8Ne
     """
     if not isinstance(prepared, Prepared):
         raise TypeError(f"convert takes what qlab.prepare gave, not a {type(prepared).__name__}")
+    for name, layer in prepared.weighted():
+        if layer.weight.dtype is not torch.float32:
+            raise ValueError(
+                f"{name} is {layer.weight.dtype}: integers are made from torch.float32; prepared.float() first"
+            )
+    if torch.is_autocast_enabled("cpu"):
+        with without_autocast():
+            return convert(prepared, engine)
     int8 = Int8Network(*_Builder(prepared).build(), prepared.report(), engine)
     if not int8.saturating:  # that was warned of, and gives other answers
         prove_integers(prepared, int8)

@@ -53,6 +53,8 @@ def without_mutation(network: fx.GraphModule, example: Tensor) -> None:
     for node, changed in changes.items():
         changed.replace_all_uses_with(node, lambda reader, place=order[node]: order[reader] > place)
         _make_functional(node)
+    for node in network.graph.nodes:  # `n *= s` of numbers
+        node.target = _OPERATORS.get(node.target, node.target) if node.op == "call_function" else node.target
     for module in network.modules():  # those that ran in place on what nobody else holds, too
         if getattr(module, "inplace", False):
             module.inplace = False

@@ -30,7 +30,7 @@ WEIGHTLESS = ("add", "cat", *RELUS, "avg_pool", "global_pool", *KEEPS_GRID)
 
 
 def kind_of(node: fx.Node) -> str:
-    """The kind of a node (see above). A subclass of a layer is "other": it may compute something else.
+    """The kind of a node (see above). A subclass that computes anew is "other": it may compute something else.
 
     >>> graph = fx.symbolic_trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Sigmoid())).graph
     >>> [kind_of(node) for node in graph.nodes]
@@ -38,14 +38,32 @@ def kind_of(node: fx.Node) -> str:
     """
     if node.op == "call_module":
         module = module_of(node)
-        if getattr(module, "return_indices", False):  # a max_pool that gives two things
+        if getattr(module, "return_indices", False) or getattr(module, "is_whole", False):  # gives two things; a leaf
             return "other"
-        return getattr(type(module), "kind", None) or KINDS.get(type(module), "other")
+        return getattr(type(module), "kind", None) or KINDS.get(plain_type(module), "other")
     if node.op == "call_function" and node.target is operator.add:
         return "add"
     if node.op == "call_function" and node.target is torch.cat and isinstance(node.args[0], (tuple, list)):
         return "cat"
     return {"placeholder": "input", "output": "output"}.get(node.op, "other")
+
+
+def plain_type(module: nn.Module) -> type:
+    """The type in :data:`KINDS` that computes what this layer does, else its own.
+
+    A subclass of a layer that is only made in another way, such as a convolution that finds its padding itself, is that
+    layer.
+
+    >>> class Same(nn.Conv2d):
+    ...     def __init__(self, inputs, outputs, size):
+    ...         super().__init__(inputs, outputs, size, padding=size // 2)
+    >>> plain_type(Same(3, 4, 3)).__name__
+    'Conv2d'
+    """
+    own = type(module)
+    base = next((cls for cls in own.__mro__ if cls in KINDS), own)
+    computes = ("forward", "_conv_forward", "__call__", "weight", "bias")
+    return base if all(getattr(own, name, None) is getattr(base, name, None) for name in computes) else own
 
 
 def module_of(node: fx.Node) -> Any:
@@ -68,6 +86,11 @@ def shape_of(node: fx.Node) -> tuple[int, ...] | None:
     return tuple(meta.shape) if hasattr(meta, "shape") else None
 
 
+def shapes_of(node: fx.Node) -> list[tuple[int, ...]]:
+    """The shapes of what the node gave for the example, and for a batch of another size where the network takes one."""
+    return [shape for shape in (shape_of(node), node.meta.get("other_shape")) if shape is not None]
+
+
 def joined_axis(node: fx.Node) -> int:
     """The axis along which a "cat" joins, counted from the front."""
     return node.args[1]
@@ -84,8 +107,12 @@ def only_reader(node: fx.Node) -> fx.Node | None:
 
 
 def calls_of(node: fx.Node) -> int:
-    """How many nodes call the module that this one calls."""
-    return sum(other.op == "call_module" and other.target == node.target for other in node.graph.nodes)
+    """How many nodes call the module that this one calls, or read a weight of it."""
+    return sum(
+        (other.op == "call_module" and other.target == node.target)
+        or (other.op == "get_attr" and other.target.startswith(f"{node.target}."))
+        for other in node.graph.nodes
+    )
 
 
 def insert_module(network: fx.GraphModule, name: str, module: nn.Module, node: fx.Node) -> fx.Node:

@@ -32,10 +32,12 @@ from qlab.graph.nodes import (
     name_of,
     only_reader,
     shape_of,
+    shapes_of,
 )
 from qlab.graph.report import Report, Row
 from qlab.graph.run import rounding
 from qlab.graph.trace import check_example, check_model, trace
+from qlab.int8.reference import without_autocast
 from qlab.qconfig import QConfig, QuantSpec, Spec
 from qlab.quantizers import Quantizer
 
@@ -230,6 +232,9 @@ def prepare(
     0      conv + relu  8 bits, per channel  8 bits, per tensor  minmax
     2      Sigmoid                                                         no integer kernel for Sigmoid
     """
+    if torch.is_autocast_enabled("cpu"):  # the floats that are compared would have fewer bits
+        with without_autocast():
+            return prepare(model, qconfig, example, leaves=leaves, equalize=equalize)
     qconfig = QConfig.w8a8() if qconfig is None else qconfig
     example = torch.zeros(1, 3, 32, 32) if example is None else example
     check_model(model)
@@ -249,9 +254,10 @@ def prepare(
     weighted = [d for d in decisions.values() if d.kind in WEIGHTED and (d.quantized or d.qconfig is not None)]
     if not weighted:
         found = ", ".join(sorted({type(m).__name__ for _, m in model.named_modules() if not list(m.children())}))
+        why = "".join(f" {name}: {d.float_because}." for name, d in decisions.items() if d.kind in WEIGHTED)
         raise ValueError(
             f"nothing to quantize: {type(model).__name__} has no Conv2d or Linear that the QConfig does not leave in "
-            f"float. It has: {found or 'no layers'}. Check `overrides` and `leaves`."
+            f"float. It has: {found or 'no layers'}.{why} Check `overrides` and `leaves`."
         )
     _quantize_weights(network, decisions)
     _quantize_edges(network, decisions, qconfig)
@@ -276,13 +282,21 @@ def _decide(network: fx.GraphModule, qconfig: QConfig) -> dict[str, Decision]:
         if config is None:
             because = "left in float by overrides"
         elif kind in WEIGHTED:
-            because = _no_kernel(module) or ("" if config.activation else "weights only: activations stay in float")
+            because = (
+                _no_kernel(module)
+                or _no_kernel_for_inputs(node)
+                or ("" if config.activation else "weights only: activations stay in float")
+            )
         elif kind in WEIGHTLESS:
             feeds = [decisions.get(source.name) for source in node.all_input_nodes]
-            because = _cannot_carry(node) or ("" if any(d and d.quantized for d in feeds) else "its inputs are float")
+            because = (
+                _no_kernel_for_inputs(node)
+                or _cannot_carry(node)
+                or ("" if any(d and d.quantized for d in feeds) else "its inputs are float")
+            )
         else:
             because = f"no integer kernel for {_what(node, module)}"
-        if because and kind in WEIGHTED and _no_kernel(module):
+        if because and kind in WEIGHTED and (_no_kernel(module) or _no_kernel_for_inputs(node)):
             config = None
         decisions[node.name] = Decision(kind if kind != "other" else _what(node, module), config, because)
     return decisions
@@ -317,14 +331,28 @@ def _no_kernel(layer: nn.Module) -> str:
     return ""
 
 
+def _no_kernel_for_inputs(node: fx.Node) -> str:
+    """Why no integer kernel takes what this layer or operation reads; empty when there is one."""
+    for source in node.all_input_nodes:
+        dtype, shape = getattr(source.meta.get("tensor_meta"), "dtype", torch.float32), shape_of(source)
+        if dtype is not torch.float32:
+            return f"no integer kernel for {str(dtype).removeprefix('torch.')} inputs"
+        if kind_of(node) == "linear" and any(len(shape) < 2 for shape in shapes_of(source)):
+            return "no integer kernel for a linear layer of one axis"
+        if kind_of(node) in ("conv", "max_pool", "avg_pool", "global_pool") and shape is not None and len(shape) != 4:
+            return f"no integer kernel for a {kind_of(node)} of {len(shape)} axes"
+    return ""
+
+
 def _cannot_carry(node: fx.Node) -> str:
     """Why this addition or concatenation cannot be done on integers; empty when it can."""
     if kind_of(node) == "add":
         shapes = [shape_of(arg) if isinstance(arg, fx.Node) else None for arg in node.args]
         if None in shapes:
             return "no integer kernel adds a number, or what is no tensor"
-        if shapes[0] != shapes[1]:
-            return f"no integer kernel adds shapes {shapes[0]} and {shapes[1]}"
+        for one, other in zip(*map(shapes_of, node.args)):  # of one image, positions may have the shape of all
+            if one != other:
+                return f"no integer kernel adds shapes {one} and {other}"
     if kind_of(node) == "global_pool" and module_of(node).output_size not in (1, (1, 1)):
         return "only global average pooling, AdaptiveAvgPool2d(1), has an integer kernel"
     if kind_of(node) == "avg_pool" and module_of(node).divisor_override is not None:
@@ -438,7 +466,7 @@ def _quantizer_behind(network: fx.GraphModule, node: fx.Node, name: str, quantiz
     taken = network.get_submodule("quantizers")._modules if hasattr(network, "quantizers") else {}
     name = base = name.replace(".", "_")
     number = 1
-    while name in taken:
+    while name in taken or hasattr(nn.Module, name):  # behind x.float(): a module has that already
         number += 1
         name = f"{base}_{number}"
     return insert_module(network, f"quantizers.{name}", quantizer, node)

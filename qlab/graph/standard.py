@@ -15,7 +15,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from qlab.graph.nodes import module_of, shape_of
+from qlab.graph.nodes import module_of, shape_of, shapes_of
 
 
 def _max_pool2d(kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False) -> nn.Module:
@@ -64,7 +64,7 @@ def standardize(network: fx.GraphModule) -> None:
                 _standardize_cat(node)
             elif target in ("view", "reshape"):
                 _standardize_view(network, node)
-            elif target in _MODULE_OF:
+            elif target in _MODULE_OF and len(node.all_input_nodes) == 1:  # windows as large as x.shape says: a call
                 options = {name: value for name, value in node.kwargs.items() if name != "input"}
                 _as_module(network, node, _MODULE_OF[target](*node.args[1:], **options))
     _name_functions(network)
@@ -114,10 +114,14 @@ def _standardize_view(network: fx.GraphModule, node: fx.Node) -> None:
 
 def _keeps_batch(node: fx.Node) -> bool:
     """Is this x.view(x.size(0), -1) in one of its spellings, such as x.view(-1, 400)?"""
-    sizes = node.args[1] if isinstance(node.args[1], (tuple, list)) else node.args[1:]
+    sizes = node.args[1] if isinstance(node.args[-1], (tuple, list)) else node.args[1:]
     shape = shape_of(node.args[0])
     if len(sizes) != 2 or shape is None or len(shape) < 2:
         return False
+    if any(
+        after != (before[0], math.prod(before[1:])) for before, after in zip(shapes_of(node.args[0]), shapes_of(node))
+    ):
+        return False  # the size of another batch, such as that of the images whose parts these are
     batch, rest = sizes
     whole = rest == -1 or rest == math.prod(shape[1:])
     return whole and (_is_batch_size(batch) or (batch == -1 and rest != -1))
@@ -135,9 +139,22 @@ def _is_batch_size(size: object) -> bool:
 def _as_module(network: fx.GraphModule, node: fx.Node, module: nn.Module) -> None:
     """Turn ``node`` into a call of ``module``, named inside the block that it stands in."""
     source = node.args[0] if node.args else node.kwargs["input"]
-    name = _in_block(node, node.name)
+    name = base = _in_block(node, node.name)
+    number = 1
+    while _is_taken(network, name):
+        number += 1
+        name = f"{base}_{number}"
     network.add_submodule(name, module.eval())
     node.op, node.target, node.args, node.kwargs = "call_module", name, (source,), {}
+
+
+def _is_taken(network: fx.GraphModule, name: str) -> bool:
+    """Has the network a layer or another attribute of that name?"""
+    try:
+        operator.attrgetter(name)(network)
+    except AttributeError:
+        return False
+    return True
 
 
 def _name_functions(network: fx.GraphModule) -> None:

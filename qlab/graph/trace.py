@@ -7,21 +7,27 @@ from __future__ import annotations
 
 import copy
 import inspect
+import keyword
 import operator
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
+from torch.utils._pytree import tree_leaves
 
 from qlab.graph.check import Answers, answers
 from qlab.graph.functional import CannotUndo, without_mutation
+from qlab.graph.nodes import KINDS, plain_type
 from qlab.graph.standard import drop_what_does_nothing, standardize
 
 
@@ -47,6 +53,11 @@ def check_model(model: object) -> None:
         instead = "a scripted or traced network: give the nn.Module that it was made from"
     if instead or not isinstance(model, nn.Module):
         raise TypeError(f"prepare got {instead or f'a {name}: expected a network, an nn.Module'}")
+    for path, part in model.named_modules():
+        if any(map(is_lazy, [*part._parameters.values(), *part._buffers.values()])):
+            raise ValueError(
+                f"{path or name}, a lazy layer, has no weights yet: run the network once, model(example), first"
+            )
 
 
 def check_example(example: object) -> None:
@@ -61,6 +72,11 @@ def check_example(example: object) -> None:
             f"the example is {example.dtype}: expected a batch of floats, such as normalized images. What reads tokens "
             "is quantized by qlab.llm"
         )
+    if example.dtype is not torch.float32:
+        raise ValueError(
+            f"the example is {example.dtype}: expected torch.float32, in which everything here computes. Give "
+            "example.float(), and a network in it: copy.deepcopy(model).float()"
+        )
     if example.ndim < 2 or not example.numel():
         raise ValueError(
             f"the example has shape {tuple(example.shape)}: expected a batch, (N, ...), of at least one image"
@@ -71,11 +87,19 @@ class _ChangesPart(Exception):
     """``y[:, 0] = 0`` while tracing: torch.fx has no node for it."""
 
 
+class _NoPart(Exception):
+    """A layer with weights is called while tracing that is no part of the network."""
+
+
 class _Proxy(fx.Proxy):
     """Sees ``y += x`` as what it is, a change of y; torch.fx's own takes it for y = y + x."""
 
     def __setitem__(self, place: object, value: object) -> None:
         raise _ChangesPart("a part of a tensor is changed in place")
+
+    def __len__(self) -> int:
+        value = self.tracer.value(self.node)
+        return super().__len__() if isinstance(value, Tensor) else len(value)  # of a batch it would differ
 
     def _change(self, function: Callable, other: object) -> fx.Proxy:
         return self.tracer.create_proxy("call_function", function, (self, other), {})
@@ -87,16 +111,77 @@ for _name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "
     )
 
 
+_TRACING = threading.Lock()  # torch.fx changes nn.Module itself while it traces
+
+
 class _Tracer(fx.Tracer):
     """Traces into every block except torch's own layers and those that the caller wants whole."""
 
-    def __init__(self, leaves: tuple[type, ...], lines: bool) -> None:
+    submodule_paths: Any  # {layer: where it is}
+
+    def __init__(self, example: Tensor, leaves: tuple[type, ...], lines: bool, buffers: bool) -> None:
         super().__init__()
+        self.example = example
         self.leaves = leaves
+        self.counts = False
+        self.thread = threading.get_ident()
         self.record_stack_traces = lines  # which line made a node: dear, so only when a message is to say it
+        self.proxy_buffer_attributes = buffers  # self.mask[:n] with an n that the input has; but no `if self.ready:`
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, self.leaves) or super().is_leaf_module(module, name)
+        return isinstance(module, self.leaves) or plain_type(module) in KINDS or super().is_leaf_module(module, name)
+
+    def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> Any:
+        """What a call of a layer becomes; in another thread, that runs some network meanwhile, the call that it is."""
+        if self._runs():
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """What a read of an attribute becomes."""
+        return attr_val if self._runs() else super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def _runs(self) -> bool:
+        """Is a network run, not traced, by who asks?"""
+        return self.counts or threading.get_ident() != self.thread
+
+    def iter(self, obj: fx.Proxy) -> Iterator:
+        """The parts of what x.chunk(2) or x.shape[1:] gives: as many as there are for the example."""
+        try:
+            return iter([obj[part] for part in range(len(self.value(obj.node)))])
+        except Exception:
+            return super().iter(obj)
+
+    def value(self, wanted: fx.Node) -> Any:
+        """What a node gives for the example."""
+        self.counts = True
+        try:
+            with torch.no_grad():
+                return self._values()[wanted]
+        finally:
+            self.counts = False
+
+    def _values(self) -> dict[fx.Node, Any]:
+        runner = fx.Interpreter(self.root, graph=self.graph)
+        values: dict[fx.Node, Any] = {}
+        inputs = [self.example.clone()]
+        for node in self.graph.nodes:
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.get)
+            if node.op == "placeholder":
+                values[node] = inputs.pop() if inputs else next(iter(args), None)
+            else:
+                values[node] = getattr(runner, node.op)(node.target, args, kwargs)
+        return values
+
+    def path_of_module(self, mod: nn.Module) -> str:
+        """Where a layer is in the network; one that forward makes itself, such as nn.Softmax(1)(x), is put there."""
+        if mod not in self.submodule_paths:
+            name = type(mod).__name__
+            if mod.state_dict():
+                raise _NoPart(f"calls a {name} that is no part of the network")
+            self.root.add_module(f"{name.lower()}_made_in_forward_{len(self.submodule_paths)}", mod)
+            self.submodule_paths = {part: path for path, part in self.root.named_modules()}
+        return super().path_of_module(mod)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
@@ -126,30 +211,62 @@ def trace(model: nn.Module, example: Tensor, leaves: tuple[type[nn.Module], ...]
     model = eval_copy(model)
     expected = _try_out(model, example)
     try:
-        network = _captured(model, leaves)
+        network = _captured(model, example, leaves)
         without_mutation(network, example)
     except CannotUndo:
-        without_mutation(_captured(model, leaves, lines=True), example)
+        without_mutation(_captured(model, example, leaves, lines=True), example)
         raise
     with torch.no_grad():
         ShapeProp(network).propagate(example)
+        for x, _ in expected[1:]:
+            with suppress(Exception):  # what a batch of that size does is compared later
+                _Shapes(network).run(x.clone())
     standardize(network)
     network.meta["answers"] = expected
     return network
 
 
-def _captured(model: nn.Module, leaves: tuple[type, ...], lines: bool = False) -> fx.GraphModule:
+class _Shapes(fx.Interpreter):
+    """Notes the shape of each value for a batch of another size (:func:`qlab.graph.nodes.shapes_of`)."""
+
+    def run_node(self, node: fx.Node) -> object:
+        value = super().run_node(node)
+        if isinstance(value, Tensor):
+            node.meta["other_shape"] = tuple(value.shape)
+        return value
+
+
+def _captured(model: nn.Module, example: Tensor, leaves: tuple[type, ...], lines: bool = False) -> fx.GraphModule:
     """What torch.fx sees of a model whose further inputs get their defaults, without what does nothing in eval mode."""
     optional = list(inspect.signature(model.forward).parameters.values())[1:]
-    defaults = {one.name: one.default for one in optional if one.default is not one.empty}
-    try:
-        graph = _Tracer(leaves, lines).trace(model, concrete_args=defaults or None)
-    except Exception as error:
-        raise ValueError(_why_not(error)) from error
+    defaults = {one.name: one.default for one in optional if not isinstance(one.default, (type, tuple, list, dict))}
+    _check_names(model)
+    for module in model.modules():
+        if isinstance(module, leaves):
+            vars(module)["is_whole"] = True  # for qlab.graph.nodes: in float, whatever it is
+    with _TRACING:
+        try:
+            graph = _Tracer(example, leaves, lines, buffers=False).trace(model, concrete_args=defaults or None)
+        except Exception as error:
+            try:
+                graph = _Tracer(example, leaves, lines, buffers=True).trace(model, concrete_args=defaults or None)
+            except Exception:
+                raise ValueError(_why_not(error)) from error
     network = fx.GraphModule(model, graph, type(model).__name__)
     _drop_optional_inputs(network)
     drop_what_does_nothing(network)
     return network
+
+
+def _check_names(model: nn.Module) -> None:
+    """Raise ValueError for a part whose name a graph cannot have."""
+    parts = [*model._modules, *model._parameters, *model._buffers]
+    bad = [name for name in parts if hasattr(fx.GraphModule, name) or name == "meta"]
+    bad += [path for path, _ in model.named_modules() if any(map(keyword.iskeyword, path.split(".")))]
+    if bad:
+        raise ValueError(
+            f"a part of this network is called {bad[0]!r}, a name that Python or torch.fx itself needs: give it another"
+        )
 
 
 def eval_copy(model: nn.Module) -> nn.Module:
@@ -166,10 +283,17 @@ def eval_copy(model: nn.Module) -> nn.Module:
     """
     computed = {
         id(tensor): tensor.detach().clone()  # a deep copy refuses what was computed with gradients
-        for module in model.modules() for tensor in vars(module).values()
+        for module in model.modules() for tensor in tree_leaves(vars(module))
         if isinstance(tensor, Tensor) and not tensor.is_leaf
     }  # fmt: skip
-    model = copy.deepcopy(model, computed).eval()
+    try:
+        model = copy.deepcopy(model, computed).eval()
+    except Exception as error:
+        raise ValueError(_no_copy(model, error)) from error
+    for path, module in list(model.named_modules(remove_duplicate=False)):
+        inside = {"OptimizedModule": "_orig_mod", "DataParallel": "module"}.get(type(module).__name__)
+        if inside and path:  # compiled, or in several processes: what it computes is inside
+            model.set_submodule(path, getattr(module, inside))
     for path, module in list(model.named_modules(remove_duplicate=False)):
         for key, hook in list(module._forward_pre_hooks.items()):
             if isinstance(hook, (WeightNorm, SpectralNorm, BasePruningMethod)):
@@ -182,6 +306,19 @@ def eval_copy(model: nn.Module) -> nn.Module:
                 return plain
             model.set_submodule(path, plain)
     return model
+
+
+def _no_copy(model: nn.Module, error: Exception) -> str:
+    """The message for a network that cannot be copied, with what keeps it from that."""
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if name not in ("_modules", "_parameters", "_buffers"):
+                try:
+                    copy.deepcopy(value)
+                except Exception:
+                    where = f"{path}.{name}" if path else name
+                    return f"this network cannot be copied, because of its {where} ({error}): take that off the network first"
+    return f"this network cannot be copied ({error})"
 
 
 def _with_plain_weights(module: nn.Module) -> nn.Module:
@@ -217,9 +354,22 @@ def _drop_optional_inputs(network: fx.GraphModule) -> None:
     for node in reversed(network.graph.nodes):
         if node in compared and not node.users:
             network.graph.erase_node(node)
+    for node in others:  # tuples and the like, which the trace reads parts of
+        if node in network.graph.nodes and node.args:
+            _replace(node, node.args[0])
     left = [node for node in network.graph.nodes if node.op == "placeholder"]
-    if len(left) != 1:
-        raise ValueError(f"the network takes {len(left)} inputs ({left}): expected one, a batch of images")
+    if len(left) != 1 or str(left[0].target).startswith("*"):
+        names = ", ".join(str(node.target) for node in left)
+        raise ValueError(f"the network's forward takes ({names}): expected one input, a batch of images")
+
+
+def _replace(node: fx.Node, value: object) -> None:
+    """Put a value in a node's place; what is made of nothing else is a value, too."""
+    for user in list(node.users):
+        user.args, user.kwargs = fx.node.map_arg((user.args, user.kwargs), lambda one: value if one is node else one)
+        if user.op == "call_function" and not user.all_input_nodes:
+            _replace(user, user.target(*user.args, **user.kwargs))
+    node.graph.erase_node(node)
 
 
 def _why_not(error: Exception) -> str:
@@ -231,6 +381,12 @@ def _why_not(error: Exception) -> str:
     advice = (
         "Move that line into a module of its own and pass its type as prepare(..., leaves=(ThatModule,)): it stays "
     )
+    if isinstance(error, _NoPart):
+        advice = (
+            "Make it in __init__ and keep it as an attribute; and give blocks no forward of their own from outside "
+            "(block.forward = ...), but a class. "
+        )
+        return f"this network cannot be traced, because {where} {what}. {advice}"
     if isinstance(error, _ChangesPart):
         reason = (
             "Compute a new tensor instead, for instance y = y * mask, y = torch.where(mask, value, y) or torch.cat of its "
@@ -239,7 +395,7 @@ def _why_not(error: Exception) -> str:
         advice = advice.replace("Move", reason, 1)
     else:
         advice = (
-            "Tracing runs the forward pass once, without data, so it must not branch on the values of a tensor. "
-            + advice
+            "Tracing runs the forward pass once, without data, so it must not branch on the values of a tensor "
+            "or on sizes, nor make a tensor of sizes that it takes from its input. " + advice
         )
     return f"this network cannot be traced, because of {where} ({what}). {advice}whole, in float."

@@ -6,11 +6,13 @@ that into a *kernel*, a function from integers to integers, and the network stri
 
 from __future__ import annotations
 
+import copy
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +71,7 @@ class Weighted(Int8Layer):
     def __init__(self, name: str, weight: Tensor, scale: Tensor, bias: Tensor | None, bits: int, **options) -> None:
         super().__init__(name, **options)
         self.bits = bits
-        self.register_buffer("weight", weight)
+        self.register_buffer("weight", weight.contiguous())  # some kernels read past strides
         self.register_buffer("scale", scale)
         self.register_buffer("bias", bias)
 
@@ -315,6 +317,18 @@ class Int8Network(nn.Module):
         self._has_run = False
         self.eval()
 
+    def __deepcopy__(self, memo: dict) -> Int8Network:
+        copied = memo[id(self)] = type(self).__new__(type(self))
+        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return copied
+
+    def __reduce_ex__(self, protocol: SupportsIndex):
+        """Kernels are functions of this process."""
+        raise TypeError(
+            "an integer network cannot be pickled (torch.save, pickle.dumps, a process of its own): write it with "
+            "qlab.save(int8, path), and bring it back with qlab.load(path)"
+        )
+
     @property
     def engine(self) -> str:
         """The name of the engine."""
@@ -357,10 +371,12 @@ class Int8Network(nn.Module):
 
     def check_input(self, x: Tensor) -> None:
         """Raise ValueError where ``x`` is no batch for this network."""
-        if x.dtype is not torch.float32 or x.shape[1:2] != self.program.input_shape[:1]:
+        shape = self.program.input_shape
+        channels = slice(1, 1) if len(shape) == 2 else slice(1, 2)  # (N, words, values): as many words as there are
+        if x.dtype is not torch.float32 or x.ndim != 1 + len(shape) or x.shape[channels] != (0, *shape)[channels]:
             raise ValueError(
                 f"the input is {x.dtype} {tuple(x.shape)}: this network takes float32 "
-                f"(N, {', '.join(map(str, self.program.input_shape))}), normalized as in training"
+                f"(N, {', '.join(map(str, shape))}), normalized as in training"
             )
 
     def on(self, engine: str | engines.Engine) -> Int8Network:

@@ -561,7 +561,10 @@ def linear_shape(shape: Sequence[int], weight: Tensor) -> tuple[int, ...]:
 def check_addends(a: Sequence[int], b: Sequence[int]) -> None:
     """ValueError where two tensors that are added have different shapes: integer kernels do not broadcast."""
     if tuple(a) != tuple(b):
-        raise ValueError(f"two addends of shapes {tuple(a)} and {tuple(b)}: expected the same shape twice")
+        raise ValueError(
+            f"two addends of shapes {tuple(a)} and {tuple(b)}: expected the same shape twice. Where the float network takes "
+            "this input, give qlab.prepare an example of its size"
+        )
 
 
 def same_grid(a: QParams, b: QParams) -> bool:

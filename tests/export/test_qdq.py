@@ -434,3 +434,21 @@ def test_torch_export_before_the_first_image_is_refused():
     """What the kernels make of an image's size would be made while there are no numbers, and be wrong silently."""
     with pytest.raises(Exception, match="run this network once on real images of that size"):
         torch.export.export(int8(layers()).on("reference"), (IMAGES,))
+
+
+def test_a_graph_that_cannot_run_is_refused_in_words(tmp_path):
+    """Parts of the batch itself: their number is written into the graph."""
+
+    class TwoViews(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            a, b = self.conv(torch.cat([x, x.flip(3)], 0)).chunk(2, 0)
+            return a + b
+
+    int8 = qlab.ptq(TwoViews(), [torch.randn(4, 3, 8, 8)], engine="reference")
+    with pytest.raises(ValueError, match="this network has no valid ONNX graph; nothing is written"):
+        qlab.save_onnx(int8, tmp_path / "network.onnx")
+    assert not list(tmp_path.iterdir())

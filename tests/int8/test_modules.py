@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
 import subprocess
 import sys
 import threading
@@ -166,3 +168,14 @@ def test_an_integer_network_takes_no_state_of_another():
     with pytest.raises(RuntimeError, match="takes no load_state_dict"):
         outer.load_state_dict(nn.Sequential(other).state_dict())
     assert torch.equal(int8(X), expected)
+
+
+def test_a_pickle_is_refused_with_what_to_write_and_a_copy_is_the_same():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    int8 = qlab.ptq(network, [x], engine="reference")
+    with pytest.raises(
+        TypeError, match=r"cannot be pickled .* qlab.save\(int8, path\), and bring it back with qlab.load"
+    ):
+        pickle.dumps(int8)
+    assert torch.equal(copy.deepcopy(int8)(x), int8(x))
