@@ -79,6 +79,19 @@ class Figure(figure.Figure):
         )  # fmt: skip
         self.moves(across(guess, color=INK, linestyle="--", linewidth=1.5, label="_guess"), text)
 
+    def place_of(self, guess: float) -> tuple[str, float] | None:
+        """Where :meth:`mark` draws a guess: ("x", share of the picture from its left) or ("y", ... from its top); else None.
+
+        True of a picture that :meth:`frame` has drawn.
+        """
+        if self._guessed_on is None:
+            return None
+        axes, along = self._guessed_on
+        corner = (guess, axes.get_ylim()[0]) if along == "x" else (axes.get_xlim()[0], guess)
+        inside = min(axes.viewLim.get_points()[:, along == "y"]) <= guess <= max(axes.viewLim.get_points()[:, along == "y"])
+        x, y = self.transFigure.inverted().transform(axes.transData.transform(corner))
+        return (along, float(x) if along == "x" else float(1 - y)) if inside else None
+
     @property
     def finding(self) -> str:
         """What the figure shows, in a sentence: its title."""
