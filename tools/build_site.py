@@ -24,6 +24,7 @@ import sys
 import time
 from html import escape
 from pathlib import Path
+from types import ModuleType
 
 import nbformat
 from nbformat import NotebookNode
@@ -167,17 +168,19 @@ def outside(text: str, folder: Path) -> str:
 
 def reference() -> str:
     """The public names, each with its docstring: first those of qlab itself, then room by room."""
-    own = [name for name in qlab.__all__ if not hasattr(getattr(qlab, name), "__path__")]
-    own = [name for name in own if not re.match("<module", repr(getattr(qlab, name)))]
-    rooms = [name for name in qlab.__all__ if name not in own and name != "course"]
-    parts = ["\n```{eval-rst}\n.. currentmodule:: qlab\n"]
-    for name in sorted(own, key=str.lower):
-        kind = "autoclass" if isinstance(getattr(qlab, name), type) else "autofunction"
-        parts.append(f".. {kind}:: {name}\n" + ("   :members:\n" if kind == "autoclass" else ""))
-    parts.append("```\n")
-    for room in sorted(rooms):
-        parts.append(f"\n## qlab.{room}\n\n```{{eval-rst}}\n.. automodule:: qlab.{room}\n   :members:\n   :imported-members:\n```\n")
-    return "\n".join(parts)
+    found = {name: getattr(qlab, name) for name in sorted(qlab.__all__, key=str.lower) if name != "course"}
+    rooms = {name: thing for name, thing in found.items() if isinstance(thing, ModuleType)}
+    directives = {
+        name: f".. autoclass:: {name}\n   :members:" if isinstance(thing, type) else f".. autofunction:: {name}"
+        for name, thing in found.items() if name not in rooms
+    }  # fmt: skip
+    own = "\n\n".join([".. currentmodule:: qlab", *directives.values()])
+    parts = [f"```{{eval-rst}}\n{own}\n```"]
+    for name, room in rooms.items():
+        more = "\n   :imported-members:" if hasattr(room, "__path__") else ""  # a folder's names come from its files
+        rst = f".. automodule:: qlab.{name}\n   :members:{more}"
+        parts.append(f"## qlab.{name}\n\n```{{eval-rst}}\n{rst}\n```")
+    return "\n\n".join(["", *parts, ""])
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):

@@ -10,7 +10,6 @@ and their words. An exercise that others build on counts as solved.
 from __future__ import annotations
 
 import ast
-import base64
 import contextlib
 import io
 import itertools
@@ -33,7 +32,7 @@ from qlab.course.language import _
 from qlab.course.predict import Prediction
 from qlab.course.quiz import Quiz
 from qlab.course.registry import beforehand
-from qlab.course.widgets import Drawn, Panel, Slider
+from qlab.course.widgets import Drawn, Panel, Slider, values_of
 
 ROOT = Path(__file__).resolve().parent.parent
 LIVES = re.compile(r"^(?:panels\.\w+|predict|quiz)\(", re.MULTILINE)
@@ -90,8 +89,8 @@ def specify(shown: object, folder: Path, name: str) -> dict:
     if isinstance(shown, Quiz):
         return {"kind": "quiz", "verdicts": [_("Not quite."), _("Right.")], "questions": questions(shown)}
     if isinstance(shown, Drawn):
-        data = base64.b64encode(shown.data).decode()
-        return {"kind": "drawn", "script": f"{shown.name}.js", "state": state_of(shown, DRAWN), "data": data}
+        (folder / f"{name}.bin").write_bytes(shown.data)
+        return {"kind": "drawn", "script": f"{shown.name}.js", "state": state_of(shown, DRAWN), "data": f"{name}.bin"}
     if isinstance(shown, Panel):
         return frames(shown, folder, name)
     if isinstance(shown, Figure):
@@ -156,10 +155,10 @@ def marks(prediction: Prediction) -> list[dict]:
     form = prediction.question.slider
     if not form:
         return [{} for _each in prediction.shown]
-    stops = np.arange(form["minimum"], form["maximum"] + form["step"] / 2, form["step"])
+    stops = values_of(Slider(**{name: form[name] for name in ("minimum", "maximum", "step")}))
     pictures = [each.figure if isinstance(each, Panel) else each for each in prediction.shown]
     return [
-        {f"{stop:g}": place for stop in stops if isinstance(each, Figure) and (place := each.place_of(float(stop)))}
+        {stop: place for stop in stops if isinstance(each, Figure) and (place := each.place_of(float(stop)))}
         for each in pictures
     ]
 

@@ -46,12 +46,14 @@ export const frameOf = (controls, at) => controls.reduce((place, { said }, i) =>
 
 /** One that the browser computes. */
 async function drawn(el, { script, state, data }, at, guess) {
-  const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
-  const held = model({ ...state, data: new DataView(bytes.buffer) });
+  const [widget, bytes] = await Promise.all([
+    import(`./${script}`),
+    fetch(new URL(data, at)).then((answer) => answer.arrayBuffer()),
+  ]);
+  const held = model({ ...state, data: new DataView(bytes) });
   guess?.((value) => held.set("guess", value));
-  const widget = (await import(`./${script}`)).default;
   el.replaceChildren();
-  widget.render({ model: held, el });
+  widget.default.render({ model: held, el });
 }
 
 /** A control of a panel of frames; `moved` is told the place of its new value. */
@@ -82,15 +84,21 @@ function controlOf(el, { kind, label, said, start }, moved) {
   select.addEventListener("change", () => moved(select.selectedIndex));
 }
 
-/** A picture with a guess in it, if there is a place for one; `mark` is (said, {guess: [along, share]}). */
-function picture(el, source, { finding, size }, marks, guess) {
-  const sheet = child(el, "div", { class: "qlab-image qlab-frame" });
-  const image = child(sheet, "img", { src: source, alt: finding, width: size[0], height: size[1] });
+/** A picture, what it finds above it (site.css), and a guess in it where `marks` has a place for that: [along, share]. */
+function picture(el, source, size, marks, guess) {
+  const finding = child(el, "strong", { class: "qlab-finding", "aria-hidden": "true" });
+  const sheet = child(child(el, "div", { class: "qlab-frame", tabindex: "0" }), "div");
+  const image = child(sheet, "img", { src: source, width: size[0], height: size[1] });
   guess?.((value) => {
     const place = marks?.[String(value)];
     if (place) child(sheet, "div", { class: `qlab-guess-${place[0]}`, style: `--share: ${100 * place[1]}%` });
   });
-  return image;
+  const words = child(el, "em", { role: "status" });
+  return ([found, alt], address) => {
+    if (address) image.src = address;
+    image.alt = finding.textContent = found;
+    words.textContent = alt;
+  };
 }
 
 /** One whose pictures were drawn beforehand. */
@@ -110,25 +118,18 @@ async function frames(el, spec, at, guess, marks) {
       const next = new Image();
       next.src = address(now);
       const number = frameOf(controls, now);
-      const [said] = await Promise.all([words, next.decode()]).catch(() => []);
+      const [said] = await Promise.all([words, next.decode()]).catch(() => [(words = undefined)]);
       if (mine !== asked) return; // moved on meanwhile
-      if (!said) {
-        alt.textContent = "This picture could not be loaded.";
-        return;
-      }
-      image.src = next.src;
-      [image.alt, alt.textContent] = said[number];
+      show(said?.[number] ?? ["", "This picture could not be loaded."], said && next.src);
     }),
   );
-  const image = picture(el, address(now), spec, marks, guess);
-  const alt = child(el, "em", { role: "status" });
-  alt.textContent = spec.alt;
-  if (spec.note) child(el, "small", { class: "qlab-note" }).textContent = spec.note;
+  const show = picture(el, address(now), spec.size, marks, guess);
+  show([spec.finding, spec.alt]);
+  if (spec.note) child(el, "p", { class: "qlab-note" }).textContent = spec.note;
 }
 
 function still(el, spec, at, guess, marks) {
-  picture(el, new URL(spec.file, at).href, spec, marks, guess);
-  child(el, "em").textContent = spec.alt;
+  picture(el, new URL(spec.file, at).href, spec.size, marks, guess)([spec.finding, spec.alt]);
 }
 
 function text(el, spec) {
