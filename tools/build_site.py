@@ -72,7 +72,18 @@ def build(notebooks: list[Path], target: Path) -> Path:
         nbformat.write(page, pages / "lessons" / path.name)
         print(f"{path.stem}: {time.perf_counter() - start:.0f} s", flush=True)
     (pages / "api.md").write_text((pages / "api.md").read_text("utf-8") + reference(), "utf-8")
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", str(pages), str(target / "html")]
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-q",
+        "-W",
+        "--keep-going",
+        "-b",
+        "html",
+        str(pages),
+        str(target / "html"),
+    ]
     subprocess.run(command, check=True)
     return target / "html"
 
@@ -93,7 +104,8 @@ def panels_of(notebook: Path, folder: Path) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         command = [sys.executable, str(Path(__file__).with_name("site_panels.py")), str(solved(notebook)), str(folder)]
         paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        subprocess.run(command, check=True, cwd=notebook.parent, env={**os.environ, "PYTHONPATH": paths})
+        environment = {**os.environ, "PYTHONPATH": paths, "TQDM_DISABLE": "1"}
+        subprocess.run(command, check=True, cwd=notebook.parent, env=environment)
         stamp.write_text(digest.hexdigest())
     return folder
 
@@ -120,7 +132,9 @@ def page_of(path: Path, live: Path, pictures: Path) -> NotebookNode:
 
 
 def _to_jupyter(name: str) -> str:
-    words = _("Everything on this page moves without Python. To run and change its code, {link} and open it in Jupyter.")
+    words = _(
+        "Everything on this page moves without Python. To run and change its code, {link} and open it in Jupyter."
+    )
     link = f'<a href="{name}" download>{_("download the lesson")}</a>'
     return f'<p class="qlab-note">{words.format(link=link)}</p>'
 
@@ -190,7 +204,9 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 def serve(folder: Path, port: int) -> None:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", port), functools.partial(Quiet, directory=str(folder))) as server:
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", port), functools.partial(Quiet, directory=str(folder))
+    ) as server:
         print(f"qlab: the site is at http://127.0.0.1:{server.server_port}/ ; Ctrl-C ends it", flush=True)
         server.serve_forever()
 

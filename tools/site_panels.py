@@ -135,7 +135,8 @@ def frames(panel: Panel, folder: Path, name: str) -> dict:
 
 def describe(control, values: list) -> dict:
     """A control's label, its values in words, and the place of the one it begins with."""
-    known = {value: text for text, value in getattr(control, "options", ()) or ()} if hasattr(control, "options") else {}
+    options = [each if isinstance(each, tuple) else (str(each), each) for each in getattr(control, "options", ())]
+    known = {value: text for text, value in options}
     kind = "slider" if isinstance(control, Slider) else "choice" if known else "box"
     label = control.label if kind == "slider" else control.description
     said = [str(known.get(value, value)) for value in values]

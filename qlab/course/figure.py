@@ -87,10 +87,11 @@ class Figure(figure.Figure):
         if self._guessed_on is None:
             return None
         axes, along = self._guessed_on
-        corner = (guess, axes.get_ylim()[0]) if along == "x" else (axes.get_xlim()[0], guess)
-        inside = min(axes.viewLim.get_points()[:, along == "y"]) <= guess <= max(axes.viewLim.get_points()[:, along == "y"])
+        (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+        least, most = sorted((left, right) if along == "x" else (bottom, top))
+        corner = (guess, bottom) if along == "x" else (left, guess)
         x, y = self.transFigure.inverted().transform(axes.transData.transform(corner))
-        return (along, float(x) if along == "x" else float(1 - y)) if inside else None
+        return (along, float(x) if along == "x" else float(1 - y)) if least <= guess <= most else None
 
     @property
     def finding(self) -> str:

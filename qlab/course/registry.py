@@ -104,8 +104,9 @@ def beforehand(panel: Panel | Drawn, most: int = FRAMES) -> dict[str, list] | No
     All of them together make at most ``most`` pictures: the longest sliders are thinned first. Where that would leave a
     slider fewer than FEWEST stops, the last controls stand still. The value that a control begins with is always there.
 
-    >>> {name: len(values) for name, values in beforehand(_FOUND["one_weight"].small()).items()}
-    {'start': 5, 'steps': 5, 'lr': 4, 'falling': 2}
+    >>> from qlab.course.lesson07 import panels
+    >>> {name: len(values) for name, values in beforehand(panels.one_weight()).items()}
+    {'start': 4, 'steps': 5, 'lr': 5, 'falling': 2}
     """
     if isinstance(panel, Drawn):
         return None
@@ -117,7 +118,8 @@ def beforehand(panel: Panel | Drawn, most: int = FRAMES) -> dict[str, list] | No
         counts[max(counts, key=counts.__getitem__)] -= 1
     starts = {name: control.value for name, control in panel.controls.items()}
     return {
-        name: _with(starts[name], thinned(kept[name], counts[name])) if name in kept else [starts[name]] for name in starts
+        name: _with(starts[name], thinned(kept[name], counts[name])) if name in kept else [starts[name]]
+        for name in starts
     }
 
 

@@ -140,7 +140,9 @@ def serious(page) -> list[str]:
 pytestmark = pytest.mark.browser
 
 
-@pytest.mark.parametrize("name", ["index.html", "lessons/01_played.html", "lessons/02_asked.html", "search.html?q=round"])
+@pytest.mark.parametrize(
+    "name", ["index.html", "lessons/01_played.html", "lessons/02_asked.html", "search.html?q=round"]
+)
 def test_a_page_is_light_asks_no_other_host_and_fits_a_phone(page, site, address, name):
     open_page(page, f"{address}/{name}")
     assert not [url for url in page.loaded if not url.startswith(address)]

@@ -104,3 +104,18 @@ def test_a_notebook_shows_a_figure_and_its_words(monkeypatch):
     figure = moving()(6)
     figure._ipython_display_()
     assert "image/jpeg" in shown[0] and shown[1].data == f"*{figure.alt}*"
+
+
+@pytest.mark.parametrize("along", ["x", "y"])
+def test_the_place_of_a_guess_is_where_the_figure_draws_it(along):
+    figure = Figure((4, 3), "a guess")
+    axes = figure.add_subplot()
+    axes.set(xlim=(1, 100), ylim=(1, 100), xscale="log", yscale="log")
+    figure.takes_guess(axes, along)
+    before = np.asarray(Image.open(io.BytesIO(figure.frame())).convert("L"), float)
+    (direction, share), beyond = figure.place_of(20), figure.place_of(101)
+    figure.mark(20, "")
+    after = np.asarray(Image.open(io.BytesIO(figure.frame())).convert("L"), float)
+    darker = (before - after).sum(axis=0 if along == "x" else 1)
+    assert direction == along and abs(share - (darker.argmax() + 0.5) / darker.size) < 0.01
+    assert beyond is None and Figure((4, 3)).place_of(20) is None
