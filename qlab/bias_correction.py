@@ -76,12 +76,13 @@ def mean_of_channels(batches: Iterable[Tensor], axis: int) -> Tensor:
     >>> mean_of_channels([torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4)], axis=1)
     tensor([0.5000, 0.5000, 0.5000])
     """
-    total, count = 0, 0
+    total: Tensor | float = 0.0
+    count = 0
     for y in batches:
         rows = y.movedim(axis, -1)
         total = total + rows.flatten(0, -2).double().sum(0)
         count += rows[..., 0].numel()
-    return (total / count).float()
+    return torch.as_tensor(total / count).float()
 
 
 def rectified_moments(mean: Tensor, variance: Tensor, top: float = math.inf) -> tuple[Tensor, Tensor]:
@@ -112,12 +113,13 @@ def _correct_from_statistics(prepared: Prepared) -> Prepared:
     for node in prepared.network.graph.nodes:
         layer = module_of(node)
         moments[node] = _moments(node, [moments[source] for source in node.all_input_nodes])
-        if not isinstance(layer, QuantLayer) or moments[node.all_input_nodes[0]] is None:
+        read = moments[node.all_input_nodes[0]] if isinstance(layer, QuantLayer) else None
+        if read is None:
             continue
         weight, bias = layer.keep_original()
         with torch.no_grad():
             error = layer.weight_quantizer(layer.weight) - weight
-            shift = through(layer, error, moments[node.all_input_nodes[0]][0])
+            shift = through(layer, error, read[0])
         layer.bias = nn.Parameter(-shift if bias is None else bias - shift)
         corrected += 1
     if not corrected:
@@ -134,14 +136,15 @@ def _moments(node: fx.Node, inputs: list[Moments]) -> Moments:
     if kind in WEIGHTED:
         layer = module_of(node)
         return (layer.output_mean, layer.output_std**2) if hasattr(layer, "output_mean") else None
-    if not inputs or any(known is None for known in inputs):
+    known = [moments for moments in inputs if moments is not None]
+    if not inputs or len(known) < len(inputs):
         return None
     if kind in RELUS:
-        return rectified_moments(*inputs[0], top=6.0 if kind == "relu6" else math.inf)
+        return rectified_moments(*known[0], top=6.0 if kind == "relu6" else math.inf)
     if kind == "add" and len(inputs) == 2:
-        return tuple(a + b for a, b in zip(*inputs))
+        return tuple(a + b for a, b in zip(*known))
     if kind == "cat" and joined_axis(node) == 1:
-        return tuple(torch.cat(parts) for parts in zip(*inputs))
+        return tuple(torch.cat(parts) for parts in zip(*known))
     keeps = kind in ("quantizer", "avg_pool", "global_pool", "flatten")  # averages keep the mean
     return inputs[0] if keeps else None
 

@@ -169,7 +169,9 @@ def fit(
     network.to(device, memory_format=torch.channels_last)
     on_gpu = device.startswith("cuda")
     if on_gpu:
-        train, validation = (data.to(device) if hasattr(data, "to") else data for data in (train, validation))
+        train = train.to(device) if hasattr(train, "to") else train
+        if validation is not None and hasattr(validation, "to"):
+            validation = validation.to(device)
     first = parallel.place()[0] == 0
     optimizer = _optimizer(network, plan, device)
     about = {"source": getattr(train, "source", None), "images": len(train), **(about or {})}

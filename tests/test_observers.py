@@ -71,62 +71,109 @@ SQUARE = [
 ]  # fmt: skip
 
 
+def histogram_of(values, bins=16):
+    """Of one row, all at once."""
+    histogram = Histogram(1, bins)
+    histogram.add(torch.tensor([values]))
+    return histogram
+
+
+def cells_of(histogram):
+    cells = histogram.cells()
+    return list(zip(cells.row.tolist(), cells.lower.tolist(), cells.upper.tolist(), cells.count.tolist()))
+
+
 class TestHistogram:
     @settings(max_examples=300)
     @given(batches_of_numbers, st.randoms(use_true_random=False))
     def test_batches_in_any_order_give_the_histogram_of_one_pass(self, batches, random):
-        whole, parts, merged = (Histogram(1, 8) for _ in range(3))
-        whole.add(torch.tensor([[value for batch in batches for value in batch]]))
+        whole = histogram_of([value for batch in batches for value in batch])
+        parts, merged = Histogram(1, 16), Histogram(1, 16)
         random.shuffle(batches)
         for batch in batches:
-            one = Histogram(1, 8)
-            one.add(torch.tensor([batch]))
             parts.add(torch.tensor([batch]))
-            merged.merge(one)
+            merged.merge(histogram_of(batch))
         for histogram in (parts, merged):
-            assert torch.equal(histogram.counts, whole.counts) and torch.equal(histogram.width, whole.width)
+            assert cells_of(histogram) == cells_of(whole)
+            assert torch.equal(histogram.counts, whole.counts)
 
     @settings(max_examples=300)
     @given(st.lists(numbers, min_size=1, max_size=20))
-    def test_a_bin_holds_the_values_that_truncate_to_its_number(self, values):
-        histogram = Histogram(1, 16)
-        histogram.add(torch.tensor([values]))
-        width = histogram.width.item()
-        assert math.frexp(width)[0] == 0.5
-        expected = np.bincount([math.trunc(value / width) + 15 for value in values], minlength=31)
-        assert histogram.counts[0].tolist() == expected.tolist()
+    def test_a_bin_holds_the_values_between_its_edges_and_no_others(self, values):
+        for _, lower, upper, count in cells_of(histogram_of(values)):
+            if lower < 0 < upper:  # that of 0
+                inside = [value for value in values if lower < value < upper]
+            elif lower >= 0:
+                inside = [value for value in values if lower <= value and (value < upper or upper > 3.4e38)]
+            else:
+                inside = [value for value in values if value <= upper and (lower < value or lower < -3.4e38)]
+            assert len(inside) == count > 0
 
     @settings(max_examples=200)
-    @given(st.lists(numbers, min_size=1, max_size=9))
-    def test_the_bins_are_as_narrow_as_they_can_be(self, values):
-        histogram = Histogram(1, 16)
-        histogram.add(torch.tensor([values]))
-        width, largest = histogram.width.double().item(), max(abs(value) for value in values)
-        assert largest < 16 * width
-        assert largest >= 8 * width or width == torch.finfo(torch.float32).tiny
+    @given(numbers, st.lists(numbers, max_size=9))
+    def test_a_bin_is_narrow_beside_what_it_holds_whatever_else_there_is(self, value, others):
+        """Every octave has half as many bins as bins=16 says."""
+        cells = histogram_of([value, *others]).cells()
+        mine = (cells.lower < value) & (value < cells.upper) | (
+            cells.lower.abs().minimum(cells.upper.abs()) == abs(value)
+        )
+        assert ((cells.upper - cells.lower)[mine] <= max(abs(value) / 8, 2.0**-62)).all() and mine.any()
 
     @settings(max_examples=100)
-    @given(st.integers(0, 2**32), st.integers(1, 5))
+    @given(st.integers(0, 2**32), st.integers(2, 5))
     def test_rows_are_histograms_of_their_own(self, seed, rows):
         generator = torch.Generator().manual_seed(seed)
         x = torch.randn(rows, 30, generator=generator) * torch.randn(rows, 1, generator=generator).mul(20).exp2()
-        together = Histogram(rows, 32)
-        together.add(x[:, :10])
-        together.add(x[:, 10:])
-        for row in range(rows):
-            alone = Histogram(1, 32)
-            alone.add(x[row : row + 1])
-            assert torch.equal(together.counts[row], alone.counts[0]) and together.width[row] == alone.width
-
-    def test_edges_lie_on_multiples_of_the_width_and_bin_0_on_both_sides(self):
-        histogram = Histogram(2, 3)
-        histogram.add(torch.tensor([[2.5], [-5.0]]))
-        assert histogram.edges.tolist() == [[-3, -2, -1, 1, 2, 3], [-6, -4, -2, 2, 4, 6]]
+        together, merged = Histogram(rows, 32), Histogram(rows, 32)
+        for part in (x[:, :10], x[:, 10:]):
+            together.add(part)
+            other = Histogram(rows, 32)
+            other.add(part)
+            merged.merge(other)
+        alone = [cells_of(histogram_of(row.tolist(), 32)) for row in x]
+        expected = [(row, *cell[1:]) for row, cells in enumerate(alone) for cell in cells]
+        assert cells_of(together) == cells_of(merged) == expected
+        assert [cells_of_part.count.tolist() for cells_of_part in together.cells().by_row()] == [
+            [cell[3] for cell in cells] for cells in alone
+        ]
 
     def test_more_values_than_are_counted_at_a_time(self):
-        histogram, x = Histogram(1, 4), torch.arange(2**20 + 7).remainder(4).float()
-        histogram.add(x[None])
-        assert histogram.counts[0, 3:].tolist() == torch.bincount(x.int()).tolist()
+        x = torch.arange(2**20 + 7).remainder(4).float()
+        assert histogram_of(x.tolist()).cells().count.tolist() == torch.bincount(x.int()).tolist()
+
+
+class TestLinear:
+    """The view that has bins of one width."""
+
+    @settings(max_examples=300)
+    @given(st.lists(numbers, min_size=1, max_size=20), st.floats(2.0**-60, 2.0**120, width=32))
+    def test_a_bin_holds_the_values_that_truncate_to_its_number(self, values, limit):
+        linear = histogram_of(values).cells().linear(torch.tensor([limit]))
+        width = linear.width.item()
+        assert math.frexp(width)[0] == 0.5 and limit / 16 < width <= limit / 8
+        codes = [math.trunc(value / width) for value in values]
+        inside = [code + 15 for code in codes if abs(code) < 16]
+        assert linear.counts[0].tolist() == np.bincount(inside, minlength=31).tolist()
+        for side, sign in zip(linear.beyond[:, 0], (-1, 1)):
+            outside = [float(value) for value, code in zip(values, codes) if code * sign >= 16]
+            assert side[0] == len(outside)
+            assert side[1].item() == pytest.approx(sum(outside), rel=1 / 8)
+            assert side[2].item() == pytest.approx(sum(value**2 for value in outside), rel=1 / 4)
+
+    def test_edges_lie_on_multiples_of_the_width_and_bin_0_on_both_sides(self):
+        histogram = Histogram(2, 4)
+        histogram.add(torch.tensor([[2.5], [-5.0]]))
+        edges = histogram.cells().linear(torch.tensor([2.5, 5.0])).edges
+        assert edges.tolist() == [[-4, -3, -2, -1, 1, 2, 3, 4], [-8, -6, -4, -2, 2, 4, 6, 8]]
+
+    @settings(max_examples=100)
+    @given(st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=20), st.floats(0, 900), st.floats(1, 1000))
+    def test_what_clipping_costs_at_least(self, values, end, limit):
+        linear = histogram_of(values).cells().linear(torch.tensor([limit]))
+        hi = torch.tensor([end], dtype=torch.float64)
+        cost = sum(max(abs(value) - end, 0) ** 2 for value in values)
+        below = [value for value in values if abs(value) >= 16 * float(linear.width)]  # of these only to a bin
+        assert linear.clipped(-hi, hi).item() <= cost + sum(value**2 for value in below) / 2 + 1e-9
 
 
 class TestEveryObserver:
@@ -314,10 +361,33 @@ class TestPercentile:
     def test_it_is_the_percentile_to_within_a_bin(self, values, percentile):
         x = torch.tensor(values)
         observer = after(Percentile(spec(), percentile), x)
-        width = observer.histogram.width.double()
         for end, share in zip(observer.range(), (1 - percentile / 100, percentile / 100)):
             below, above = (torch.quantile(x.double(), share, interpolation=side) for side in ("lower", "higher"))
-            assert below - width <= end <= above + width
+            assert below - below.abs() / 1024 - 1e-19 <= end <= above + above.abs() / 1024 + 1e-19
+
+    @settings(max_examples=100, deadline=None)
+    @given(
+        st.lists(st.floats(allow_nan=False, allow_infinity=False, width=32), min_size=1, max_size=4),
+        st.integers(0, 2**32),
+        st.sampled_from([None, PerChannel(0)]),
+    )
+    def test_a_few_values_of_any_size_move_it_by_less_than_a_bin(self, outliers, seed, granularity):
+        """Against the percentile of all values, sorted."""
+        generator = torch.Generator().manual_seed(seed)
+        rows = 1 if granularity is None else 2
+        x = torch.cat([torch.randn(rows, 4000, generator=generator), torch.tensor([outliers] * rows)], 1)
+        form = spec() if granularity is None else spec(granularity=granularity)
+        observer = after(Percentile(form, 99.5), *x.split(1000, 1))
+        precision = 1024 if granularity is None else 256
+        for end, share in zip(observer.range(), (0.005, 0.995)):
+            for found, row in zip(end, x.double()):
+                below, above = (torch.quantile(row, share, interpolation=side).item() for side in ("lower", "higher"))
+                assert below - abs(below) / precision <= found <= above + abs(above) / precision
+
+    def test_one_value_of_a_hundred_thousand_does_not_blur_the_others(self):
+        x = torch.cat([torch.randn(40_000).relu(), torch.tensor([1e5])])
+        top = after(Percentile(spec()), x).range()[1].item()
+        assert top == pytest.approx(x.double().quantile(0.9999).item(), abs=0.05)
 
     def test_100_is_min_max(self):
         x = data("heavy", 1000)
@@ -367,11 +437,38 @@ class TestMSE:
         x = torch.linspace(-3, 5, 800_001, dtype=torch.float64)
         x = x[x.abs() > 0.01]
         observer = after(MSE(spec("mse", bits=bits, signed=True, symmetric=symmetric)), x.float())
+        linear = observer.histogram.cells().linear(torch.tensor([5.0]))
         for share in (0.1, 0.4, 1.0):
             lo, hi = torch.tensor([[-3.0 * share]]), torch.tensor([[5.0 * share]])
-            expected = observer._squared_error(lo.double(), hi.double()).item()
+            expected = observer._squared_error(linear, lo.double(), hi.double()).item()
             qp = choose_qparams(lo.item(), hi.item(), bits, True, symmetric)
             assert expected == pytest.approx(squared_error(x, qp), rel=0.02)
+
+    @settings(max_examples=20, deadline=None)
+    @given(
+        st.integers(0, 2**32),
+        st.sampled_from([2, 4, 8]),
+        st.floats(1, 1e6, width=32),
+        st.integers(1, 3),
+        st.sampled_from(["relu", "symmetric", "rows"]),
+    )
+    def test_no_clipping_has_a_smaller_error_with_outliers_of_any_size(self, seed, bits, size, how_many, kind):
+        """Against 100 ranges, from all of it to a millionth."""
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(2 if kind == "rows" else 1, 5000, generator=generator)
+        x = torch.cat([x.relu() if kind == "relu" else x, torch.full((len(x), how_many), size)], 1)
+        symmetric = kind != "relu"
+        form = spec("mse", bits=bits, signed=symmetric, symmetric=symmetric)
+        form = form if kind != "rows" else QuantSpec(bits, True, True, PerChannel(0), "mse")
+        lo, hi = after(MSE(form), *x.split(2000, 1)).range()
+        for row, low, high in zip(x, lo, hi):
+            grids = [(low.item(), high.item())]
+            grids += [
+                (float(row.min()) * share, float(row.max()) * share)
+                for share in torch.logspace(0, -6, 100, dtype=torch.float64).tolist()
+            ]
+            found, *others = (squared_error(row, choose_qparams(*ends, bits, symmetric, symmetric)) for ends in grids)
+            assert found <= 1.05 * min(others)
 
     def test_known_clipping_of_a_gaussian_at_4_bits(self):
         """The best uniform grid of 16 levels for N(0, 1) has steps of 0.3352: Max, "Quantizing for minimum
@@ -397,22 +494,44 @@ class TestEntropy:
         observer = after(Entropy(spec("entropy", bits=bits, signed=signed, symmetric=signed)), data(kind))
         qmin, qmax = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
         tried = torch.tensor([qmax - qmin, 400, 700, 1023], dtype=torch.float64)
-        ours = observer._divergence(0, tried, qmin, qmax).tolist()
+        ends = observer.lo[0], observer.hi[0]
+        linear = observer.histogram.cells().linear(torch.maximum(-observer.lo, observer.hi))
+        ours = observer._divergence(linear, ends, tried, qmin, qmax).tolist()
         for bins, divergence in zip(tried.int().tolist(), ours):
-            assert divergence == pytest.approx(_migacz(observer, bins), rel=1e-9, abs=1e-12)
+            assert divergence == pytest.approx(_migacz(observer, linear, bins), rel=1e-9, abs=1e-12)
 
-    def test_outliers_are_clipped(self):
-        lo, hi = after(Entropy(spec("entropy")), data("outlier")).range()
-        assert hi < 20 and lo > -6
+    @pytest.mark.parametrize("bits", [3, 4, 6, 8])
+    @pytest.mark.parametrize("kind", ["relu", "heavy"])
+    @pytest.mark.parametrize("size", [1e2, 1e3, 1e5, 1e30])
+    def test_an_outlier_leaves_the_range_where_it_was(self, size, kind, bits):
+        x = data(kind)
+        without, beside = (
+            after(Entropy(spec(bits=bits)), values).range()[1] for values in (x, torch.cat([x, x.new_tensor([size])]))
+        )
+        assert abs(beside / without - 1) < 0.25
+
+    @pytest.mark.parametrize("size", [60.0, 1e3, 1e5, -1e5, 1e30])
+    @pytest.mark.parametrize("kind", ["normal", "relu", "lopsided"])
+    @pytest.mark.parametrize("bits", [4, 8])
+    def test_an_outlier_of_any_size_is_clipped(self, size, kind, bits):
+        x = data(kind)
+        reach = max(end.abs().item() for end in after(Entropy(spec("entropy", bits=bits)), x).range())
+        with_it = after(Entropy(spec("entropy", bits=bits)), torch.cat([x, torch.tensor([size])]))
+        assert max(end.abs().item() for end in with_it.range()) < 1.6 * reach
+
+    def test_rows_are_clipped_one_by_one(self):
+        x = torch.stack([data("outlier"), data("outlier") * 1e-3])
+        _, hi = after(Entropy(spec("entropy", granularity=PerChannel(0))), x).range()
+        assert hi[0] < 20 and hi[1] == pytest.approx(hi[0].item() / 1000, rel=0.1)
 
     def test_with_more_levels_than_bins_nothing_is_clipped(self):
         x = data("outlier")
         assert after(Entropy(spec("entropy", bits=16)), x).qparams() == after(MinMax(spec(bits=16)), x).qparams()
 
 
-def _migacz(observer, bins):
+def _migacz(observer, linear, bins):
     """KL divergence of one threshold, the slow way."""
-    counts, width = observer.histogram.counts[0].tolist(), float(observer.histogram.width)
+    counts, width = linear.counts[0].tolist(), float(linear.width)
     zero = len(counts) // 2
     counts[zero] = 0
     ends = [max(float(observer.lo), -bins * width), min(float(observer.hi), bins * width)]

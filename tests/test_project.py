@@ -178,7 +178,7 @@ MODULES = {  # names in code, where they differ
 APART = {
     "convert_litert.py": {"litert_torch", "ai_edge_litert"},  # run in an environment of their own
     "site_panels.py": {"cells"},  # tells which cells a panel needs as tests do
-    "fuzz_files.py": {"copies_of_cifar"},  # begins with the files that tests begin with
+    "fuzz_files.py": {"copies_of_cifar", "steps"},  # begins with the files that tests begin with
 }
 
 

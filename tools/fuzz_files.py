@@ -37,6 +37,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import torch
 from PIL import Image
 from safetensors.torch import save as safetensors_of
@@ -46,7 +47,7 @@ import qlab
 from qlab import models
 from qlab.data import copies
 from qlab.data.official import read_batch
-from qlab.export import checks
+from qlab.export import calls, checks
 from qlab.files import read_tensors
 
 MEMORY = 1 << 30  # bytes that one file may take, beyond what Python, torch and qlab have taken before
@@ -242,6 +243,106 @@ def _given(layers: list, asked: list) -> list:
     return given
 
 
+ARGUMENTS = (
+    0, 1, -1, 2, 3, 4, 8, -2, 64, 1000, 2**31, 0.5, 2.0, -1.0, 1e-6, 1e30, True, False, None, "mean", "nearest", "bilinear",
+    "reflect", "ij", "b c h w -> b h w c", "shape", "mT", {"input": 0}, {"input": 1}, {"input": 7}, {"ellipsis": True},
+    {"slice": [None, 3, None]}, {"slice": [1, None, 2]}, {"slice": [None, None, -1]}, {"slice": [5, 2, None]}, {"infinity": -1},
+    {"dtype": "int64"}, {"dtype": "bool"}, {"dtype": "float64"}, {"tuple": [0, 1]}, {"tuple": [2, 8, 8]}, [1, 2], [0, 2, 1], [-1],
+    [2, 2], [10**6, 10**6], {"dict": {"dim": 1}}, {"tuple": [{"input": 0}, {"input": 0}]}, [{"input": 0}, {"input": 0}],
+)  # fmt: skip
+KEYWORDS = (
+    "dim axis keepdim size shape start end step mode value scale_factor align_corners eps weight bias input dtype inplace out "
+    "device dims shifts other approximate is_causal ord p correction diagonal num_classes padding stride groups descending"
+).split()
+
+
+def steps(folder: Path, dice: random.Random) -> Case:
+    """Saved networks with other calls in float. Right: what is let through runs, is saved again as the same file, and is
+    written as ONNX that answers alike, or refused by a ValueError."""
+    tensors, header = SEEDS["steps"][dice.randrange(len(SEEDS["steps"]))]
+    header, path = copy.deepcopy(header), folder / "net.safetensors"
+    called = [place for place, layer in enumerate(header["layers"]) if {"function", "method"} & layer[2].keys()]
+    for place in dice.sample(called, min(len(called), dice.choice([0, 1, 1, 1, 2]))):
+        _change_call(header["layers"][place][2], dice)
+        if dice.random() < 0.1:
+            reads = header["steps"][place][1]
+            reads.append(dice.randrange(place + 1))
+    header["sha256"] = checks.digest(header, tensors)
+    path.write_bytes(safetensors_of(tensors, {"qlab": json.dumps(header)}))
+
+    def read() -> None:
+        network = qlab.load(path, "reference")
+        _, again = read_tensors(qlab.save(network, folder / "again.safetensors"))
+        for one, other in zip(header["layers"], again["layers"]):
+            sides = [{**layer[2], "keywords": layer[2].get("keywords") or {}} for layer in (one, other)]
+            assert one[:2] == other[:2] and sides[0] == sides[1], f"saved again, {one} is {other}"
+        answers = {}
+        for batch in (2, 3):
+            x = torch.linspace(-1, 1, batch * int(np.prod(header["input_shape"]))).reshape(
+                batch, *header["input_shape"]
+            )
+            with contextlib.suppress(ValueError):  # NaN on the way
+                answers[x] = network(x)
+        try:
+            written = qlab.save_onnx(network, folder / "net.onnx")
+        except ValueError:
+            return
+        session = onnxruntime.InferenceSession(str(written), providers=["CPUExecutionProvider"])
+        for x, answer in answers.items():
+            given = torch.from_numpy(session.run(None, {"input": x.numpy()})[0])
+            both = answer.isfinite() & given.isfinite() if given.shape == answer.shape else None
+            assert both is not None, f"ONNX gives {tuple(given.shape)}, the network {tuple(answer.shape)}"
+            assert qlab.analysis.sqnr(answer[both], given[both]) > 20, "ONNX gives something else"
+
+    return read, str(path)
+
+
+def _change_call(options: dict, dice: random.Random) -> None:
+    """Another function or method, or another argument, more or fewer of them, other keywords."""
+    change = dice.randrange(6)
+    if change <= 1:
+        options.pop("function", None), options.pop("method", None)
+        kind = dice.choice(["function", "method"])
+        options[kind] = dice.choice(sorted(calls.METHODS if kind == "method" else calls.FUNCTIONS))
+        options.setdefault("keywords", {})
+    elif change <= 3 and options["arguments"]:
+        options["arguments"] = edited_arguments(options["arguments"], dice)
+    elif change == 4:
+        options["arguments"].insert(dice.randrange(len(options["arguments"]) + 1), dice.choice(ARGUMENTS))
+    else:
+        keywords = options.setdefault("keywords", {})
+        keywords[dice.choice([*KEYWORDS, *keywords])] = dice.choice(ARGUMENTS)
+    if dice.random() < 0.2 and len(options["arguments"]) > 1:
+        options["arguments"].pop()
+
+
+def edited_arguments(arguments: list, dice: random.Random) -> list:
+    """With one value anywhere in them replaced."""
+    arguments = copy.deepcopy(arguments)
+    *way, last = dice.choice([place for place in places(arguments) if place])
+    parent = arguments
+    for key in way:
+        parent = parent[key]
+    if isinstance(parent, dict) and type(parent[last]) is int and dice.random() < 0.5:
+        parent[last] += dice.choice([-1, 1])
+    else:
+        parent[last] = copy.deepcopy(dice.choice(ARGUMENTS))
+    return arguments
+
+
+def step_files() -> list[tuple[dict, dict]]:
+    """(tensors, header) of networks whose float steps are calls of all kinds: those of the tests."""
+    from steps import STEPS, Step, X
+
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for step in STEPS.values():
+            network = qlab.ptq(Step(step).eval(), [X], qlab.QConfig.w8a8(reduce_range=True), engine="reference")
+            tensors, header = read_tensors(qlab.save(network, Path(folder) / "x"))
+            found.append(({name: tensor.clone() for name, tensor in tensors.items()}, header))
+    return found
+
+
 def checkpoints(folder: Path, dice: random.Random) -> Case:
     """Weight files, for which a manifest vouches. Right: the tensors are those that the file says."""
     tensors, header = SEEDS["checkpoint"]
@@ -433,7 +534,7 @@ def png_changed(data: bytes, dice: random.Random) -> bytes:
     return out
 
 
-KINDS = {kind.__name__: kind for kind in (networks, checkpoints, batches, archives, images, manifests)}
+KINDS = {kind.__name__: kind for kind in (networks, steps, checkpoints, batches, archives, images, manifests)}
 SEEDS: dict = {}
 
 
@@ -442,7 +543,7 @@ def prepare_seeds() -> None:
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     from copies_of_cifar import encoded, image_files, official_files, python2_pickle, write_tar, write_zip
 
-    SEEDS["network"] = network_file()
+    SEEDS["network"], SEEDS["steps"] = network_file(), step_files()
     entry = models.manifest()["vgg-shapes10"]
     SEEDS["vgg"], SEEDS["manifest"], SEEDS["sha256"] = models.FOLDER / entry["file"], models.manifest(), entry["sha256"]
     tensors, header = read_tensors(SEEDS["vgg"])

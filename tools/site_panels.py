@@ -62,7 +62,7 @@ def live(notebook: NotebookNode):
     for cell in with_what_they_need(wanted, cells) if wanted else []:
         with contextlib.redirect_stdout(io.StringIO()):
             given = value_of(cell.source, names)
-        if cell in wanted:
+        if cell in wanted and given is not None:  # without a package that is missing here there is nothing to predict
             yield cell.id, given
 
 
@@ -95,7 +95,7 @@ def specify(shown: object, folder: Path, name: str) -> dict:
         return frames(shown, folder, name)
     if isinstance(shown, Figure):
         size = save(shown, folder / f"{name}.webp")
-        return {"kind": "still", "file": f"{name}.webp", "size": size, "finding": shown.finding, "alt": shown.alt}
+        return {"kind": "still", "file": f"{name}.webp", "size": size, "says": says(shown)}
     if isinstance(shown, str):
         return {"kind": "text", "text": shown}
     raise TypeError(f"the cell {name} shows a {type(shown).__name__}: expected a panel, a prediction or a quiz")
@@ -120,16 +120,16 @@ def frames(panel: Panel, folder: Path, name: str) -> dict:
     for number, values in enumerate(itertools.product(*kept.values())):
         figure = panel.draw(**dict(zip(kept, values)))
         size = save(figure, folder / name / f"{number}.webp")
-        words.append([figure.finding, figure.alt])
+        words.append(says(figure))
     (folder / f"{name}.words.json").write_text(json.dumps(words), "utf-8")
     controls = [describe(panel.controls[key], values) for key, values in kept.items()]
     note = _("{names} stand still here; in Jupyter every control moves, in finer steps.")
     still = [control["label"] for control, values in zip(controls, kept.values()) if len(values) == 1]
-    panel.draw(**{key: control.value for key, control in panel.controls.items()})
+    figure = panel.draw(**{key: control.value for key, control in panel.controls.items()})
+    figure.frame()
     return {
         "kind": "frames", "folder": name, "words": f"{name}.words.json", "controls": controls, "size": size,
-        "finding": panel.figure.finding, "alt": panel.figure.alt,
-        "note": note.format(names=", ".join(still)) if still else "",
+        "says": says(figure), "note": note.format(names=", ".join(still)) if still else "",
     }  # fmt: skip
 
 
@@ -141,6 +141,11 @@ def describe(control, values: list) -> dict:
     label = control.label if kind == "slider" else control.description
     said = [str(known.get(value, value)) for value in values]
     return {"kind": kind, "label": unescape(label).rstrip(":"), "said": said, "start": values.index(control.value)}
+
+
+def says(figure: Figure) -> list:
+    """Its finding, its words, and where its photographs are, as it was last drawn."""
+    return [figure.finding, figure.alt, figure.photos()]
 
 
 def save(figure: Figure, path: Path) -> list[int]:

@@ -19,7 +19,8 @@ import torch
 
 import qlab
 from qlab.course.exercises import check, hint, solution
-from qlab.course.lesson01 import panels
+from qlab.course.lesson01 import panels, plots
+from qlab.course.predict import predict
 from qlab.course.quiz import quiz
 
 network = qlab.models.load("resnet20", data=qlab.data.available().name)
@@ -33,16 +34,18 @@ weights = network.layer3[0].conv2.weight.detach()
 # between. **int8** has no exponent: its 8 bits are one whole number, the **code**, and all codes share one
 # **scale**, here 1/32.
 #
-# **Predict.** Two formats below have 16 bits. Which of them is nearer to 0.3: the one with more exponent, or
-# the one with more fraction? And can any of them store 0.3 exactly?
-#
-# **Move** the number to 0.25, to 0.5, to 1. Then go to 4.5 and look at int8.
+# Predict which format with 16 bits is nearer to 0.3. Then **move** the number to 0.25, to 0.5, to 1. Then go to 4.5 and look at int8.
 #
 # **Click** a bit to flip it, and the other formats follow. Start from 1: which bit of float16 makes it -1,
 # which makes it 1.5? Then set all five bits of the exponent.
 
 # %%
-panels.formats()
+stored = {name: plots.in_format(0.3, name)[0] for name in (*plots.FORMATS, "int8")}
+off = {name: abs(value - 0.3) for name, value in stored.items()}
+nearer = min(("bfloat16", "float16"), key=off.get)
+exact = ", ".join(name for name in off if off[name] == 0) or "none of the six"
+answer = 2 if off["bfloat16"] == off["float16"] else ("bfloat16", "float16").index(nearer)
+predict("1a", panels.formats(), answer=answer, bfloat16=off["bfloat16"], float16=off["float16"], exact=exact)
 
 # %% [markdown]
 # **Explain.** The fraction decides how fine the steps are, the exponent how far the format reaches. 0.3 is
@@ -50,11 +53,13 @@ panels.formats()
 # or, when the fraction is not 0, for `nan`, "not a number"; in e4m3 only the last pattern is `nan`, and int8
 # has neither. And int8 stops at its highest code, 127, however large the number is:
 
-# %% tags=["nbval-check-output"]
-number = torch.tensor(0.3)
-for dtype in (torch.float32, torch.float16, torch.bfloat16):
-    stored = number.double().to(dtype)
-    print(f"{str(dtype):15} {torch.finfo(dtype).bits} bits, off by {abs(stored.double() - 0.3):.1e}")
+# %%
+for name, distance in off.items():
+    print(f"{name:9} off by {distance:.1e}")
+for dtype in (torch.float8_e5m2, torch.float8_e4m3fn):
+    every = torch.arange(256, dtype=torch.uint8).view(dtype).float()  # each of the 256 patterns
+    print(f"{dtype}: {every.isinf().sum()} are infinite and {every.isnan().sum()} are nan; largest {every[every.isfinite()].max():g}")
+assert off["float16"] < off["bfloat16"] and exact == "none of the six"
 assert qlab.quantize(torch.tensor(4.5), qlab.QParams(1 / 32, 0, signed=True)) == 127
 
 # %% [markdown]
@@ -63,26 +68,30 @@ assert qlab.quantize(torch.tensor(4.5), qlab.QParams(1 / 32, 0, signed=True)) ==
 # The numbers that codes can stand for lie like the rungs of a ladder: that is the **grid**. Two neighbours
 # are one **step** apart. Rounding takes each number to the nearest rung.
 #
-# **Predict.** With 3 bits, the largest error of the wave below is 0.143. How large is it with 4 bits?
-#
-# **Move** the bits first. Then go back to 3 bits and move the grid: for which shifts does 0 stay 0?
+# Below, a wave is rounded with 3 bits. Predict how much smaller the largest error is with 4. Then **move** the
+# bits, go back to 3, and move the grid: for which shifts does 0 stay 0?
 
 # %%
-panels.rounding()
+wave = torch.sin(torch.linspace(0, 2 * math.pi, 10_000))
+worst = {}
+for bits in range(3, 9):
+    grid = qlab.choose_qparams(-1.0, 1.0, bits=bits)
+    worst[bits] = (qlab.fake_quantize(wave, grid) - wave).abs().max().item()
+times = worst[3] / worst[4]
+predict("1b", panels.rounding(), answer=0 if times < 1.7 else 1 if times < 3 else 2, three=worst[3], four=worst[4])
 
 # %% [markdown]
 # **Explain.** Each number has a rung that is at most half a step away. One more bit doubles the number of
 # rungs, which makes the step about half as wide, and with it the largest error. Moving the grid does not
 # change the step, but only without a shift is 0 itself a rung. Zeros are everywhere in a network (padding,
-# ReLU), so every grid in this course has a rung at 0.
+# ReLU), so the grids with equal steps of this course have a rung at 0.
 
-# %% tags=["nbval-check-output"]
-wave = torch.sin(torch.linspace(0, 2 * math.pi, 10_000))
-for bits in range(3, 9):
+# %%
+for bits, error in worst.items():
     grid = qlab.choose_qparams(-1.0, 1.0, bits=bits)
-    error = (qlab.fake_quantize(wave, grid) - wave).abs().max()
     print(f"{bits} bits: step {grid.scale:.4f}, largest error {error:.4f}")
     assert error <= grid.scale / 2 * 1.001
+assert all(1.9 < worst[bits] / worst[bits + 1] < 2.2 for bits in range(3, 8))
 
 # %% [markdown]
 # ### Exercise 1.1: the step
@@ -136,17 +145,53 @@ print("codes ", codes.tolist())
 print("values", qlab.dequantize(codes, grid).tolist())
 
 # %% [markdown]
+# ## Signed codes
+#
+# These codes count from 0: they are **unsigned**. Weights lie on both sides of 0, and for them other codes are
+# usual. The next cell lays four grids for the range from -1 to 1.
+#
+# - **Signed** codes go from $-2^{bits-1}$ to $2^{bits-1} - 1$. They are kept in **two's complement**: the highest
+#   bit counts $-2^{bits-1}$, all others count as usual. Since 0 takes one of the codes, there is one code more below
+#   it than above.
+# - **Symmetric** means that the zero point is 0. Then a value is its code times the scale, and no zero point has to
+#   be subtracted, millions of times. The step is the larger end of the range divided by the highest code.
+# - **Narrow range** leaves out the lowest code, so that both sides have equally many. With 8 bits that is one of
+#   256; with 2 bits it leaves **three** rungs.
+
+# %% tags=["nbval-check-output"]
+kinds = {
+    "unsigned": {},
+    "signed": {"signed": True},
+    "symmetric": {"signed": True, "symmetric": True},
+    "narrow range": {"signed": True, "symmetric": True, "narrow_range": True},
+}
+for name, kind in kinds.items():
+    grid, eight = (qlab.choose_qparams(-1.0, 1.0, bits, **kind) for bits in (2, 8))
+    rungs = ((torch.arange(grid.qmin, grid.qmax + 1) - grid.zero_point) * grid.scale).tolist()
+    shown = ", ".join(f"{rung:.2f}" for rung in rungs)
+    print(f"{name:13} 2 bits: codes {grid.qmin} to {grid.qmax}, rungs {shown}; 8 bits: {eight.qmin} to {eight.qmax}")
+assert len(rungs) == 3
+assert [f"{code & 255:08b}" for code in (-128, -1, 127)] == ["10000000", "11111111", "01111111"]  # as int8 keeps them
+
+# %% [markdown]
 # ## How large is the error on average?
 #
 # Half a step is the worst case. For the whole of a network the average counts more. Below are the
 # `9 * 64 * 64` weights of one layer of the trained network, and what rounding does to each.
 #
-# **Predict.** Which errors are most common: those near 0, those near half a step, or neither?
-#
-# **Move** the bits down. From which number of bits on does the image change?
+# The grid is symmetric, with a narrow range. Predict which errors are the most common with 8 bits. Then **move** the
+# bits down: from which number of bits on does the image change?
 
 # %%
-panels.rounding_errors(weights)
+def errors_in_steps(bits):
+    """How far each weight is from its rung, in steps: from -1/2 to 1/2."""
+    largest = weights.abs().max()
+    grid = qlab.choose_qparams(-largest, largest, bits, signed=True, symmetric=True, narrow_range=True)
+    return (qlab.fake_quantize(weights, grid) - weights) / grid.scale
+
+
+near = 100 * (errors_in_steps(8).abs() < 0.25).float().mean().item()  # nearer to 0 than to half a step
+predict("1c", panels.rounding_errors(weights), answer=0 if near > 55 else 1 if near < 45 else 2, near=near)
 
 # %% [markdown]
 # **Explain.** While a step is small beside the weights, a weight may lie anywhere between two rungs, so all
@@ -155,16 +200,12 @@ panels.rounding_errors(weights)
 # rungs only, nearly all weights are rounded to 0, and the rule no longer holds:
 
 # %%
-def error_in_steps(bits):
-    """The mean squared error of the weights on a grid of that many bits, divided by step**2 / 12."""
-    largest = weights.abs().max()
-    grid = qlab.choose_qparams(-largest, largest, bits, signed=True, symmetric=True, narrow_range=True)
-    error = qlab.fake_quantize(weights, grid) - weights
-    return float(error.square().mean() / (grid.scale**2 / 12))
-
-
-assert all(abs(error_in_steps(bits) - 1) < 0.1 for bits in range(4, 11))
-assert error_in_steps(2) < 0.7
+squared = {bits: 12 * errors_in_steps(bits).square().mean().item() for bits in range(2, 11)}
+for bits, ratio in squared.items():
+    print(f"{bits:2} bits: mean squared error {ratio:.2f} times step²/12")
+zero = (weights.abs() < weights.abs().max() / 2).float().mean()  # with 2 bits a step is the largest weight
+print(f"with 2 bits {zero:.1%} of the weights become 0")
+assert all(abs(squared[bits] - 1) < 0.1 for bits in range(4, 11)) and squared[2] < 0.7 and zero > 0.95
 
 # %% [markdown]
 # ## One more bit
@@ -192,9 +233,13 @@ for bits in range(4, 13):
     print(f"{bits:2} bits: {ratio[bits]:5.1f} dB")
 a_bit = (ratio[12] - ratio[5]) / 7
 print(f"{a_bit:.2f} dB a bit")
-assert abs(a_bit - 6.02) < 0.15
+narrow = 20 * math.log10((2**11 - 1) / (2**4 - 1)) / 7
+print(f"12 bits have {2**11 - 1:,} rungs on each side of 0, 5 bits {2**4 - 1}: that makes {narrow:.2f} dB a bit")
+assert abs(a_bit - narrow) < 0.1
 
 # %% [markdown]
+# A little more than 6.02: a narrow range leaves out one code of 32 with 5 bits, but only one of 4,096 with 12.
+#
 # ## Three questions
 
 # %%

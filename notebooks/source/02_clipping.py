@@ -16,14 +16,16 @@
 import torch
 
 import qlab
-from qlab import QuantSpec, observers
 from qlab.course import banner
 from qlab.course.exercises import check, hint, solution
 from qlab.course.lesson02 import panels
+from qlab.course.lesson02.plots import limit_of, limit_of_least_error, squared_error
+from qlab.course.predict import predict
 from qlab.course.quiz import quiz
+from qlab.course.watching import inputs_of
 
 network = qlab.models.load("resnet20", data=qlab.data.available().name)
-images = qlab.data.at_hand("train").sample(64)
+images = qlab.data.at_hand("train").sample(6)
 banner(images)
 
 # %% [markdown]
@@ -31,21 +33,18 @@ banner(images)
 #
 # **Activations** are the numbers that flow from layer to layer. Weights are known before a network runs;
 # activations depend on the image. Here are those that enter one layer in the middle of the trained
-# network, for 64 training images. They come out of a ReLU, so none is below 0.
+# network, for six training images. They come out of a ReLU, so none is below 0.
 
 # %%
-seen = []
-hook = network.layer2[1].conv1.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
-with torch.inference_mode():
-    network(next(images.batches(64))[0])
-hook.remove()
-activations = seen[0]
+layer = network.layer2[1].conv1
+(activations,) = inputs_of(layer, network, images.batches(6))
+largest = activations.max().item()
 
 zeros = (activations == 0).float().mean()
-above = (activations > activations.max() / 2).float().mean()
-print(f"{activations.numel():,} values from {activations.min():.0f} to {activations.max():.2f}")
+above = (activations > largest / 2).float().mean()
+print(f"{activations.numel():,} values from {activations.min():.0f} to {largest:.2f}")
 print(f"{zeros:.0%} are exactly 0, and {above:.2%} are larger than half of the largest")
-assert above < 0.05
+assert activations.min() == 0 and zeros > 0.2 and above < 0.05
 
 # %% [markdown]
 # ## Two errors
@@ -54,31 +53,31 @@ assert above < 0.05
 # values all steps are wide. Put it lower: the steps become finer, and the few values above the limit lose
 # much.
 #
-# **Predict.** With 4 bits, where is the sum of the two errors smallest: at the largest value, a little below
-# it, or far below?
-#
-# **Move** the limit from 100 % down until the title's error is smallest. Then try 2 bits, and 8 bits.
+# Predict where the sum of the two is smallest. Then **move** the limit from 100 % down until the title says
+# "1.0 times the least". Where is that with 2 bits, and with 8?
 
 # %%
-panels.clipping(activations)
+best = {bits: limit_of_least_error(activations, bits) for bits in (2, 4, 8)}
+percent = {bits: 100 * limit / largest for bits, limit in best.items()}
+place = 0 if percent[4] == 100 else 1 if percent[4] >= 80 else 2
+predict("2a", panels.clipping(activations), answer=place, percent=percent[4])
 
 # %% [markdown]
 # **Explain.** The rounding error goes with the square of the step, and the step goes with the limit. Each bit
-# less doubles the step, so with few bits it is worth more to have it fine, and the best limit moves down:
+# less makes the step about twice as wide, so with few bits it is worth more to have it fine, and the best limit
+# moves down:
 
 # %%
-def squared_error(limit, bits):
-    """The mean squared error of the activations on the grid from 0 to limit."""
-    grid = qlab.choose_qparams(0.0, float(limit), bits)
-    return float((qlab.fake_quantize(activations, grid) - activations).square().mean())
-
-
-limits = torch.linspace(0.05, 1, 96) * activations.max()
-best = {bits: min(limits, key=lambda limit: squared_error(limit, bits)) for bits in (2, 4, 8)}
 for bits, limit in best.items():
-    times = squared_error(activations.max(), bits) / squared_error(limit, bits)
-    print(f"{bits} bits: least error at {limit:.2f}; clipping nothing has {times:.1f} times as much")
+    times = squared_error(activations, largest, bits) / squared_error(activations, limit, bits)
+    print(f"{bits} bits: least error at {limit:.2f}, that is {percent[bits]:.0f} %; at 100 % it is {times:.1f} times as large")
 assert best[2] < best[4] < best[8]
+
+steps = {bits: largest / (2**bits - 1) for bits in (2, 4, 8)}  # when nothing is clipped
+for bits, step in steps.items():
+    ratio = squared_error(activations[activations > 0], largest, bits) / (step**2 / 12)
+    print(f"{bits} bits, nothing clipped: step {step:.3f}, mean squared error {ratio:.2f} times step²/12")
+    assert 0.7 < ratio < 1.1
 
 # %% [markdown]
 # ### Exercise 2.1: a grid with a limit
@@ -93,7 +92,7 @@ check("2.1", quantize_up_to)
 # ### Exercise 2.2: the two errors
 #
 # Split the sum of the squared errors in two: values up to the limit (rounding), and values above it
-# (clipping). You may copy the three steps of 2.1.
+# (clipping). You may copy the lines of 2.1.
 
 # %% tags=["exercise"]
 check("2.2", two_errors)
@@ -117,29 +116,22 @@ check("2.3", best_limit)
 # - **Entropy** compares the distribution of the values before and after, and takes the limit where the
 #   Kullback-Leibler divergence (KL), the information lost, is smallest.
 #
-# **Predict.** Which of the four move when the number of bits changes?
-#
-# **Move** the bits from 8 to 2.
+# Predict which of them look at the number of bits. Then **move** the bits from 8 to 2.
 
 # %%
-panels.chosen_limits(activations)
+names = ("minmax", "percentile", "entropy", "mse")
+moves = {name: abs(limit_of(name, activations, 8) - limit_of(name, activations, 3)) for name in names}
+moved = [name for name in names if moves[name] > 0.1]
+answers = (list(names), ["minmax", "percentile"], ["entropy", "mse"], ["mse"])
+predict("2b", panels.chosen_limits(activations), answer=answers.index(moved), **moves)
 
 # %% [markdown]
 # **Explain.** Min-max and percentile look at the values only. MSE and entropy weigh clipping against the
 # step, which depends on the bits.
 
 # %%
-def limit_of(name, values, bits):
-    """The upper end of the grid that an observer chooses."""
-    observer = observers.build(QuantSpec(bits, observer=name))
-    observer(values)
-    grid = observer.qparams()
-    return float(grid.scale) * (grid.qmax - int(grid.zero_point))
-
-
-names = ("minmax", "percentile", "entropy", "mse")
-moved = [name for name in names if abs(limit_of(name, activations, 8) - limit_of(name, activations, 3)) > 0.1]
-print("These moved between 8 and 3 bits:", ", ".join(moved))
+for name, distance in moves.items():
+    print(f"{name:10} moves by {distance:.2f} from 8 to 3 bits")
 assert moved == ["entropy", "mse"]
 
 # %% [markdown]
@@ -153,26 +145,41 @@ check("2.4", percentile_limit)
 # %% [markdown]
 # ## One outlier
 #
-# **Predict.** One pixel is broken, and a single one of the activations becomes 1,000. What does each observer
-# do?
+# One pixel is broken, and a single one of the activations becomes 1,000. All others are as they were. Predict
+# which observers notice. Then **double** the largest value, once and again: who follows it, and what does that
+# cost the others?
 
 # %%
 broken = activations.clone()
 broken[0, 0, 0, 0] = 1000.0
-for name in names:
-    limit = limit_of(name, broken, 8)
-    print(f"{name:10} from {limit_of(name, activations, 8):5.2f} to {limit:8.2f}: {squared_error(limit, 8):.1e}")
-assert limit_of("minmax", broken, 8) > 999 and limit_of("mse", broken, 8) > 100
-assert limit_of("percentile", broken, 8) < 10
-assert squared_error(limit_of("minmax", broken, 8), 8) > 100 * squared_error(limit_of("percentile", broken, 8), 8)
+limits = {name: limit_of(name, broken, 8) for name in names}
+near = [name for name in names if limits[name] < 10]
+table = "\n".join(
+    f"{name:10} from {limit_of(name, activations, 8):5.2f} to {limit:8.2f}: {squared_error(activations, limit, 8):.1e}"
+    for name, limit in limits.items()
+)
+answers = (["percentile", "entropy", "mse"], ["percentile", "mse"], ["percentile", "entropy"], ["percentile"])
+predict("2c", panels.outlier(activations), table, answer=answers.index(near), **limits)
 
 # %% [markdown]
-# The last column is the mean squared error of all the values that are not broken. Min-max follows the
-# outlier, and nearly all codes are spent on values that never occur. MSE follows it too, since clipping 1,000
-# would be a very large error. A percentile does not care how large the outlier is.
-#
+# **Explain.** The last column of the table is the mean squared error of the values that are not broken. Min-max
+# follows the outlier, and nearly all codes are spent on values that never occur. MSE follows it too, since
+# clipping 1,000 would be a very large error. A percentile counts values, and how large the largest is makes no
+# difference to the count. Entropy compares shares of values, and one among so many is hardly a share: it moves
+# down to where the others are.
+
+# %%
+codes = {name: len(qlab.quantize(activations, qlab.choose_qparams(0.0, limits[name], 8)).unique()) for name in names}
+print("codes in use:", ", ".join(f"{name} {count}" for name, count in codes.items()))
+assert limits["minmax"] > 999 and limits["mse"] > 100 and codes["minmax"] <= 3
+assert limits["percentile"] < 10 and limits["entropy"] < 10 and codes["entropy"] > 100
+at_minmax, at_percentile = (squared_error(activations, limits[name], 8) for name in ("minmax", "percentile"))
+assert at_minmax > 100 * at_percentile
+
+# %% [markdown]
 # In large language models such outliers are no accident, and lesson 10 has to deal with them.
-#
+
+# %% [markdown]
 # ## Three questions
 
 # %%
@@ -183,16 +190,15 @@ quiz(2)
 #
 # - **Rounding error** grows with the range, **clipping error** falls. Their sum has a minimum.
 # - The fewer bits, the lower the best limit.
-# - **Min-max** clips nothing and is ruined by one outlier. **Percentile** ignores outliers. **MSE** and
-#   **entropy** look for the best limit for the number of bits, outliers included.
-# - With 8 bits and well-behaved activations the choice hardly matters. The next lesson measures that on the
-#   network's accuracy.
+# - **Min-max** clips nothing and is ruined by one outlier. **Percentile** ignores outliers, as long as they are
+#   few. **MSE** and **entropy** look for the best limit for the number of bits; a far outlier moves MSE alone.
+# - Whether that costs right answers is another question. The next lesson measures it.
 #
 # ## For teachers
 #
 # Students hold clipping for a defect that has to be avoided. Let them find the best limit with 2 bits by hand
-# before the cell computes it. In exercise 2.2 many compare the rounded values with the limit instead of the
-# values themselves. Plan ten minutes for the outlier: it comes back with language models.
+# before they read on. In exercise 2.2 many compare the rounded values with the limit instead of the values
+# themselves. Plan ten minutes for the outlier: it comes back with language models.
 #
 # ## Papers
 #

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 4. Granularity: per tensor, per channel, per group
 #
-# So far a whole tensor had one scale. MobileNetV2 (Sandler et al., 2018) shows where that ends: some of its
-# channels have weights many times as large as others. Here you give them more scales, and then you try to
-# do without, by making the channels alike.
+# So far a whole tensor had one scale. In MobileNetV2 (Sandler et al., 2018) that goes wrong as soon as the bits get
+# few: some channels of a layer have weights many times as large as the others. Here you give them more scales, and
+# then you try to do without, by making the channels alike.
 #
 # **After this lesson you can**
 # - fold a BatchNorm, and say what it does to the ranges of the channels;
@@ -18,11 +18,13 @@ import copy
 import torch
 
 import qlab
-from qlab import PerChannel, PerGroup, PerTensor, QConfig, QuantSpec
+from qlab import PerChannel, PerGroup, PerTensor, QConfig, QuantSpec, bench
 from qlab.course import banner
 from qlab.course.exercises import check, hint, solution
-from qlab.course.lesson04 import panels
+from qlab.course.lesson04 import panels, plots
+from qlab.course.predict import predict
 from qlab.course.quiz import quiz
+from qlab.graph.equalize import equalize_pair
 from qlab.graph.fold import fold_layer
 
 network = qlab.models.load("mobilenet_v2", data=qlab.data.available().name)
@@ -39,11 +41,22 @@ banner(test)
 # convolution before it can do that too, with other weights and another bias (Jacob et al., 2018). That is
 # **folding**, and int8 networks are folded, since one layer is faster than two.
 #
+# ### Exercise 4.1: fold a BatchNorm
+#
+# The layer computes `y = weight @ x + bias`, the BatchNorm `(y - mean) / std * gamma + beta`. Write one
+# layer that does both.
+
+# %% tags=["exercise"]
+check("4.1", fold)
+
+# %% [markdown]
+# ### The same in the network
+#
 # A **depthwise** convolution has one small filter for each channel, here 3x3, so 9 weights a channel. The
 # next cell folds one.
 
 # %%
-expand, depthwise = network.features[3].conv[0], network.features[3].conv[1]
+expand, depthwise = network.features[4].conv[0], network.features[4].conv[1]
 
 
 def folded(block):
@@ -55,64 +68,96 @@ def folded(block):
 
 def spread(layer):
     """The largest weight of the largest channel, divided by that of the median channel."""
-    largest = layer.weight.detach().flatten(1).abs().amax(1)
+    largest = plots.ranges(layer.weight)
     return float(largest.max() / largest.median())
 
 
 with torch.inference_mode():
-    x = expand(network.features[:3](next(train.sample(16).batches(16))[0]))
+    x = expand(network.features[:4](next(train.sample(16).batches(16))[0]))
     two, one = depthwise[1](depthwise[0](x)), folded(depthwise)(x)
-print(f"largest output {two.abs().max():.2f}, largest difference after folding {(one - two).abs().max():.1e}")
-print(f"largest channel / median channel: {spread(depthwise[0]):.1f} before, {spread(folded(depthwise)):.1f} after")
+grown = [spread(folded(block.conv[1])) > spread(block.conv[1][0]) for block in network.features[2:18]]
+before, after = spread(depthwise[0]), spread(folded(depthwise))
+print(f"largest output {two.abs().max():.2f}, after folding {(one - two).abs().max():.1e} off at most")
+print(f"largest channel / median channel: {before:.1f} before, {after:.1f} after")
+print(f"it grew in {sum(grown)} of {len(grown)} depthwise layers")
 assert torch.allclose(one, two, rtol=1e-3, atol=1e-3)
-assert spread(folded(depthwise)) > spread(depthwise[0])
+assert after > 2 * before and sum(grown) > len(grown) / 2
 
 # %% [markdown]
 # The outputs are the same, but the channels of the weight have grown apart: each was multiplied by its own
-# $\gamma / \mathrm{std}$.
+# $\gamma / \mathrm{std}$. In most layers they do, not in all.
 #
-# ### Exercise 4.1: fold a BatchNorm
-#
-# The layer computes `y = weight @ x + bias`, the BatchNorm `(y - mean) / std * gamma + beta`. Write one
-# layer that does both.
-
-# %% tags=["exercise"]
-check("4.1", fold)
-
-# %% [markdown]
 # ## One scale or many
 #
 # The **granularity** says who shares a scale: the whole tensor, each channel, or each **group** of a few
-# neighbours in a channel. The smaller the part, the better its scale fits.
+# neighbours in a channel. The smaller the part, the better its scale fits. Take the depthwise layer that you have
+# just seen.
 #
-# **Predict.** With 4 bits and one scale for the tensor below, in how many of its channels will every weight
-# become 0? And how many bits are as good with one scale a tensor as 4 bits with one a channel?
-#
-# **Move** from "per tensor" to "per channel" and to groups. Then go back to "per tensor" and raise the bits
-# until the worst channel is as good as it was per channel with 4 bits.
+# The largest weight of the tensor sets the one scale. What is left of the other channels? **Predict** first: the table is
+# covered until you have.
 
 # %%
-panels.channel_ranges(folded(depthwise).weight)
+weight = folded(depthwise).weight
+alive = plots.living(weight)
+for_tensor = {bits: plots.rounded(weight, bits, PerTensor()) for bits in range(2, 15)}
+zeros = {bits: int((plots.ranges(found) == 0).sum()) for bits, (found, step) in for_tensor.items()}
+line = "{bits:2} bits: all weights are 0 in {zero:2} of 96 channels"
+table = "\n".join(line.format(bits=bits, zero=zeros[bits]) for bits in (2, 4, 6, 8, 14))
+predict("4a", table, answer=zeros[4], dead=int((~alive).sum()))
 
 # %% [markdown]
-# **Explain.** The largest weight of the tensor sets the one scale. A channel that lies below half a step
-# vanishes. With a scale of its own each channel uses all the codes:
+# **Explain.** A channel whose largest weight lies below half a step becomes 0. Not all of these are a loss: training
+# has taken some channels back to less than a thousandth of the layer's largest weight. They are **dead**, and nobody
+# misses them: without them the layer gives the same. All others are **living**.
 
 # %%
-def worst_channel(granularity, bits):
-    """The SQNR in dB of the channel that has the lowest."""
-    weight = folded(depthwise).weight.detach()
-    spec = QuantSpec(bits, signed=True, symmetric=True, granularity=granularity, narrow_range=True)
-    observer = qlab.observers.build(spec)
-    observer(weight)
-    error = qlab.fake_quantize(weight, observer.qparams()) - weight
-    return float(10 * (weight.square().sum((1, 2, 3)) / error.square().sum((1, 2, 3))).log10().min())
+half = for_tensor[4][1] / 2
+below, dead = int((plots.ranges(weight) < half).sum()), int((~alive).sum())
+print(f"4 bits: half a step is {half:.2f}; below it lie {below} channels")
+with torch.inference_mode():
+    without = folded(depthwise)
+    without.weight[~alive] = 0
+    x = expand(network.features[:4](next(test.batches(64))[0]))
+    with_dead, without_dead = folded(depthwise)(x), without(x)
+moved = float((with_dead - without_dead).abs().max())
+print(f"{dead} dead channels; without them the layer's outputs move by {moved:.1e} at most")
+assert below == zeros[4] and moved < 1e-3
+
+# %% [markdown]
+# ### More bits, or more scales?
+#
+# **Predict**, then **move** from "per tensor" to "per channel" and to groups. Go back to "per tensor" and raise the
+# bits until the median living channel is as good as it was per channel with 4 bits.
 
 
+# %%
+def decibels(granularity, bits):
+    """The SQNR of each living channel."""
+    found, _scale = plots.rounded(weight, bits, granularity)
+    return torch.tensor(plots.channel_sqnr(weight, found))[alive]
+
+
+goal = float(decibels(PerChannel(0), 4).median())
+reached = {bits: float(decibels(PerTensor(), bits).median()) for bits in range(4, 15)}
+enough = next(bits for bits in reached if reached[bits] >= goal)
+predict("4b", panels.channel_ranges(weight), answer=enough, tensor=reached[enough], channel=goal)
+
+# %% [markdown]
+# **Explain.** With one scale for all, the median channel gets as many codes as its part of the largest weight. With
+# a scale of its own each channel uses all the codes. The worst living channel needs more bits still:
+
+# %%
+worst = float(decibels(PerChannel(0), 4).min())
+for_worst = next(bits for bits in reached if decibels(PerTensor(), bits).min() >= worst)
+print(f"4 bits per channel: worst living channel {worst:.1f} dB; that takes {for_worst} bits per tensor")
+shares = {"per tensor": PerTensor(), "per channel": PerChannel(0), "groups of 3": PerGroup(3)}
 for bits in (4, 6, 8):
-    tensor, channel, group = (worst_channel(share, bits) for share in (PerTensor(), PerChannel(0), PerGroup(3)))
-    print(f"{bits} bits, worst channel: per tensor {tensor:4.1f}, per channel {channel:4.1f}, groups {group:4.1f} dB")
-    assert tensor + 6 < min(channel, group)
+    least = {name: float(decibels(share, bits).min()) for name, share in shares.items()}
+    print(f"{bits} bits, worst:", ", ".join(f"{name} {value:.1f} dB" for name, value in least.items()))
+    assert least["per tensor"] + 6 < least["per channel"] < least["groups of 3"]
+found, scale = plots.rounded(weight, 4, PerChannel(0))
+assert torch.allclose(plots.ranges(found), 7 * scale), "each channel uses all its codes, up to 7"
+assert 7 <= enough <= for_worst
 
 # %% [markdown]
 # ### Exercise 4.2: one scale a channel
@@ -131,33 +176,28 @@ check("4.3", quantize_groups)
 # %% [markdown]
 # ## What scales cost
 #
-# A scale has to be stored, here with 16 bits. For 9 weights that is much, for a long row it is little:
+# A scale has to be stored, here with 16 bits. For 9 weights that is much, for a long row it is little. And an
+# output of a layer is a sum of products. If all weights of an output channel have the same scale, the sum can be
+# taken with integers, and multiplied once at the end, as it is with one scale a tensor too. Groups cut each sum into
+# parts, and each part is scaled:
 
 # %% tags=["nbval-check-output"]
 for name, shape, granularity in (
+    ("depthwise, per tensor", (96, 1, 3, 3), PerTensor()),
     ("depthwise, per channel", (96, 1, 3, 3), PerChannel(0)),
     ("depthwise, groups of 3", (96, 1, 3, 3), PerGroup(3)),
     ("linear layer, per channel", (4096, 11008), PerChannel(0)),
     ("linear layer, groups of 64", (4096, 11008), PerGroup(64)),
 ):
     scales, weights = torch.Size(granularity.scale_shape(shape)).numel(), torch.Size(shape).numel()
-    print(f"{name:27} {16 * scales / weights:6.3f} bits more for each weight")
+    each = max(1, scales // shape[0])
+    print(f"{name:27} {16 * scales / weights:6.3f} bits more a weight, {each:3} times scaled an output")
 
 # %% [markdown]
-# It matters too what the processor has to do. An output of a layer is a sum of products. If all weights of an
-# output channel have the same scale, the sum can be taken with integers, and multiplied once at the end: per
-# channel costs nearly nothing at run time. Groups cut each sum into parts that have to be scaled one by one.
-# So int8 kernels are mostly per channel, and groups are common where memory is short and the bits are few, as
-# in large language models (Frantar et al., 2022).
-#
-# ## On the whole network
-#
-# Now all weights of MobileNetV2, the first and the last layer included; activations have 8 bits.
-#
-# **Predict.** How many bits can be taken away per tensor, and how many per channel, before the accuracy
-# falls by more than five points?
+# So per channel costs bits where channels are short, and should cost no time. Does it? The same network, all of it
+# in integers; read the column "speed-up", and how far the spreads go:
 
-# %%
+# %% tags=["timing"]
 calibration = train.sample(64)
 
 
@@ -168,30 +208,62 @@ def quantized(bits, granularity, equalize=False):
     return qlab.calibrate(prepared, calibration.batches(32))
 
 
+x = next(test.batches(32))[0]
+integers = {str(share): qlab.convert(quantized(7, share)) for share in (PerTensor(), PerChannel(0))}
+print(bench.compare(integers, x, threads=1, rounds=9, sqnr=0, progress=False))
+
+# %% [markdown]
+# Groups need kernels of their own. So int8 kernels are mostly per channel, and groups are common where memory is
+# short and the bits are few, as in large language models (Frantar et al., 2022).
+#
+# ## On the whole network
+#
+# Now all weights of MobileNetV2, the first and the last layer included; activations have 8 bits.
+#
+# How many bits can be taken away before the accuracy falls by more than five points? **Predict** both numbers.
+
+# %%
 def accuracies(granularity):
-    """The accuracy with 8, 6 and 4 bits."""
-    found = {}
-    for bits in (8, 6, 4):
-        found[bits] = qlab.evaluate(quantized(bits, granularity), test)
-        print(f"{granularity}, {bits} bits: {found[bits]:.1f} %")
-    return found
+    """The accuracy with 3 to 8 bits."""
+    return {bits: qlab.evaluate(quantized(bits, granularity), test) for bits in range(3, 9)}
 
 
 float_accuracy = qlab.evaluate(network, test)
-print(f"float: {float_accuracy:.1f} % of {len(test)} test images")
-
-# %%
 per_tensor = accuracies(PerTensor())
+least = plots.fewest_bits(per_tensor, float_accuracy)
+figure = plots.accuracy_of_bits({"per tensor": per_tensor}, float_accuracy, len(test))
+predict("4c", figure, answer=least, accuracy=per_tensor[least], float=float_accuracy)
 
 # %%
 per_channel = accuracies(PerChannel(0))
-assert per_channel[8] > float_accuracy - 5
-assert per_channel[4] > per_tensor[4] + 5
+fewer = plots.fewest_bits(per_channel, float_accuracy)
+both = {"per tensor": per_tensor, "per channel": per_channel}
+figure = plots.accuracy_of_bits(both, float_accuracy, len(test))
+predict("4d", figure, answer=fewer, accuracy=per_channel[fewer], float=float_accuracy)
 
 # %% [markdown]
-# **Explain.** What is a rounding error in the large channels is all there is in the small ones. With 8 bits
-# the step is fine enough even for most of those. With 4 bits it is not, and a scale for each channel pays.
-#
+# **Explain.** What is a rounding error in the large channels is all there is in the small ones. With 8 bits the
+# step is fine enough for most of those, with 4 bits for far fewer, and a scale for each channel pays. Count the
+# living channels of 16 depthwise layers that have less than 10 dB:
+
+# %%
+weights = [folded(block.conv[1]).weight for block in network.features[2:18]]
+
+
+def poor(bits, granularity):
+    """The share of living channels below 10 dB, in percent."""
+    found = [plots.rounded(weight, bits, granularity)[0] for weight in weights]
+    decibels = [plots.channel_sqnr(*pair)[plots.living(pair[0])] for pair in zip(weights, found)]
+    return 100 * sum((ratio < 10).sum() for ratio in decibels) / sum(map(len, decibels))
+
+
+for bits in (8, 4):
+    tensor, channel = poor(bits, PerTensor()), poor(bits, PerChannel(0))
+    print(f"{bits} bits: {tensor:4.1f} % of the living channels per tensor, {channel:4.1f} % per channel")
+assert poor(8, PerTensor()) < min(50, poor(4, PerTensor()) / 2) and poor(4, PerChannel(0)) < 1
+assert per_channel[8] > float_accuracy - 5 and per_channel[4] > per_tensor[4] + 5 and fewer < least
+
+# %% [markdown]
 # ## Make the channels alike
 #
 # Some processors offer one scale a tensor only. Then the weights can be changed, and the network stays the
@@ -201,39 +273,6 @@ assert per_channel[4] > per_tensor[4] + 5
 # network has relu6, which is cut off at 6 and does not scale along. As in the paper, a plain relu takes its
 # place where two layers are equalized.)
 #
-# Below are the 1x1 convolution before the depthwise one, and the depthwise one; both per tensor.
-#
-# **Predict.** In which of the two layers do the ranges get closer to each other? Can that help one layer and
-# harm the other?
-#
-# **Move** the share of equalization from 0 to 100 %.
-
-# %%
-panels.equalization(folded(expand).weight, folded(depthwise).weight)
-
-# %% [markdown]
-# **Explain.** A channel that is large in one layer only hands a part of its range over to the other one, and
-# all channels get nearer to the median. The cell below does it by the formula, and checks that the two
-# layers together still compute the same:
-
-# %%
-first, second = folded(expand), folded(depthwise)
-with torch.inference_mode():
-    x = network.features[:3](next(train.sample(16).batches(16))[0])
-    before = second(first(x).relu())
-    r1, r2 = (layer.weight.flatten(1).abs().amax(1) for layer in (first, second))
-    s = (r1 / r2).sqrt()
-    spread_before = spread(second)
-    first.weight /= s[:, None, None, None]
-    first.bias /= s
-    second.weight *= s[:, None, None, None]
-    after = second(first(x).relu())
-print(f"largest output {before.abs().max():.2f}, largest difference {(after - before).abs().max():.1e}")
-print(f"largest channel / median channel in the depthwise layer: {spread_before:.1f} before, {spread(second):.1f} after")
-assert (after - before).abs().max() < 1e-3 * before.abs().max()
-assert spread(second) < spread_before
-
-# %% [markdown]
 # ### Exercise 4.4: the factor
 #
 # Find the factor of each channel for two linear layers. A channel is a row of the first weight and a column of
@@ -241,6 +280,66 @@ assert spread(second) < spread_before
 
 # %% tags=["exercise"]
 check("4.4", equalizing_factors)
+
+# %% [markdown]
+# ### Two layers of the network
+#
+# Below are the 1x1 convolution before the depthwise one, and the depthwise one; both per tensor.
+#
+# **Predict**, then **move** the share of equalization from 0 to 100 %. Watch the points and the line: which of
+# them moves more?
+
+
+# %%
+both = folded(expand).weight, folded(depthwise).weight
+first, second = (layer.decibels for layer in plots.pair(*both, 0.0, bits=6))
+first_after, second_after = (layer.decibels for layer in plots.pair(*both, 1.0, bits=6))
+low, high = sorted((first_after - first, second_after - second))
+answer = 3 if high < 0 else 0 if low < -high / 2 else 1 if low > high / 2 else 2
+values = {"first": first, "second": second, "first_after": first_after, "second_after": second_after}
+predict("4e", panels.equalization(*both), answer=answer, **values)
+
+# %% [markdown]
+# **Explain.** A channel that is large in one layer hands a part of its range over to the other one. The largest
+# channel sets the step, so the step gets smaller against all others, and they gain. Is it because fewer of them
+# vanish? Compare both over all 16 pairs of the network, with 4 bits:
+
+# %%
+pairs = [[folded(block.conv[place]).weight for place in (0, 1)] for block in network.features[2:18]]
+old, new = ([plots.pair(*pair, share, bits=4)[1] for pair in pairs] for share in (0.0, 1.0))
+for words, layers in (("before", old), ("equalized", new)):
+    mean, gone = (sum(getattr(layer, what) for layer in layers) for what in ("decibels", "gone"))
+    print(f"{words:9} a depthwise layer has {mean / 16:4.1f} dB; {gone:3} living channels became 0")
+gains = [after.decibels - before.decibels for before, after in zip(old, new)]
+fewer = sum(after.gone < before.gone for before, after in zip(old, new))
+print(f"of 16 depthwise layers {sum(gain > 0 for gain in gains)} gain; in {fewer} fewer channels vanish")
+assert sum(gain > 0 for gain in gains) >= 12 and sum(gains) > 2 * 16
+assert first_after > first - 1 and second_after > second + 6
+
+# %% [markdown]
+# **Explain.** So what equalization does everywhere is that the step fits; whether channels come back that had vanished
+# depends on the network. The two layers together still compute the same:
+
+# %%
+one, two = folded(expand), folded(depthwise)
+with torch.no_grad():
+    x = network.features[:4](next(train.sample(16).batches(16))[0])
+    before, spread_before = two(one(x).relu()), spread(two)
+    equalize_pair(one, two)
+    moved = float((two(one(x).relu()) - before).abs().max())
+print(f"largest output {before.abs().max():.2f}, largest difference {moved:.1e}")
+print(f"largest channel / median, depthwise: {spread_before:.1f} before, {spread(two):.1f} after")
+assert moved < 1e-3 * before.abs().max() and spread(two) < spread_before
+
+# %% [markdown]
+# And with relu in place of relu6 the whole network is about as good in float:
+
+# %%
+prepared = quantized(8, PerTensor(), equalize=True)
+with prepared.quantizing(weights=False, activations=False):
+    in_float = qlab.evaluate(prepared, test)
+print(f"in float: {float_accuracy:.1f} % with relu6, {in_float:.1f} % equalized, with relu")
+assert abs(in_float - float_accuracy) < 3
 
 # %% [markdown]
 # ## Take the shift back
@@ -258,32 +357,55 @@ check("4.4", equalizing_factors)
 check("4.5", bias_shift)
 
 # %% [markdown]
-# The mean of the inputs can be measured with images. But BatchNorm has known it all along: behind it, a
-# channel has mean $\beta$ and standard deviation $\gamma$. So no image is needed.
+# ### Without images
 #
-# **Predict.** With 4 bits and one scale a tensor, which helps more: equalization, bias correction, or only
-# both together?
+# The mean of the inputs can be measured with images. But BatchNorm has known it all along: behind it, a
+# channel has mean $\beta$ and standard deviation $\gamma$. So the correction itself needs no image. (The ranges of
+# the activations still come from the 64 images of the calibration.)
 
 # %%
-repaired = {"nothing": per_tensor[4]}
-repaired["bias correction"] = qlab.evaluate(qlab.correct_bias(quantized(4, PerTensor())), test)
-print(f"4 bits per tensor: {repaired['nothing']:.1f} %, with bias correction {repaired['bias correction']:.1f} %")
-
-# %%
-equalized = quantized(4, PerTensor(), equalize=True)
-repaired["equalization"] = qlab.evaluate(equalized, test)
-repaired["both"] = qlab.evaluate(qlab.correct_bias(equalized), test)
-for name, accuracy in repaired.items():
-    print(f"4 bits per tensor, {name:16} {accuracy:5.1f} %")
-print(f"4 bits per channel, nothing         {per_channel[4]:5.1f} %")
-print(f"float                               {float_accuracy:5.1f} %")
-assert repaired["both"] > repaired["nothing"] + 5
+with torch.inference_mode():
+    y = expand[1](expand[0](network.features[:4](next(train.sample(64).batches(64))[0])))
+    x = y.clamp(0, 6)  # relu6
+    errors = (plots.rounded(weight, 4, PerTensor())[0] - weight).sum((1, 2, 3))
+    shift = errors * x.mean((0, 2, 3)) / folded(depthwise)(x).std((0, 2, 3))
+known = torch.corrcoef(torch.stack([y.mean((0, 2, 3)), expand[1].bias]))[0, 1]
+typical = float(shift[alive].abs().nanmedian())
+print(f"the means of the 96 channels and their beta: correlation {known:.3f}")
+print(f"4 bits shift the median living channel by {typical:.2f} of its standard deviation")
+assert known > 0.99 and (x.mean((0, 2, 3)) >= 0).all() and typical > 0.05
 
 # %% [markdown]
-# **Explain.** Equalization keeps channels from vanishing. Bias correction cannot bring a vanished channel
-# back, but it restores the means of those that became coarse. Which of the two helps more depends on the
-# network. Together they need neither training nor images. Compare the line "both" with one scale a channel
-# and no repair: which of the two is better here? Both repairs can be combined with one scale a channel too.
+# **Predict**, then switch the repairs on, one and both.
+
+# %%
+repaired = {}
+for bits in range(3, 7):
+    for equalize in (False, True):
+        prepared = quantized(bits, PerTensor(), equalize)
+        repaired[bits, equalize, False] = qlab.evaluate(prepared, test)
+        repaired[bits, equalize, True] = qlab.evaluate(qlab.correct_bias(prepared), test)
+nothing, corrected, equalized, both = (repaired[4, e, c] for e in (False, True) for c in (False, True))
+alone = max(equalized, corrected) - nothing
+answer = 2 if alone < 10 else 0 if equalized > corrected else 1
+values = {"nothing": nothing, "equalized": equalized, "corrected": corrected, "both": both}
+predict("4f", panels.repairs(repaired, per_channel, float_accuracy), answer=answer, **values)
+
+# %% [markdown]
+# **Explain.** Equalization makes the step fit, and the rounding errors smaller. Bias correction leaves the errors as
+# they are and takes back only their mean, which is not enough where many channels are lost. Which of the two helps more
+# depends on the network and the bits:
+
+# %%
+print("bits  nothing  bias corrected  equalized   both   per channel, nothing")
+for bits in range(3, 7):
+    row = [repaired[bits, e, c] for e in (False, True) for c in (False, True)] + [per_channel[bits]]
+    print("{:4} {:6.1f} % {:13.1f} % {:8.1f} % {:5.1f} % {:12.1f} %".format(bits, *row))
+assert both > nothing + 20 and equalized > nothing + 20
+
+# %% [markdown]
+# Neither of the two needs training. Compare "both" with one scale a channel and no repair. Both repairs can be
+# combined with one scale a channel too.
 #
 # ## Three questions
 
@@ -294,17 +416,17 @@ quiz(4)
 # ## What to remember
 #
 # - **Folding** a BatchNorm keeps the outputs, and multiplies each channel's weights by a factor of its own.
-# - **Per tensor**, the largest channel sets the step for all. **Per channel** costs almost nothing. **Groups**
-#   fit better still, and cost bits and time.
-# - **Equalization** moves range from one layer to the next; **bias correction** takes back the mean error.
-#   Both need no training.
+# - **Per tensor**, the largest channel sets the step for all. **Per channel** adds 16 bits a channel and no time worth
+#   measuring. **Groups** fit better still, and cost bits and a scaling each.
+# - **Equalization** moves range from one layer to the next, so that the step of both fits; **bias correction** takes
+#   back the mean error. Both need no training.
 #
 # ## For teachers
 #
-# - Common misconception: a high SQNR of the whole layer means that it is well quantized. In the first
-#   explorable, compare it with the worst channel.
-# - In exercise 4.4 many take a channel for a row in both layers. Draw the two weights as matrices, one above
-#   the other, and follow one channel.
+# - Common misconception: a high SQNR of the whole layer means that it is well quantized. In the panel "more bits, or
+#   more scales", compare it with the median and the worst living channel.
+# - In exercise 4.4 many take a channel for a row in both layers; the checker says so. Draw the two weights as matrices,
+#   one above the other, and follow one channel.
 # - Bias correction alone may help little or a lot: it depends on the network and the bits. Let students explain
 #   what they see. The whole lesson fits in 45 minutes if 4.3 is homework.
 #

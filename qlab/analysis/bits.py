@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -119,7 +120,9 @@ class BitCosts(Table):
     def choose(self, bits: dict[str, int]) -> QConfig:
         """The configuration with these bits for each layer's weights."""
         chosen = {name: _with_bits(self.layers[name], number) for name, number in bits.items()}
-        return replace(self.qconfig, overrides={**self.qconfig.overrides, **chosen})
+        overrides: dict[str | type, QConfig | None] = dict(self.qconfig.overrides)
+        overrides.update(chosen)
+        return replace(self.qconfig, overrides=overrides)
 
 
 def bit_costs(
@@ -186,9 +189,10 @@ def _stops(prepared: Prepared, x: Tensor) -> Iterator[tuple[str, Stepper]]:
 
 def _with_bits(qconfig: QConfig, bits: int) -> QConfig:
     """The configuration of one layer with other bits for its weights."""
-    if "bits" not in {field.name for field in fields(qconfig.weight)}:
+    weight: Any = qconfig.weight
+    if "bits" not in {field.name for field in fields(weight)}:
         raise ValueError(f"weight={qconfig.weight} has one width only; expected a QuantSpec or KMeans")
-    return replace(qconfig, weight=replace(qconfig.weight, bits=bits), overrides={})
+    return replace(qconfig, weight=replace(weight, bits=bits), overrides={})
 
 
 def _rounded(weight: Tensor, qconfig: QConfig) -> Tensor:

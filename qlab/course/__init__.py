@@ -1,17 +1,18 @@
 """What the notebooks use, and nothing else does.
 
 A lesson is a folder: ``exercises`` (with its questions), ``plots`` (data in, a figure out) and ``panels`` (controls around a
-figure). What they share lies beside them: ``figure``, ``widgets``, the ``registry`` of all panels, and the code that checks
-exercises and asks questions.
+figure). What they share lies beside them: ``figure``, ``widgets``, the ``registry`` of all panels; ``exercises``, how they
+are judged (``judging``) and remembered (``progress``), and the ``pages`` that a student and a teacher keep.
 """
 
 from __future__ import annotations
 
 from IPython.display import Markdown
 
+from qlab.course.pages import class_page, portfolio
 from qlab.data.dataset import Dataset
 
-__all__ = ["banner"]
+__all__ = ["banner", "class_page", "portfolio"]
 
 
 def banner(data: Dataset) -> Markdown:

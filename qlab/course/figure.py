@@ -4,8 +4,8 @@ A lesson's ``plots`` make them: data in, a figure out, without widgets and witho
 the controls' values to the figure: always the same one, changed in place, since drawing a new one takes too long for a
 drag. What it shows depends on the values alone.
 
-The colours can be told apart without colour vision (tests/course/test_figure.py simulates it); blue and purple are
-Okabe and Ito's, "Color Universal Design" (2008).
+The colours can be told apart without colour vision, and read, in a light and in a dark JupyterLab: there the browser turns
+the sheet over (``filter`` in js/explorables.css), all but the photographs on it. tests/course/test_figure.py simulates both.
 """
 
 from __future__ import annotations
@@ -18,19 +18,22 @@ from matplotlib import figure
 from matplotlib.artist import Artist, setp
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 # A colour means the same thing in the whole course.
-FLOAT, QUANTIZED, ERROR, CLIPPED = "#0072B2", "#C85200", "#CC79A7", "#595959"
+FLOAT, QUANTIZED, ERROR, CLIPPED = "#2268DB", "#C2540A", "#4D0385", "#757575"  # blue, orange, purple, grey
 INK, PAPER, LINES = "#222222", "#FFFFFF", "#DDDDDD"
 COLOURS = {
     "float": FLOAT, "quantized": QUANTIZED, "error": ERROR, "clipped": CLIPPED,
     "ink": INK, "paper": PAPER, "lines": LINES,
 }  # fmt: skip
-DPI = 100  # pixels an inch on the page
+UNIT = 100  # pixels on the page: Figure((9, 3)) is 900 wide and 300 high
+DPI = 115  # pixels an inch: what makes texts and lines larger or smaller
+EDGE = 16  # pixels that a line keeps free, on both sides together
 SHARPER = 1.5  # a still image has so many times more, for screens that show them
 
-# Black on white in a dark JupyterLab too: a figure is a sheet of paper on the desk, legible in either theme.
 STYLE = {
     "figure.facecolor": PAPER, "axes.facecolor": PAPER, "text.color": INK, "axes.labelcolor": INK,
     "xtick.color": INK, "ytick.color": INK, "axes.edgecolor": CLIPPED, "axes.axisbelow": True,
@@ -43,16 +46,17 @@ STYLE = {
 class Figure(figure.Figure):
     """A figure whose title is its finding, and whose ``alt`` says in words what there is to see.
 
-    A notebook shows it as an image with ``alt`` below, because JupyterLab gives screen readers no alt text.
+    A notebook shows it as a widget with ``alt`` below: JupyterLab's own images have no alt text and no dark side.
     What a control changes is named in :meth:`moves`; a frame draws that alone, on a copy of all else.
     """
 
     def __init__(self, size: tuple[float, float], finding: str = "") -> None:
-        super().__init__(size, DPI, layout="constrained")
+        super().__init__([UNIT * units / DPI for units in size], DPI, layout="constrained")
         FigureCanvasAgg(self)
         self.get_layout_engine().set(w_pad=0.06, h_pad=0.06)
         self.alt = ""
         self._moving: list[Artist] = [self.suptitle(finding, x=0.01, ha="left")]
+        self._sizes: dict[Text, float] = {}
         self._background = None
         self._guessed_on: tuple[Axes, str] | None = None
 
@@ -77,7 +81,7 @@ class Figure(figure.Figure):
             *place, words, color=INK, transform=axes.get_xaxis_transform() if along == "x" else axes.get_yaxis_transform(),
             rotation=90 if along == "x" else 0, ha="right", va="top" if along == "x" else "bottom", clip_on=True,
         )  # fmt: skip
-        self.moves(across(guess, color=INK, linestyle="--", linewidth=1.5, label="_guess"), text)
+        self.moves(across(guess, color=INK, linestyle="--", linewidth=1.5), text)
 
     def place_of(self, guess: float) -> tuple[str, float] | None:
         """Where :meth:`mark` draws a guess: ("x", share of the picture from its left) or ("y", ... from its top); else None.
@@ -104,9 +108,10 @@ class Figure(figure.Figure):
 
     def frame(self) -> bytes:
         """The figure as a JPEG, made fast: what does not move is drawn the first time only."""
+        self._fit(self._suptitle, self.get_size_inches()[0] * self.dpi)
         if self._background is None:
-            self.draw_without_rendering()  # lays the figure out ...
-            self.set_layout_engine("none")  # ... and so it stays
+            self._lay_out()
+            self.set_layout_engine("none")  # so it stays
             moving = [artist for artist in self._moving if artist.get_visible()]
             setp(moving, visible=False)
             self.canvas.draw()
@@ -117,8 +122,41 @@ class Figure(figure.Figure):
             self.draw_artist(artist)
         return jpeg(np.asarray(self.canvas.buffer_rgba()))
 
+    def photos(self) -> list[list[float]]:
+        """Where on the figure its photographs are, as it was last drawn: [left, top, width, height], the figure being 1."""
+        parts = []
+        for image in (image for axes in self.axes for image in axes.get_images()):
+            if np.ndim(image.get_array()) == 3:  # pixels with colours of their own, not numbers on a scale
+                box = Bbox.intersection(image.get_window_extent(), image.axes.bbox)
+                if box is not None and image.get_visible():
+                    left, bottom, width, height = box.transformed(self.transFigure.inverted()).bounds
+                    parts.append([left, 1 - bottom - height, width, height])
+        return parts
+
+    def _lay_out(self) -> None:
+        """Give everything its place; an axis's name too long for the figure becomes smaller."""
+        self.draw_without_rendering()
+        for axes in self.axes:
+            for axis, ends in ((axes.xaxis, self.bbox.intervalx), (axes.yaxis, self.bbox.intervaly)):
+                box = axis.label.get_window_extent()
+                middle = np.mean(box.intervalx if axis is axes.xaxis else box.intervaly)
+                self._fit(axis.label, 2 * min(middle - ends[0], ends[1] - middle))
+
+    def _fit(self, text: Text, room: float) -> None:
+        """Set a text smaller, if it is longer than so many pixels; the next, shorter one has its own size again."""
+        size = self._sizes.setdefault(text, text.get_fontsize())
+        text.set_fontsize(size)
+        for _again in range(3):  # glyphs have whole pixels, so that half the size is not quite half as long
+            box = text.get_window_extent(self.canvas.get_renderer())
+            length = box.height if text.get_rotation() == 90 else box.width
+            if length <= room - EDGE:
+                break
+            text.set_fontsize(text.get_fontsize() * (room - EDGE) / length)
+
     def still(self) -> tuple[dict, dict]:
         """(data, metadata) of a notebook's output: the figure as a JPEG with more pixels, and its words."""
+        self._fit(self._suptitle, self.get_size_inches()[0] * self.dpi)
+        self._lay_out()
         pixels = io.BytesIO()
         self.savefig(pixels, format="rgba", dpi=DPI * SHARPER)
         width, height = (round(DPI * inches) for inches in self.get_size_inches())
@@ -128,8 +166,12 @@ class Figure(figure.Figure):
         return {"image/jpeg": jpeg(image), "text/plain": words}, {"image/jpeg": shown}
 
     def _ipython_display_(self) -> None:
+        from qlab.course.widgets import Image  # which stands above this file
+
         data, metadata = self.still()
-        display(data, metadata=metadata, raw=True)
+        widget = Image.of(self)._repr_mimebundle_()
+        widget = widget[0] if isinstance(widget, tuple) else widget
+        display({**widget, **data}, metadata=metadata, raw=True)
         display(Markdown(f"*{self.alt}*"))
 
 

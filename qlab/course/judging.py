@@ -10,9 +10,11 @@ from __future__ import annotations
 import copy
 import dis
 import inspect
+import io
 import math
 import numbers
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from enum import Enum
 from html import escape
@@ -127,7 +129,8 @@ def _run(answer: Callable, case: tuple) -> tuple[object, Exception | None]:
 
 def _mistake(task: Exercise, answer: Callable) -> str:
     """What to tell about a wrong answer, when it does in each case what a known mistake does: gives it, or raises it."""
-    mine = [_run(answer, case) for case in task.cases]
+    with redirect_stdout(io.StringIO()):  # what it prints has been seen once
+        mine = [_run(answer, case) for case in task.cases]
     for mistaken in task.mistakes:
         its = [_run(mistaken, case) for case in task.cases]
         fails = all(error is not None for _found, error in its)  # everywhere: then for this reason if in these words

@@ -206,7 +206,7 @@ def _widget(each: Panel | Drawn | Figure | str) -> ipywidgets.DOMWidget:
     """What shows it inside the cover."""
     if isinstance(each, Figure):
         words = ipywidgets.HTML(f"<em>{escape(each.alt)}</em>")
-        return ipywidgets.VBox([Image(value=each.frame(), alt=each.finding), words])
+        return ipywidgets.VBox([Image.of(each), words])
     if isinstance(each, str):
         return ipywidgets.HTML(f"<pre>{escape(each)}</pre>")
     return each
@@ -218,7 +218,7 @@ def _mark(each: Panel | Drawn | Figure | str, widget: ipywidgets.DOMWidget, gues
         each.mark(guess, words)
     elif isinstance(each, Figure):
         each.mark(guess, words)
-        widget.children[0].value = each.frame()
+        widget.children[0].show(each)
 
 
 def _html(each: Panel | Drawn | Figure | str) -> str:

@@ -75,7 +75,8 @@ def progress() -> HTML:
 
 
 def collect(files: Iterable[str | Path]) -> list[dict]:
-    """For a teacher: one row a student's progress file, with what was solved, the tries and the hints taken.
+    """For a teacher: one row a student's progress file: what was solved, the tries, hints and solutions taken, how many
+    predictions were made and how many of them the measurement surprised (``qlab.course.class_page`` shows which).
 
     The student's name is that of the file, or, where it is still called progress.json, that of its folder. Of a file that
     cannot be read the row says why, under ``problem``, and the others count all the same.
@@ -90,7 +91,9 @@ def collect(files: Iterable[str | Path]) -> list[dict]:
         count = {key: sum(entry[key] for entry in done["exercises"].values()) for key in NOTHING}
         student = path.resolve().parent.name if path.name == PROGRESS else path.stem
         row = {"student": student, "solved": count.pop("right"), **count, "exercises": sorted(done["exercises"])}
-        rows.append({**row, "predictions": done["predictions"], "file": str(path), "problem": problem})
+        guesses = [entry["right"] for entry in done["predictions"].values() if entry["guess"] is not None]
+        row |= {"predicted": len(guesses), "surprised": guesses.count(False)}
+        rows.append({**row, "file": str(path), "problem": problem})
     return rows
 
 

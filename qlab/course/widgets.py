@@ -83,12 +83,25 @@ def thinned(values: list, most: int) -> list:
 
 
 class Image(anywidget.AnyWidget):
-    """A JPEG that a screen reader can name. (An ``ipywidgets.Image`` has no alt text.)"""
+    """A JPEG that a screen reader can name, and that a dark JupyterLab shows dark, all but its ``photos``."""
 
     _esm = module("image.js")
     _css = JS / "explorables.css"
     value = traitlets.Bytes().tag(sync=True)
     alt = traitlets.Unicode().tag(sync=True)
+    photos = traitlets.List().tag(sync=True)  # [left, top, width, height] of each, parts of the whole
+
+    def show(self, figure: Figure) -> None:
+        """Show this figure from now on."""
+        with self.hold_sync():  # one message for all
+            self.value, self.alt, self.photos = figure.frame(), figure.finding, figure.photos()
+
+    @classmethod
+    def of(cls, figure: Figure) -> Image:
+        """A figure that does not move."""
+        image = cls()
+        image.show(figure)
+        return image
 
 
 class Still:
@@ -125,8 +138,7 @@ class Panel(Still, ipywidgets.VBox):
 
     def _redraw(self) -> Figure:
         figure = self.draw(**{name: control.value for name, control in self.controls.items()})
-        with self.image.hold_sync():  # one message for both
-            self.image.value, self.image.alt = figure.frame(), figure.finding
+        self.image.show(figure)
         self.words.value = f"<em role='status'>{escape(figure.alt)}</em>"
         return figure
 

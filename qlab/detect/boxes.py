@@ -153,6 +153,16 @@ def hits(overlap: Tensor, threshold: float) -> Tensor:
     return found
 
 
+def finds(found: Boxes, truth: Boxes, threshold: float = 0.5) -> Tensor:
+    """Which of the found boxes (the surest first) find a shape of their class that no surer one has found; bool (n,).
+
+    >>> there = Boxes(torch.tensor([[0.0, 0, 9, 9]]), torch.tensor([3]), torch.ones(1))
+    >>> finds(there.at(torch.tensor([0, 0])), there)                # the same box twice: the second is a double
+    tensor([ True, False])
+    """
+    return hits(iou(found.xyxy, truth.xyxy) * (found.labels[:, None] == truth.labels), threshold)
+
+
 def mean_average_precision(
     found: Sequence[Boxes], truths: Sequence[Boxes], thresholds: Sequence[float] = (0.5,)
 ) -> float:

@@ -235,6 +235,8 @@ class One:
             return self.steps.tensor(first, second, name)
         if id(first) not in self.steps.names and first.shape == second.shape:
             return self.graph.constant(name, first.to(dtype))
+        if dtype not in TYPES:
+            raise NoForm(f"values of type {str(dtype).removeprefix('torch.')}")
         return self.node("Cast", [self.steps.tensor(first, second, name)], f"cast{name[-1]}", to=TYPES[dtype])
 
     def all(self, place: int = 0) -> list[str]:
@@ -305,12 +307,28 @@ def _compare(op: str, negated: bool = False) -> Callable[[One], str]:
     return emit
 
 
-def _clip(low, high) -> Callable[[One], str]:
-    """``low`` and ``high``: a number, or the place of an argument in a list."""
+def _clip(low: float | None, high: float | None) -> Callable[[One], str]:
+    def emit(o: One) -> str:
+        return o.node(
+            "Clip", [o.x(), *("" if end is None else o.number(f"end{n}", end) for n, end in enumerate((low, high)))]
+        )
+
+    return emit
+
+
+def _clamp(low: int | None, high: int | None) -> Callable[[One], str]:
+    """``low`` and ``high``: the places of the arguments, numbers or tensors."""
 
     def emit(o: One) -> str:
-        ends = [o(end[0]) if isinstance(end, list) else end for end in (low, high)]
-        return o.node("Clip", [o.x(), *("" if end is None else o.number(f"end{n}", end) for n, end in enumerate(ends))])
+        places = ((low, "min"), (high, "max"))
+        ends = [(None, None) if place is None else o.raw(place, None, key) for place, key in places]
+        if not any(isinstance(end, Tensor) for end, _ in ends):
+            return _clip(*(None if place is None else o(place, None, key) for place, key in places))(o)
+        x, given = o.x(dtype=o.out.dtype), [n for n, (end, _) in enumerate(ends) if end is not None]
+        for n in given:  # torch takes the lower end first too
+            end = o.given(*ends[n], f"{o.name}.end{n}", o.out.dtype)
+            x = o.node(("Max", "Min")[n], [x, end], "" if n == given[-1] else "above")
+        return x
 
     return emit
 
@@ -747,8 +765,7 @@ ATEN |= {
     "log_sigmoid_forward": _log_sigmoid, "_prelu_kernel": _prelu,
     "leaky_relu": lambda o: o.node("LeakyRelu", [o.x()], alpha=float(o(1, 0.01))),
     "hardtanh": lambda o: o.node("Clip", [o.x(), o.number("low", o(1, -1.0)), o.number("high", o(2, 1.0))]),
-    "relu6": _clip(0.0, 6.0), "clamp": lambda o: _clip(o(1, None, "min"), o(2, None, "max"))(o),
-    "clamp_min": lambda o: _clip(o(1), None)(o), "clamp_max": lambda o: _clip(None, o(1))(o),
+    "relu6": _clip(0.0, 6.0), "clamp": _clamp(1, 2), "clamp_min": _clamp(1, None), "clamp_max": _clamp(None, 1),
     "eq": _compare("Equal"), "ne": _compare("Equal", negated=True), "lt": _compare("Less"), "le": _compare("LessOrEqual"),
     "gt": _compare("Greater"), "ge": _compare("GreaterOrEqual"), "logical_and": _compare("And"), "logical_or": _compare("Or"),
     "bitwise_and": _compare("And"), "bitwise_or": _compare("Or"), "where": _where, "masked_fill": _masked_fill,

@@ -200,11 +200,18 @@ def is_keywords(value: object) -> bool:
 # --- What a call gives, as shapes
 
 
+_NOT_OF_BOOLS = ("aten.sub.", "aten.rsub.", "aten.neg.")
+
+
 class _Bounded(TorchDispatchMode):
     """Refuses whatever makes a tensor of more than MOST_VALUES numbers, inside a call too."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         _check_parts(str(function), args, kwargs or {})
+        if str(function).startswith(_NOT_OF_BOOLS) and any(
+            x.dtype is torch.bool for x in args if isinstance(x, Tensor)
+        ):
+            raise ValueError("it subtracts truth values")  # which shapes alone do not tell
         given = function(*args, **(kwargs or {}))
         for value in tree_leaves(given):
             if isinstance(value, Tensor) and value.numel() > MOST_VALUES:

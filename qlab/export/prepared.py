@@ -21,12 +21,16 @@ FORMAT = 1
 def save_prepared(prepared: Prepared, path: str | Path) -> Path:
     """Write the tensors of a prepared network; see :func:`qlab.save`."""
     tensors = {name: tensor.detach() for name, tensor in prepared.state_dict().items()}
-    check_tensors(tensors, tensors, "this network cannot be saved")
+    try:
+        check_tensors(tensors, tensors, "this network cannot be saved")
+    except ValueError as error:
+        raise ValueError(f"{error}. For -inf in a mask write a large number instead, such as -1e9") from error
     header = {
         "prepared": FORMAT,
         "sha256": "",
         "input_shape": list(prepared.input_shape),
         "rounding": _rounding(prepared),
+        "kinds": _kinds(prepared),
     }
     header["sha256"] = digest(header, tensors)
     return write_tensors(path, tensors, header)
@@ -58,6 +62,11 @@ def _rounding(prepared: Prepared) -> dict[str, str]:
     return {name: repr(quantizer.spec) for name, quantizer in prepared.quantizers()}
 
 
+def _kinds(prepared: Prepared) -> dict[str, str]:
+    """The class of each layer that rounds, and of what rounds: while a network is trained they are others."""
+    return {name: type(module).__name__ for name, module in (*prepared.weighted(), *prepared.quantizers())}
+
+
 def _compare(path: str | Path, header: dict, into: Prepared, tensors: dict[str, Tensor]) -> None:
     """Raise ValueError with the first difference between the network in the file and the one to load it into."""
     found, wanted = header.get("rounding"), _rounding(into)
@@ -69,6 +78,14 @@ def _compare(path: str | Path, header: dict, into: Prepared, tensors: dict[str, 
             there, here = (f"{side.get(name, 'not rounded')}"[:150] for side in (found, wanted))
             raise ValueError(
                 f"{path} is of another network or other bits: {name[:80]!r} is {there} there, {here} here: {way}"
+            )
+    kinds, own = header.get("kinds"), _kinds(into)  # files of older versions do not say
+    for name in own if isinstance(kinds, dict) else ():
+        if kinds.get(name) != own[name]:
+            raise ValueError(
+                f"{path} is of another stage: {name[:80]!r} is a {str(kinds.get(name))[:40]} there, a {own[name]} here. What "
+                "was saved while it was trained goes into what qlab.qat.start(prepared, batches, method) makes of such a "
+                "network; what was saved after qlab.qat.finish, into a prepared one"
             )
     expected = into.state_dict()
     for name, tensor in expected.items():

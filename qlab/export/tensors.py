@@ -51,6 +51,8 @@ def save(network: Int8Network | Prepared, path: str | Path) -> Path:
     if not isinstance(network, Int8Network):
         raise TypeError(f"save takes what qlab.convert, qlab.ptq or qlab.prepare gave, not a {type(network).__name__}")
     program, report = network.program, network._report
+    for layer in network.layers:
+        _require_finite(layer.name, layer.state_dict())
     tensors = {name[len("layers.") :]: tensor.detach() for name, tensor in network.state_dict().items()}
     header = {
         "format": FORMAT,
@@ -173,6 +175,16 @@ def _describe_layer(name: str, module: nn.Module) -> dict:
     if cls.__name__ not in FLOAT_LAYERS | CALLED_LAYERS or getattr(nn, cls.__name__) is not cls:
         raise ValueError(_cannot_save(name, cls.__name__))
     return {"class": cls.__name__, "arguments": _arguments(module)}
+
+
+def _require_finite(name: str, tensors: dict[str, Tensor]) -> None:
+    """Raise ValueError with the layer's name unless all its numbers are finite: a file holds no others."""
+    for own, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(
+                f"this network cannot be saved: {name}: {own.removeprefix('module.')!r} holds NaN or infinity, expected "
+                "finite numbers. For -inf in a mask write a large number instead, such as -1e9"
+            )
 
 
 def _cannot_save(name: str, what: str) -> str:

@@ -135,7 +135,7 @@ class _Builder:
             name = f"{name_of(node.args[0])}.requantize"
             value = self._step(int8.Requantize(name, relu=False), (source.integers,), grid)
         else:
-            value = self._step(int8.Quantize(f"{name_of(node.args[0])}.quantize"), (source.floats,), grid)
+            value = self._step(int8.Quantize(f"{name_of(node.args[0])}.quantize"), (self._floats(node.args[0]),), grid)
         if quantizer.fusible:
             self.fusible.add(value)
         return _Value(integers=value)
@@ -146,6 +146,7 @@ class _Builder:
         if value.waiting is None:
             layer = int8.Requantize(name_of(node), relu=True)
             value = _Value(waiting=(layer, (self._integers(node.args[0]),)))
+        assert value.waiting is not None
         value.waiting[0].options["relu"] = True
         value.highest = 6.0 if kind == "relu6" else None
         return value

@@ -9,12 +9,14 @@ Weight Equalization and Bias Correction" (ICCV 2019), sections 4.1 (ranges) and 
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
 
+from qlab.graph.check import prove_graph
 from qlab.graph.nodes import RELUS, WEIGHTED, calls_of, kind_of, module_of, only_reader
 
 Layer: TypeAlias = nn.Conv2d | nn.Linear
@@ -51,6 +53,9 @@ def equalize(network: fx.GraphModule) -> fx.GraphModule:
     Returns:
         ``network``.
 
+    Raises:
+        ValueError: The scaled network answers otherwise than it did, for the inputs that ``network`` was traced with.
+
     >>> import torch
     >>> from torch import nn
     >>> from qlab.graph.trace import trace
@@ -72,10 +77,14 @@ def equalize(network: fx.GraphModule) -> fx.GraphModule:
                 node.target = f"{node.target}_equalized"
     network.delete_all_unused_submodules()
     network.recompile()
+    original = copy.deepcopy(network)
+    with torch.no_grad():
+        before = [(x, original(x.clone())) for x, _ in network.meta.get("answers", ())]
     for _ in range(SWEEPS):
         changes = [equalize_pair(pair.first, pair.second) for pair in found]
         if max(changes, default=0.0) < CONVERGED:
             break
+    prove_graph(network, original, before)
     for pair in found:
         if "relu" in pair.kinds and pair.kinds <= {"relu", "global_pool", "flatten"}:
             absorb_high_bias(pair.first, pair.second)

@@ -40,7 +40,7 @@ def fold_batchnorm(network: fx.GraphModule) -> fx.GraphModule:
         before = node.args[0]
         if kind_of(before) not in WEIGHTED or len(before.users) > 1 or calls_of(before) > 1:  # would change others too
             continue
-        if kind_of(before) == "linear" and len(shape_of(before)) != 2:  # its channels are not the layer's outputs
+        if kind_of(before) == "linear" and len(shape_of(before) or ()) != 2:  # its channels are not the layer's outputs
             continue
         fold_layer(module_of(before), norm)
         before.meta["gives"] = node.target

@@ -7,6 +7,7 @@ The kinds: "conv", "linear" (:data:`WEIGHTED`); "relu", "relu6", "max_pool", "av
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -47,7 +48,7 @@ def kind_of(node: fx.Node) -> str:
     return {"placeholder": "input", "output": "output"}.get(node.op, "other")
 
 
-def module_of(node: fx.Node) -> nn.Module | None:
+def module_of(node: fx.Node) -> Any:
     """The module that the node calls, None when it calls a function or nothing."""
     return node.graph.owning_module.get_submodule(node.target) if node.op == "call_module" else None
 

@@ -11,12 +11,13 @@ import difflib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from typing import Any, SupportsIndex, cast
 
 import torch
 from torch import Tensor, fx, nn
 
 from qlab import quantizers
-from qlab.graph.check import prove_float
+from qlab.graph.check import prove_float, prove_graph
 from qlab.graph.equalize import equalize as equalize_layers
 from qlab.graph.fold import fold_batchnorm
 from qlab.graph.layers import QuantConv2d, QuantLayer, QuantLinear
@@ -76,7 +77,7 @@ class Prepared(nn.Module):
         copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return copied
 
-    def __reduce_ex__(self, protocol: int):
+    def __reduce_ex__(self, protocol: SupportsIndex):
         """A pickle would be written, and could not be read: the graph's nodes know what they stand for by identity."""
         raise TypeError(
             "a prepared network cannot be pickled (torch.save, pickle.dumps): write it with qlab.save(prepared, path), and "
@@ -120,8 +121,9 @@ class Prepared(nn.Module):
 
     def layer_configs(self) -> dict[str, QConfig]:
         """The configuration of each layer with quantized weights."""
-        found = {name_of(node): self.decisions.get(node.name) for node in self.network.graph.nodes}
-        return {name: found[name].qconfig for name, _ in self.weighted()}
+        nodes = self.network.graph.nodes
+        found = {name_of(node): self.decisions[node.name].qconfig for node in nodes if node.name in self.decisions}
+        return {name: config for name, _ in self.weighted() if (config := found[name]) is not None}
 
     def input_quantizers(self) -> dict[str, list[Quantizer]]:
         """For each layer with quantized weights, the quantizers of what it reads: one a call, none for floats."""
@@ -200,8 +202,8 @@ def prepare(
 ) -> Prepared:
     """Trace a network, fold its BatchNorms, and put a quantizer on each weight and each edge to be quantized.
 
-    What comes out proves itself: without rounding it has to answer as ``model`` does. (Equalized it need not: a relu6
-    inside a pair of layers becomes a relu.)
+    What comes out proves itself: without rounding it has to answer as ``model`` does; with ``equalize`` before the
+    channels' ranges are made alike, and after it as the network with those ranges does.
 
     Args:
         model: The trained float network, with one input. It is not changed; what is made is in eval mode.
@@ -235,8 +237,13 @@ def prepare(
     device = next((p.device for p in model.parameters()), example.device)
     example = example.to(device)
     network = fold_batchnorm(trace(model, example, tuple(leaves)))
+    original, expected = model, network.meta["answers"]
     if equalize:
-        equalize_layers(network)
+        prove_graph(network, model, expected)
+        equalize_layers(network)  # from here on it need not answer as the model does, but as it does now
+        original = copy.deepcopy(network)
+        with torch.no_grad():
+            expected = [(x, original(x.clone())) for x, _ in expected]
     decisions = _decide(network, qconfig)
     _require_known(qconfig, network, model)
     weighted = [d for d in decisions.values() if d.kind in WEIGHTED and (d.quantized or d.qconfig is not None)]
@@ -251,8 +258,7 @@ def prepare(
     _run_in_place(network)
     network.recompile()
     prepared = Prepared(network, decisions, example).eval()
-    if not equalize:
-        prove_float(prepared, model, network.meta["answers"])
+    prove_float(prepared, original, expected)
     return prepared
 
 
@@ -315,7 +321,9 @@ def _cannot_carry(node: fx.Node) -> str:
     """Why this addition or concatenation cannot be done on integers; empty when it can."""
     if kind_of(node) == "add":
         shapes = [shape_of(arg) if isinstance(arg, fx.Node) else None for arg in node.args]
-        if shapes[0] is None or shapes[0] != shapes[1]:
+        if None in shapes:
+            return "no integer kernel adds a number, or what is no tensor"
+        if shapes[0] != shapes[1]:
             return f"no integer kernel adds shapes {shapes[0]} and {shapes[1]}"
     if kind_of(node) == "global_pool" and module_of(node).output_size not in (1, (1, 1)):
         return "only global average pooling, AdaptiveAvgPool2d(1), has an integer kernel"
@@ -344,10 +352,10 @@ def _quantize_weights(network: fx.GraphModule, decisions: dict[str, Decision]) -
             network.set_submodule(node.target, build(layer, quantizers.build(spec)))
 
 
-def _spec_for(name: str, spec: Spec, shape: Sequence[int]) -> Spec:
+def _spec_for(name: str, spec: Any, shape: Sequence[int] | None) -> Spec:
     """The spec for tensors of this shape, whose axes are counted from the front; ValueError names who has no such axis."""
     try:
-        return replace(spec, granularity=spec.granularity.of(shape))
+        return replace(spec, granularity=spec.granularity.of(shape or ()))
     except ValueError as error:
         raise ValueError(f"{name}: {error}. Choose PerChannel(0), or other axes with overrides") from None
 
@@ -411,7 +419,7 @@ def _insert(network, node, head: fx.Node | None, readers, spec: Spec, decisions)
     if head is None or decisions[head.name].kind not in KEEPS_GRID:  # else its input is on the grid already
         fusible = _inside_addition(node, decisions)
         if fusible or not readers:  # no multiplication reads it, so there is nothing to save bits for
-            spec = spec if spec.bits >= 8 else replace(spec, bits=8)
+            spec = spec if spec.bits >= 8 else replace(cast(Any, spec), bits=8)
             readers = []
         first = _quantizer_behind(network, node, name, quantizers.build(spec, fusible=fusible))
         for user in list(node.users):

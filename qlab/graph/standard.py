@@ -98,9 +98,10 @@ def _standardize_cat(node: fx.Node) -> None:
     arguments = {{"axis": "dim"}.get(name, name): value for name, value in node.kwargs.items()}
     arguments |= dict(zip(("tensors", "dim"), node.args))
     tensors, dim = arguments["tensors"], arguments.get("dim", 0)
-    if not isinstance(tensors, (tuple, list)) or not isinstance(dim, int):
+    shape = shape_of(node)
+    if not isinstance(tensors, (tuple, list)) or not isinstance(dim, int) or shape is None:
         return  # what torch.chunk and the like gave: stays as it is
-    node.target, node.args, node.kwargs = torch.cat, (tuple(tensors), dim % len(shape_of(node))), {}
+    node.target, node.args, node.kwargs = torch.cat, (tuple(tensors), dim % len(shape)), {}
 
 
 def _standardize_view(network: fx.GraphModule, node: fx.Node) -> None:

@@ -10,6 +10,7 @@ import inspect
 import operator
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -66,8 +67,15 @@ def check_example(example: object) -> None:
         )
 
 
+class _ChangesPart(Exception):
+    """``y[:, 0] = 0`` while tracing: torch.fx has no node for it."""
+
+
 class _Proxy(fx.Proxy):
     """Sees ``y += x`` as what it is, a change of y; torch.fx's own takes it for y = y + x."""
+
+    def __setitem__(self, place: object, value: object) -> None:
+        raise _ChangesPart("a part of a tensor is changed in place")
 
     def _change(self, function: Callable, other: object) -> fx.Proxy:
         return self.tracer.create_proxy("call_function", function, (self, other), {})
@@ -178,7 +186,7 @@ def eval_copy(model: nn.Module) -> nn.Module:
 
 def _with_plain_weights(module: nn.Module) -> nn.Module:
     """The layer as it is without its parametrizations. (torch's own way to remove them changes a class that copies share.)"""
-    base = type(module).__bases__[0]
+    base: Any = type(module).__bases__[0]
     plain = base.__new__(base)
     plain.__dict__.update(vars(module))
     plain._modules = {name: part for name, part in module._modules.items() if name != "parametrizations"}
@@ -219,8 +227,19 @@ def _why_not(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     inside = [f for f in frames if "/torch/" not in f.filename.replace("\\", "/") and f.filename != __file__]
     where = f"{inside[-1].filename}:{inside[-1].lineno}: `{inside[-1].line}`" if inside else "its forward"
-    return (
-        f"this network cannot be traced, because of {where} ({str(error).splitlines()[0]}). Tracing runs the forward "
-        "pass once, without data, so it must not branch on the values of a tensor. Move that line into a module of "
-        "its own and pass its type as prepare(..., leaves=(ThatModule,)): it stays whole, in float."
+    what = str(error).splitlines()[0] if str(error) else type(error).__name__
+    advice = (
+        "Move that line into a module of its own and pass its type as prepare(..., leaves=(ThatModule,)): it stays "
     )
+    if isinstance(error, _ChangesPart):
+        reason = (
+            "Compute a new tensor instead, for instance y = y * mask, y = torch.where(mask, value, y) or torch.cat of its "
+            "parts. Or move"
+        )
+        advice = advice.replace("Move", reason, 1)
+    else:
+        advice = (
+            "Tracing runs the forward pass once, without data, so it must not branch on the values of a tensor. "
+            + advice
+        )
+    return f"this network cannot be traced, because of {where} ({what}). {advice}whole, in float."

@@ -6,13 +6,20 @@ slow. (:class:`qlab.llm.WeightOnlyLinear` has torch's kernels.)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qlab import blocks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+OUTER = "q8_0"  # of the embedding and the last layer, through which every token goes
+SMALLER = {"q4_k": "q5_0", "q6_k": "q8_0"}
 
 
 class BlockLinear(nn.Module):
@@ -71,11 +78,48 @@ class BlockEmbedding(nn.Module):
         return blocks.dequantize(some).to(self.dtype)[place]
 
 
+def fitting(name: str, columns: int) -> str:
+    """The format that rows of so many columns get: a smaller block where they are no multiple of 256, as in llama.cpp's files.
+
+    >>> fitting("q4_k", 2048), fitting("q4_k", 576)
+    ('q4_k', 'q5_0')
+    """
+    return SMALLER[name] if name in SMALLER and columns % blocks.format_of(name).size else name
+
+
 def in_blocks(
-    which: Callable[[nn.Linear], str], name: str, linear: nn.Linear, importance: Tensor | None = None
-) -> BlockLinear:
-    """:meth:`BlockLinear.from_linear`, with an error that names the layer."""
+    model: PreTrainedModel,
+    which: Callable[[nn.Module], Iterable[tuple[str, nn.Linear]]],
+    name: str,
+    importance: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Put a :class:`BlockLinear` in the place of each layer that ``which(model)`` names, and q8_0 into embedding and last layer.
+
+    Raises ValueError, which names the layer, where the blocks don't fit its rows.
+    """
+    tied = model.lm_head.weight is model.model.embed_tokens.weight
+    for place, linear in list(which(model)):
+        form = fitting(name, linear.in_features)
+        weighs = importance is not None and blocks.format_of(form).weighs
+        _put(model, place, _made(place, linear, form, importance[place] if weighs else None))
+    head = _made("lm_head", model.lm_head, OUTER)
+    rows = head
+    if not tied:
+        embedding = model.model.embed_tokens
+        as_linear = nn.Linear(embedding.embedding_dim, embedding.num_embeddings, bias=False, device="meta")
+        as_linear.weight = embedding.weight
+        rows = _made("model.embed_tokens", as_linear, OUTER)
+    dtype = model.model.embed_tokens.weight.dtype
+    model.lm_head, model.model.embed_tokens = head, BlockEmbedding(rows, dtype)
+
+
+def _made(place: str, linear: nn.Linear, name: str, importance: Tensor | None = None) -> BlockLinear:
     try:
-        return BlockLinear.from_linear(linear, which(linear), importance)
+        return BlockLinear.from_linear(linear, name, importance)
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
+        raise ValueError(f"{place}: {error}") from error
+
+
+def _put(model: nn.Module, place: str, layer: nn.Module) -> None:
+    path, _, last = place.rpartition(".")
+    setattr(model.get_submodule(path), last, layer)

@@ -16,7 +16,7 @@ from qlab import blocks
 from qlab.extras import remedy
 from qlab.files import whole
 from qlab.llm import gguf_files
-from qlab.llm.block_layers import BlockEmbedding, BlockLinear
+from qlab.llm.block_layers import OUTER, BlockEmbedding, BlockLinear, fitting
 from qlab.llm.families import Family, family
 
 if TYPE_CHECKING:
@@ -24,11 +24,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 FORMATS = ("F32", "F16", "Q8_0", "Q6_K", "Q5_0", "Q4_K", "Q4_1", "Q4_0", "MXFP4")
-SMALLER = {
-    "Q4_K": "Q5_0",
-    "Q6_K": "Q8_0",
-}  # in place of blocks of 256, for rows that are no multiple: as llama.cpp does
-OUTER = "Q8_0"  # of the embedding and the last layer, through which every token goes
 FILE_TYPES = {
     "F32": 0,
     "F16": 1,
@@ -138,9 +133,8 @@ def _tensor(
         bytes_, kind = _bytes_of(value, mine)
         return f"{theirs}.{what}", (bytes_ if order is None else bytes_[order]).numpy(), kinds[kind]
     weight = value.detach().float() if order is None else value.detach().float()[order]
-    kind = "F32" if weight.ndim == 1 else name if ".layers." in mine or name in ("F32", "F16") else OUTER
-    if kind in SMALLER and weight.shape[-1] % blocks.format_of(kind.lower()).size:
-        kind = SMALLER[kind]
+    kind = "F32" if weight.ndim == 1 else name if ".layers." in mine or name in ("F32", "F16") else OUTER.upper()
+    kind = fitting(kind.lower(), weight.shape[-1]).upper()
     if kind in ("F32", "F16"):
         return f"{theirs}.{what}", weight.to(torch.float32 if kind == "F32" else torch.float16).numpy(), kinds[kind]
     try:

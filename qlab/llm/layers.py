@@ -3,7 +3,7 @@
 When a model writes one token at a time, each weight is read for two operations: memory is what takes the time. So the
 weights alone are stored as integers (**weight-only**) and turned back while they are read. **W8A8** rounds the
 inputs too, each token with a scale of its own (**dynamic**, per token), and multiplies integers: that pays when many
-tokens come at once. LLM.int8() (Dettmers et al. 2022) leaves the few channels with outliers in float.
+tokens come at once. LLM.int8() (Dettmers et al. 2022) multiplies the few channels with outliers in float, by float weights.
 """
 
 from __future__ import annotations
@@ -166,32 +166,45 @@ class WeightOnlyEmbedding(nn.Module):
 class DynamicLinear(nn.Module):
     """A W8A8 linear layer: int8 weights, one scale a row; inputs rounded to int8, one scale a token.
 
-    ``threshold``: channels in which any token exceeds it stay in float, as in LLM.int8() (None: no such channels);
-    their weights are read from the codes. ``in_float`` says how many these were in the last batch.
+    ``threshold``: channels in which any token exceeds it are multiplied in float, inputs and weights, as in LLM.int8()
+    (None: no such channels). Which these are shows only when inputs come, so the layer then keeps the float ``weight``
+    (N, K) beside the codes. ``in_float`` says how many channels these were in the last batch.
     It computes the integers' sums in float, which holds them exactly up to about a thousand inputs;
     :meth:`use_kernel` makes it multiply with the processor's int8 kernels.
 
     >>> DynamicLinear.from_weight(torch.randn(16, 64), threshold=6.0)
     DynamicLinear(64 -> 16, W8A8, channels above 6 in float)
+
+    Raises ValueError for a threshold without the float weight of that shape.
     """
 
-    def __init__(self, codes: Tensor, qp: QParams, threshold: float | None = None) -> None:
+    def __init__(
+        self, codes: Tensor, qp: QParams, threshold: float | None = None, weight: Tensor | None = None
+    ) -> None:
         super().__init__()
+        if threshold is not None and (weight is None or weight.shape != codes.shape):
+            found = "none" if weight is None else f"one of {tuple(weight.shape)}"
+            raise ValueError(
+                f"threshold={threshold:g}, and of float weights {found}: expected those of the codes, {tuple(codes.shape)}, "
+                "since channels beyond the threshold are multiplied by them"
+            )
         self.out_features, self.in_features = codes.shape
         self.threshold, self.kernel, self.in_float, self.packed_bytes = threshold, None, 0, 0
         self.register_buffer("codes", codes)
         self.register_buffer("scale", qp.scale)
+        self.register_buffer("weight", None if threshold is None else weight.detach().clone())
 
     @classmethod
     def from_weight(cls, weight: Tensor, threshold: float | None = None) -> DynamicLinear:
         """The layer of a weight (N, K), each rounded to its nearest code (:func:`quantize_weight`)."""
-        return cls(*quantize_weight(weight), threshold)
+        return cls(*quantize_weight(weight), threshold, weight)
 
     def use_kernel(self) -> DynamicLinear:
         """From now on: integer sums, by the processor's int8 kernels, which keep the codes in an order of their own."""
         self.kernel = engines.dynamic_linear(self.codes, self.scale)
-        if self.threshold is None:
-            self.packed_bytes, self.codes = self.codes.numel(), None
+        self.packed_bytes, self.codes = self.codes.numel(), None
+        if self.weight is not None:
+            self.weight = self.weight.to(BFLOAT16)
         return self
 
     def forward(self, x: Tensor) -> Tensor:
@@ -203,7 +216,7 @@ class DynamicLinear(nn.Module):
             self.in_float = int(large.sum())
             y = self.product(tokens.masked_fill(large, 0.0))
             if self.in_float:
-                y = y + tokens[:, large] @ (self.codes[:, large] * self.scale[:, None]).T
+                y = y + F.linear(tokens[:, large], self.weight[:, large].float())
         return y.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
 
     def product(self, tokens: Tensor) -> Tensor:

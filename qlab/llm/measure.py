@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import GraniteForCausalLM
 
 
-def perplexity(model: nn.Module, windows: Tensor, batch_size: int = 16) -> float:
+def perplexity(model: nn.Module, windows: Tensor, batch_size: int = 4) -> float:
     """Perplexity of the next token over ``windows`` (count, length + 1), as :func:`qlab.llm.text.windows` gives them.
 
     A number from 1, always sure and right; a model that knows nothing has as much as there are tokens. ``batch_size``
@@ -40,6 +40,48 @@ def perplexity(model: nn.Module, windows: Tensor, batch_size: int = 16) -> float
     if math.isnan(total):
         raise ValueError("the model gave NaN: look for a layer whose weights or inputs are not finite")
     return math.exp(total / windows[:, 1:].numel())
+
+
+def kl_divergence(model: nn.Module, other: nn.Module, windows: Tensor, batch_size: int = 4) -> float:
+    """How far ``other``'s predictions are from ``model``'s: the mean Kullback-Leibler divergence of the next token, in nats.
+
+    It compares whole distributions, token by token, so a difference shows that a perplexity's own spread would hide. 0 means that
+    the two say the same. ``windows``: (count, length + 1), as for :func:`perplexity`. Raises ValueError when either says NaN.
+
+    >>> from qlab import llm
+    >>> model, windows = llm.tiny(), llm.windows("test", 2, length=32)
+    >>> kl_divergence(model, model, windows)
+    0.0
+    >>> kl_divergence(model, llm.rounded(model, 3), windows) > kl_divergence(model, llm.rounded(model, 6), windows)
+    True
+    """
+    total = 0.0
+    for part in tqdm(windows[:, :-1].split(batch_size), "divergence", leave=False, delay=2, unit="batch"):
+        ours, theirs = (_log_probabilities(each, part) for each in (model, other))
+        total += float((ours.exp() * (ours - theirs)).sum())
+    if math.isnan(total):
+        raise ValueError("a model gave NaN: look for a layer whose weights or inputs are not finite")
+    return max(total, 0.0) / windows[:, 1:].numel()
+
+
+def flips(model: nn.Module, other: nn.Module, windows: Tensor, batch_size: int = 4) -> float:
+    """The share of tokens, in percent, after which ``other`` finds another next token likeliest than ``model`` does.
+
+    >>> from qlab import llm
+    >>> model, windows = llm.tiny(), llm.windows("test", 2, length=32)
+    >>> flips(model, model, windows)
+    0.0
+    """
+    found = 0
+    for part in tqdm(windows[:, :-1].split(batch_size), "flips", leave=False, delay=2, unit="batch"):
+        ours, theirs = (_log_probabilities(each, part).argmax(-1) for each in (model, other))
+        found += int((ours != theirs).sum())
+    return 100 * found / windows[:, 1:].numel()
+
+
+def _log_probabilities(model: nn.Module, tokens: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return model(input_ids=tokens, use_cache=False).logits.double().log_softmax(-1)
 
 
 def generate(model: GraniteForCausalLM, prompt: Tensor, count: int) -> Tensor:

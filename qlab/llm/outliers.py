@@ -49,12 +49,38 @@ def largest_inputs(model: nn.Module, windows: Tensor) -> dict[nn.Module, Tensor]
 
     hooks = [module.register_forward_pre_hook(see) for module in model.modules() if isinstance(module, nn.Linear)]
     try:
-        with torch.inference_mode():
-            model(input_ids=windows, use_cache=False)
+        _read(model, windows)
     finally:
         for hook in hooks:
             hook.remove()
     return found
+
+
+def layer_inputs(model: nn.Module, name: str, windows: Tensor) -> Tensor:
+    """What enters the linear layer called ``name``, token after token: (tokens, inputs).
+
+    ``windows``: int64, (count, length).
+
+    >>> from qlab import llm
+    >>> layer_inputs(llm.tiny(), "model.layers.1.mlp.gate_proj", llm.windows("train", 2, length=16)[:, :-1]).shape
+    torch.Size([32, 192])
+
+    Raises AttributeError when there is no such layer.
+    """
+    found: list[Tensor] = []
+    hook = model.get_submodule(name).register_forward_pre_hook(lambda layer, inputs: found.append(inputs[0].detach()))
+    try:
+        _read(model, windows)
+    finally:
+        hook.remove()
+    return torch.cat(found).flatten(0, -2)
+
+
+def _read(model: nn.Module, windows: Tensor, batch_size: int = 4) -> None:
+    """Let a model read windows, a few at once."""
+    with torch.no_grad():
+        for part in windows.split(batch_size):
+            model(input_ids=part, use_cache=False)
 
 
 def inject(model: GraniteForCausalLM, channels: int = 4, factor: float = 64.0, seed: int = 0) -> GraniteForCausalLM:

@@ -50,7 +50,7 @@ class LearnedQuantizer(AffineQuantizer):
         self.largest = 6.0 / qparams.qmax if behind_relu6 and self.at_zero else None
         self.train(quantizer.training)
 
-    @property
+    @property  # type: ignore[misc]  # it moves with its parameters: nobody sets it
     def qparams(self) -> QParams:
         """The grid as it is now."""
         self.hold()

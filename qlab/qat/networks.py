@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from qlab import models
 from qlab.graph.prepare import Prepared, prepare
@@ -28,10 +29,12 @@ def qconfig(preset: str) -> QConfig:
     (7, 4)
     """
     config = QConfig.preset(preset, observer="mse")
-    elementwise = replace(config.elementwise, bits=7)
+    given: Any = config.elementwise
+    elementwise = replace(given, bits=7)
     if config.activation is not None:
-        config = replace(config, activation=replace(elementwise, bits=min(config.activation.bits, 7)))
-        if config.activation.bits == 1:
+        bits = min(config.activation.bits, 7)
+        config = replace(config, activation=replace(elementwise, bits=bits))
+        if bits == 1:
             config = replace(config, shortcuts=8)
     config = replace(config, elementwise=elementwise)
     if isinstance(config.weight, QuantSpec):  # binary weights have no range to choose

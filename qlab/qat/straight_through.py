@@ -19,6 +19,7 @@ class FollowingQuantizer(AffineQuantizer):
     """
 
     frozen = False
+    observer: MinMax
 
     def __init__(self, quantizer: AffineQuantizer, *, of_weight: bool = False) -> None:
         super().__init__(quantizer.spec, fusible=quantizer.fusible)

@@ -97,7 +97,7 @@ def fit(
     for name, share in shares.items():
         if not 0 <= share <= 1:
             raise ValueError(f"{name}={share}: expected a share from 0 to 1")
-    data = train if hasattr(train, "batches") else _Batches(train)
+    data: Any = train if hasattr(train, "batches") else _Batches(train)
     plan = plan if data is train else replace(plan, batch_size=data.size)
     prepared.to(device, memory_format=torch.channels_last)
     start(prepared, (x for x, _ in data.batches(plan.batch_size, shuffle=True, seed=plan.seed)), method)

@@ -5,6 +5,7 @@
  */
 import { control } from "./control.js";
 import { child } from "./explorable.js";
+import { layOver } from "./image.js";
 
 /** What a widget's script asks of its model, over a plain object. */
 export function model(state) {
@@ -84,20 +85,25 @@ function controlOf(el, { kind, label, said, start }, moved) {
   select.addEventListener("change", () => moved(select.selectedIndex));
 }
 
-/** A picture, what it finds above it (site.css), and a guess in it where `marks` has a place for that: [along, share]. */
+/** A picture, what it finds above it (site.css), and a guess in it where `marks` has a place for that: [along, share].
+ *
+ * The function that comes back shows what there is to say, and another picture if it is given one.
+ */
 function picture(el, source, size, marks, guess) {
   const finding = child(el, "strong", { class: "qlab-finding", "aria-hidden": "true" });
-  const sheet = child(child(el, "div", { class: "qlab-frame", tabindex: "0" }), "div");
+  const sheet = child(child(el, "div", { class: "qlab-frame", tabindex: "0" }), "div", { class: "qlab-image" });
   const image = child(sheet, "img", { src: source, width: size[0], height: size[1] });
   guess?.((value) => {
     const place = marks?.[String(value)];
     if (place) child(sheet, "div", { class: `qlab-guess-${place[0]}`, style: `--share: ${100 * place[1]}%` });
   });
   const words = child(el, "em", { role: "status" });
-  return ([found, alt], address) => {
+  return ([found, alt, photos], address) => {
     if (address) image.src = address;
     image.alt = finding.textContent = found;
     words.textContent = alt;
+    sheet.querySelectorAll("span").forEach((old) => old.remove());
+    for (const part of photos) layOver(child(sheet, "span"), part, image.src); // not turned over in the dark
   };
 }
 
@@ -120,16 +126,16 @@ async function frames(el, spec, at, guess, marks) {
       const number = frameOf(controls, now);
       const [said] = await Promise.all([words, next.decode()]).catch(() => [(words = undefined)]);
       if (mine !== asked) return; // moved on meanwhile
-      show(said?.[number] ?? ["", "This picture could not be loaded."], said && next.src);
+      show(said?.[number] ?? ["", "This picture could not be loaded.", []], said && next.src);
     }),
   );
   const show = picture(el, address(now), spec.size, marks, guess);
-  show([spec.finding, spec.alt]);
+  show(spec.says);
   if (spec.note) child(el, "p", { class: "qlab-note" }).textContent = spec.note;
 }
 
 function still(el, spec, at, guess, marks) {
-  picture(el, new URL(spec.file, at).href, spec.size, marks, guess)([spec.finding, spec.alt]);
+  picture(el, new URL(spec.file, at).href, spec.size, marks, guess)(spec.says);
 }
 
 function text(el, spec) {

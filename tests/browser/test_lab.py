@@ -6,13 +6,16 @@ nbval's part of `make test`.
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from cells import code_cells, shows, with_what_they_need
 from lab import CLOSE, IMAGE, await_another_image, image_of, jupyterlab, open_notebook, page_of, run_all
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 ARTIFACTS = ROOT / "artifacts"
@@ -120,6 +123,7 @@ def guess_everything(page) -> None:
 
 
 PANELS = ".jp-OutputArea-output :is(.widget-vbox:has(> .qlab-image), .qlab-explorable)"
+FIGURES = ":is(.jp-OutputArea-output, .jp-OutputArea-output *):not(.widget-vbox) > .qlab-image"
 QUIZ = ".jp-OutputArea-output .widget-vbox:has(> .widget-vbox .widget-radio)"
 
 
@@ -129,6 +133,8 @@ def panels(page) -> list:
 
     guess_everything(page)
     given = sum({WIDGET, "image/jpeg"} <= set(output.get("data", {})) for output in outputs(page))
+    expect(page.locator(f"{PANELS}:not({COVERED} *), {FIGURES}")).to_have_count(given, timeout=60_000)
+    given = page.locator(f"{PANELS}:not({COVERED} *)").count()
     given += page.locator(f"{COVERED} > :is(.widget-vbox:has(> .qlab-image), .qlab-explorable)").count()
     assert given, "a lesson without a panel"
     expect(page.locator(PANELS)).to_have_count(given, timeout=60_000)
@@ -228,6 +234,35 @@ def test_a_bit_can_be_clicked_and_reached_from_the_keyboard(page):
     assert "int8 has no pattern for it" in words.inner_text()
     formats.get_by_label("number").fill("0.5")
     assert title.inner_text().startswith("0.5: with at most 16 bits, exact in bfloat16")
+
+
+@pytest.mark.parametrize("page", ["00_float_to_int8.ipynb"], ids=["00"], indirect=True)
+def test_in_a_dark_jupyterlab_a_sheet_is_dark_and_a_photograph_stays_as_it_is(page):
+    panel = next(panel for panel in panels(page) if panel.locator(".qlab-image > span").count())
+    (light, photos), switch = (
+        shown_of(panel),
+        "theme => jupyterapp.commands.execute('apputils:change-theme', { theme })",
+    )
+    page.evaluate(switch, "JupyterLab Dark")
+    try:
+        panel.locator(".qlab-image > span").first.wait_for(state="visible")
+        dark, same = shown_of(panel)
+    finally:
+        page.evaluate(switch, "JupyterLab Light")
+    assert np.median(light) > 250 and np.median(dark) < 30
+    assert len(photos) == len(same) > 1
+    assert all(np.abs(one - other).mean() < 3 for one, other in zip(photos, same))
+
+
+PARTS = "spans => spans.map(({ style }) => [style.left, style.top, style.width, style.height].map(parseFloat))"
+
+
+def shown_of(panel) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The pixels of a panel's image as the browser shows it, and those of each photograph on it."""
+    whole = np.asarray(Image.open(io.BytesIO(panel.locator(".qlab-image").screenshot())).convert("RGB"), float)
+    pixels = np.array([*whole.shape[1::-1]] * 2) / 100
+    places = [np.round(part * pixels).astype(int) for part in panel.locator(".qlab-image > span").evaluate_all(PARTS)]
+    return whole, [whole[top + 3 : top + high - 3, left + 3 : left + wide - 3] for left, top, wide, high in places]
 
 
 BUSY = """async () => {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 
 from qlab.course import figure as figures
 from qlab.course.figure import COLOURS, PAPER, Figure, jpeg
+from qlab.course.widgets import JS
 
 MEANINGS = ("float", "quantized", "error", "clipped")
 
@@ -25,8 +27,8 @@ VISION = {
 }
 
 
-def linear(colour: str) -> np.ndarray:
-    c = np.array(to_rgb(colour))
+def linear(colour: Sequence[float]) -> np.ndarray:
+    c = np.array(colour)
     return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
 
 
@@ -37,23 +39,51 @@ def lab(rgb: np.ndarray) -> np.ndarray:
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
-def contrast(colour: str, ground: str) -> float:
+def contrast(colour: Sequence[float], ground: Sequence[float]) -> float:
     """WCAG's contrast ratio: 3 for graphics, 4.5 for text."""
     light = sorted(float(linear(c) @ [0.2126, 0.7152, 0.0722]) for c in (colour, ground))
     return (light[1] + 0.05) / (light[0] + 0.05)
 
 
+# CSS's hue-rotate(180deg): https://www.w3.org/TR/filter-effects-1/#huerotateEquivalent
+HALF_A_TURN = np.array([[-0.574, 1.43, 0.144], [0.426, 0.43, 0.144], [0.426, 1.43, -0.856]])
+
+
+def turned_over(colour: str) -> np.ndarray:
+    """What the filter of explorables.css makes of a colour in a dark JupyterLab."""
+    found = re.search(r"filter: invert\((.+)\) hue-rotate\(180deg\);", (JS / "explorables.css").read_text("utf-8"))
+    inverted = (1 - 2 * float(found[1])) * np.array(to_rgb(colour)) + float(found[1])
+    return (HALF_A_TURN @ inverted).clip(0, 1)
+
+
+THEMES = {"light": to_rgb, "dark": turned_over}
+EACH_THEME = pytest.mark.parametrize("theme", THEMES)
+
+
+@EACH_THEME
 @pytest.mark.parametrize("vision", VISION)
 @pytest.mark.parametrize("one, other", list(itertools.combinations(MEANINGS, 2)))
-def test_two_meanings_never_look_alike(vision, one, other):
-    seen = [lab(np.array(VISION[vision]) @ linear(COLOURS[name])) for name in (one, other)]
+def test_two_meanings_never_look_alike(theme, vision, one, other):
+    seen = [lab(np.array(VISION[vision]) @ linear(THEMES[theme](COLOURS[name]))) for name in (one, other)]
     assert np.linalg.norm(seen[0] - seen[1]) > 20
 
 
-@pytest.mark.parametrize("name", MEANINGS)
-def test_colours_stand_out_from_the_paper(name):
-    least = 3.0 if name == "error" else 4.5  # that one is for areas and lines, not for text
-    assert contrast(COLOURS[name], PAPER) >= least
+@EACH_THEME
+@pytest.mark.parametrize("name", [*MEANINGS, "ink"])
+def test_colours_can_be_read_on_the_paper(theme, name):
+    assert contrast(*(THEMES[theme](COLOURS[which]) for which in (name, "paper"))) >= 4.5
+
+
+@EACH_THEME
+def test_words_in_a_colour_are_not_taken_for_ink(theme):
+    ink, *others = (lab(linear(THEMES[theme](COLOURS[name]))) for name in ("ink", *MEANINGS))
+    assert all(np.linalg.norm(ink - other) > 20 for other in others)
+
+
+def test_the_dark_side_is_dark_and_keeps_its_hues():
+    assert THEMES["dark"](PAPER).max() < 0.1 and THEMES["dark"](COLOURS["ink"]).min() > 0.7
+    blue, orange = (THEMES["dark"](COLOURS[name]) for name in ("float", "quantized"))
+    assert blue.argmax() == 2 and orange.argmax() == 0
 
 
 def moving() -> Callable[[int], Figure]:
@@ -103,7 +133,38 @@ def test_a_notebook_shows_a_figure_and_its_words(monkeypatch):
     monkeypatch.setattr(figures, "display", lambda data, **options: shown.append(data))
     figure = moving()(6)
     figure._ipython_display_()
-    assert "image/jpeg" in shown[0] and shown[1].data == f"*{figure.alt}*"
+    assert {"image/jpeg", "application/vnd.jupyter.widget-view+json"} <= set(shown[0])
+    assert shown[1].data == f"*{figure.alt}*"
+
+
+def test_a_title_or_a_name_too_long_for_the_figure_becomes_smaller_and_the_next_has_its_size_again():
+    figure = Figure((4, 2), "short")
+    axes = figure.subplots()
+    axes.set_ylabel("a name that is much longer than the axis, and longer than the figure is high")
+    figure.frame()
+    size = figure._suptitle.get_fontsize()
+    assert 0 <= axes.yaxis.label.get_window_extent().y0 and axes.yaxis.label.get_window_extent().y1 <= 200
+    figure.finding = "a finding that takes more words than the figure is wide, by far"
+    figure.frame()
+    assert figure._suptitle.get_window_extent().x1 <= 400 and figure._suptitle.get_fontsize() < size
+    figure.finding = "short"
+    assert figure.still()[0] and figure._suptitle.get_fontsize() == size
+
+
+def test_a_figure_knows_where_its_photographs_are():
+    """A photograph has colours of its own; numbers drawn as colours belong to the sheet."""
+    figure = Figure((8, 4))
+    photo, numbers, _plain = figure.subplots(1, 3)
+    photo.imshow(np.zeros((10, 10, 3), np.uint8))
+    numbers.imshow(np.zeros((10, 10)))
+    seen = pixels(figure.frame())
+    ((left, top, width, height),) = figure.photos()
+    assert 0 < left < left + width < 1 / 3 and 0 < top < top + height < 1
+    black = seen[
+        round(top * 400) + 2 : round((top + height) * 400) - 2, round(left * 800) + 2 : round((left + width) * 800) - 2
+    ]
+    around = seen[round(top * 400) - 6 : round(top * 400) - 3, round(left * 800) : round((left + width) * 800)]
+    assert black.max() < 20 and around.mean() > 200
 
 
 @pytest.mark.parametrize("along", ["x", "y"])

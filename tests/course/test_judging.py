@@ -146,6 +146,11 @@ def test_a_crash_in_a_later_case_is_the_mistake_that_crashes_there_in_whatever_w
     assert verdict.kind is Kind.WRONG and verdict.message.endswith(mixes_rows.__doc__)
 
 
+def test_what_a_wrong_answer_prints_is_printed_once(capsys):
+    judge(TASK, lambda x: print("x is", x) or x * x)
+    assert capsys.readouterr().out == "x is 1.0\n"
+
+
 # --- the form of an answer
 
 
@@ -255,3 +260,8 @@ def test_what_cannot_be_compared_is_not_called_wrong():
 
 def test_words_of_students_are_text_and_not_markup():
     assert "&lt;b&gt;" in judge(TASK, lambda x: "<b>")._repr_html_()
+
+
+def test_a_number_alone_stands_for_a_list_of_one_and_a_longer_one_is_asked_for():
+    task = Exercise("1.1", lambda n: [n] * n, cases=((1,), (2,)), hints=())
+    assert judge(task, lambda n: n * n).message.startswith("n = 2:\nyou give 4, expected [2, 2]")

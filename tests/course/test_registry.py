@@ -9,6 +9,7 @@ from math import prod
 from pathlib import Path
 
 import pytest
+from matplotlib.text import Text
 
 from qlab.course import registry
 from qlab.course.lessons import LESSONS
@@ -75,6 +76,19 @@ def test_a_frame_depends_on_nothing_that_was_left_out_of_what_moves(each):
 
 
 @EACH
+def test_no_word_leaves_its_figure(each):
+    panel = each.small()
+    for end in (0, -1):
+        figure = panel.draw(**{name: values[end] for name, values in panel.choices.items()})
+        figure.frame()
+        for text in figure.findobj(Text):
+            if text.get_visible() and text.get_text().strip() and not text.get_clip_on():
+                box = text.get_window_extent()
+                inside = box.x0 >= -1 and box.y0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1
+                assert inside, text.get_text()
+
+
+@EACH
 def test_it_is_saved_with_a_still_picture_and_its_words_for_readers_without_a_kernel(each):
     panel = each.small()
     data, metadata = panel._repr_mimebundle_()
@@ -113,7 +127,7 @@ def test_a_lesson_shows_its_own_panels():
 def test_they_come_lesson_by_lesson_and_know_their_controls_their_still_picture_and_their_script():
     assert all(one.lesson <= other.lesson for one, other in pairwise(explorables()))
     by_name = {each.name: each for each in explorables()}
-    assert by_name["ptq_and_qat"].controls == {"bits": [2, 3, 4]} and by_name["ptq_and_qat"].script is None
+    assert by_name["ptq_and_qat"].controls["images"] == [100, 200] and by_name["ptq_and_qat"].script is None
     assert by_name["clipping"].script == "clipping.js" and list(by_name["clipping"].controls) == ["bits", "limit"]
     data, _metadata = by_name["clipping"].still
     assert data["text/plain"].startswith("4 bits, limit ") and data == by_name["clipping"].still[0]

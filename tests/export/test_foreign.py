@@ -10,8 +10,8 @@ import onnxruntime
 import pytest
 import torch
 from memory import peak
+from steps import STEPS, Step, X, rows
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision.models.swin_transformer import ShiftedWindowAttention
 
 import qlab
@@ -21,75 +21,6 @@ from qlab.export import aten, calls, checks, qdq
 from qlab.files import read_tensors, write_tensors
 from qlab.int8.modules import Call, Input
 
-X = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-
-
-class Step(nn.Module):
-    """A convolution, what is tried out on its (N, 8, 8, 8), and a head."""
-
-    def __init__(self, step, layer: nn.Module | None = None) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.conv, self.step, self.layer, self.fc = nn.Conv2d(3, 8, 3, padding=1), step, layer, nn.Linear(8, 5)
-        self.gain = nn.Parameter(torch.rand(8, 1, 1) + 0.5)
-        self.row = nn.Parameter(torch.randn(1, 1, 8))
-        self.register_buffer("index", torch.tensor([2, 0, 1, 7, 6, 5, 4, 3]))
-
-    def forward(self, x):
-        y = self.step(self, self.conv(x))
-        return self.fc(y.flatten(2).mean(2))
-
-
-def rows(y: Tensor) -> Tensor:
-    return y.flatten(2).transpose(1, 2)
-
-
-def shuffle(net, y):
-    n, c, h, w = y.size()
-    return y.view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, -1, h, w)
-
-
-def windows(net, y):
-    n, c, h, w = y.shape
-    y = y.permute(0, 2, 3, 1).reshape(n, h // 4, 4, w // 4, 4, c).swapaxes(2, 3).reshape(n, -1, 16, c)
-    q, k = torch.chunk(y, 2, dim=-1)
-    weight = F.softmax(torch.einsum("b w i c, b w j c -> b w i j", q, k) * c**-0.5, dim=-1)
-    return (weight @ y).permute(0, 3, 1, 2)
-
-
-def token(net, y):
-    return torch.cat([net.row.expand(y.shape[0], -1, -1), rows(y)], dim=1).transpose(1, 2)
-
-
-def norm(net, y):
-    y = F.layer_norm(y.permute(0, 2, 3, 1), (8,), eps=1e-6)
-    return torch.permute(y, [0, 3, 1, 2])
-
-
-def attention(net, y):
-    q, k, v = (part.unsqueeze(1) for part in (rows(y), rows(y) * 0.5, rows(y) + net.row))
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True).squeeze(1).transpose(1, 2)
-
-
-def resized(net, y):
-    return F.interpolate(F.pad(y, [1, 0, 0, 1]), scale_factor=2, mode="bilinear", align_corners=False)
-
-
-STEPS = {
-    "shuffle": shuffle, "windows": windows, "class token": token, "layer norm of channels": norm, "attention": attention,
-    "interpolation and padding": resized,
-    "gain": lambda net, y: net.gain * y,
-    "chosen channels": lambda net, y: y[:, net.index] - y[:, [0] * 8, 1:2, ..., None, 0],
-    "slices": lambda net, y: torch.stack([y[:, :, ::2], y[:, :, 1::2]], 1).mean(1),
-    "split": lambda net, y: torch.cat([y.split([2, 6], 1)[1] * 2.0, y.split([2, 6], 1)[0]], 1),
-    "roll": lambda net, y: torch.roll(y, shifts=(-1, 2), dims=(2, 3)) * torch.sigmoid(y),
-    "activations": lambda net, y: F.gelu(y) + F.silu(y) + F.hardswish(y) + torch.tanh(y) + F.relu6(y) + F.softplus(y),
-    "tanh gelu": lambda net, y: F.gelu(y, approximate="tanh") / (1 + y**2),
-    "normalized": lambda net, y: F.normalize(y, dim=1) + y.std(1, keepdim=True) + y.abs().amax((2, 3), keepdim=True),
-    "masked": lambda net, y: torch.softmax(y.masked_fill(y < 0, float("-inf")).clamp(min=-9.0), 1) - torch.where(y > 1, y, 0.0),
-    "linear with constants": lambda net, y: (F.linear(rows(y), net.fc.weight, None) @ net.fc.weight).mT,
-    "divisor": lambda net, y: F.avg_pool2d(y, 2, divisor_override=3),
-}  # fmt: skip
 LAYERS = {
     "multi-head attention": (nn.MultiheadAttention(8, 2, batch_first=True),
                              lambda net, y: net.layer(rows(y), rows(y), rows(y), need_weights=False)[0].transpose(1, 2)),
@@ -265,6 +196,45 @@ def test_a_trained_network_comes_back_bit_for_bit(tmp_path, bits):
     assert torch.equal(qlab.convert(fresh, "reference")(X), qlab.convert(trained, "reference")(X))
 
 
+def started(method: str, x: Tensor = X):
+    """In the middle of a training: BatchNorms beside the weights, grids that learn or follow."""
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.Flatten()
+    form = qlab.prepare(nn.Sequential(*layers).eval(), QConfig.preset("w4a4", first_last=None), X)
+    return form if not method else qlab.qat.start(qlab.calibrate(form, [x], progress=False), [x], method)
+
+
+def train(network, steps: int):
+    optimizer = torch.optim.SGD(network.parameters(), 0.05)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        network(X).square().mean().backward()
+        optimizer.step()
+    return network
+
+
+@pytest.mark.parametrize("method", ["lsq", "pact", "straight_through"])
+def test_a_network_in_training_comes_back_and_is_trained_on(tmp_path, method):
+    network = train(started(method), 3)
+    path = qlab.save(network, tmp_path / "halfway.safetensors")
+    back = qlab.load(path, into=started(method, X * 2))
+    train(network, 2), train(back, 2)
+    state = back.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    done, again = qlab.qat.finish(network), qlab.qat.finish(back)
+    assert torch.equal(qlab.convert(done, "reference")(X), qlab.convert(again, "reference")(X))
+
+
+def test_a_network_in_training_goes_into_no_other(tmp_path):
+    path = qlab.save(started("lsq"), tmp_path / "halfway.safetensors")
+    for other in ("", "pact"):
+        with pytest.raises(
+            ValueError,
+            match=r"halfway.safetensors is of another stage: '.*' is a \w+ there, a \w+ here. .*qlab.qat.start\(prepared, ",
+        ):
+            qlab.load(path, into=started(other))
+
+
 @pytest.mark.parametrize("other, words", [
     (dict(bits=4), "of another network or other bits: '.*' is QuantSpec.*bits=8.* there, QuantSpec.*bits=4.* here: prepare the"),
     (dict(width=5), r"of another network: 'network.0.weight' is \(4, 3, 3, 3\) there, \(5, 3, 3, 3\) here"),
@@ -304,6 +274,22 @@ def test_a_damaged_file_of_a_prepared_network_is_refused(tmp_path):
         write_tensors(path, tensors, {**header, "prepared": version})
         with pytest.raises(ValueError, match="p.safetensors has format .* of prepared networks; this qlab reads 1"):
             qlab.load(path, into=prepared())
+
+
+def test_a_mask_of_infinity_is_refused_with_its_name_and_what_to_write(tmp_path):
+    class Masked(Step):
+        def __init__(self) -> None:
+            super().__init__(None)
+            self.register_buffer("mask", torch.tensor([0.0, -torch.inf] * 4))
+
+        def forward(self, x):
+            return self.fc(torch.softmax(self.conv(x).mean((2, 3)) + self.mask, 1))
+
+    words = "cannot be saved: .*mask.* holds NaN or infinity, .* such as -1e9"
+    with pytest.raises(ValueError, match=words):
+        qlab.save(int8(Masked()), tmp_path / "net.safetensors")
+    with pytest.raises(ValueError, match=words):
+        qlab.save(qlab.prepare(Masked().eval(), example=X), tmp_path / "net.safetensors")
 
 
 def test_a_network_of_nan_is_not_saved(tmp_path):

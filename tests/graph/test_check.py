@@ -159,6 +159,52 @@ def test_the_first_layer_that_differs_is_named(monkeypatch):
         qlab.prepare(models.resnet20())
 
 
+class OneBatchSize(Base):
+    """What the trace sees holds for the example's batch alone."""
+
+    def forward(self, x):
+        count = 1 if isinstance(x, torch.fx.Proxy) else len(x)
+        return self.head(self.conv(x).reshape(count, 8, 16, 16))
+
+
+def test_a_graph_for_one_batch_size_of_a_network_for_all_is_refused(capfd):
+    words = r"the traced network fails on a batch of shape \(2, 3, 16, 16\), which the network itself takes: shape .*leaves="
+    with pytest.raises(ValueError, match=words):
+        qlab.prepare(OneBatchSize().eval(), example=X[:1])
+    assert capfd.readouterr().err == ""  # the words are in the error
+
+
+def test_a_network_for_one_batch_size_alone_is_not_asked_for_others():
+    class Fixed(Base):
+        def forward(self, x):
+            return self.head(self.conv(x).reshape(len(X), 8, 16, 16))
+
+    assert qlab.prepare(Fixed().eval(), example=X).report()
+
+
+@pytest.mark.parametrize("part", ["fold.fold_layer", "equalize.equalize_pair"])
+def test_what_is_equalized_proves_itself_too(monkeypatch, part):
+    """Before and after: a fold that goes wrong, and channels that are scaled in one of two layers alone."""
+    from qlab.graph import equalize, fold
+
+    where, name = ({"fold": fold, "equalize": equalize}[part.split(".")[0]], part.split(".")[1])
+    right, calls = getattr(where, name), []
+
+    def wrong(first, second):
+        given = right(first, second)
+        first.weight.data[0] *= 1 if calls else 1.5
+        calls.append(first)
+        return given
+
+    layers = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU6(), nn.Conv2d(8, 4, 3), nn.Flatten()
+    torch.manual_seed(0)
+    network = nn.Sequential(*layers).eval()
+    assert qlab.prepare(network, example=X, equalize=True).report()  # though a relu6 becomes a relu
+    monkeypatch.setattr(where, name, wrong)
+    with pytest.raises(ValueError, match="does not compute what the network does.* first layer that differs is "):
+        qlab.prepare(network, example=X, equalize=True)
+
+
 def test_the_integers_are_compared_with_the_fake_quantized_floats(monkeypatch):
     """An engine that computes something else is found in convert."""
     from qlab.int8.reference import Engine

@@ -113,3 +113,24 @@ def test_a_change_that_has_no_other_form_is_refused_by_its_line():
     words = r"copy_, at .*test_functional.py:\d+: `y\.copy_\(x\)`, changes a tensor in place and has no form that gives a new"
     with pytest.raises(ValueError, match=words):
         qlab.graph.trace.trace(Copies(), torch.zeros(1, 3, 4, 4))
+
+
+class SetsAPart(torch.nn.Module):
+    def forward(self, x):
+        y = x * 2
+        y[:, 0] = 0
+        return y
+
+
+class AddsToAPart(torch.nn.Module):
+    def forward(self, x):
+        y = x * 2
+        y[:, :2] += 1
+        return y
+
+
+@pytest.mark.parametrize("network, line", [(SetsAPart, r"y\[:, 0\] = 0"), (AddsToAPart, r"y\[:, :2\] \+= 1")])
+def test_a_change_of_a_part_is_refused_by_its_line_with_what_to_write(network, line):
+    words = rf"test_functional.py:\d+: `{line}` \(a part of a tensor is changed in place\). Compute a new tensor instead, .*mask"
+    with pytest.raises(ValueError, match=words):
+        qlab.graph.trace.trace(network(), torch.zeros(1, 3, 4, 4))

@@ -156,7 +156,7 @@ def test_what_stays_in_float_says_why():
     prepared = calibrated(Odd().eval())
     because = {row.layer: row.float_because for row in prepared.report() if row.float_because}
     assert because == {
-        "add": "no integer kernel adds shapes (1, 3, 32, 32) and None",
+        "add": "no integer kernel adds a number, or what is no tensor",
         "mirror": "no integer kernel pads with padding_mode='reflect'",
         "same": "no integer kernel takes padding='same': give it in numbers",
         "silu": "no integer kernel for SiLU",

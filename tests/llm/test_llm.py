@@ -165,14 +165,45 @@ def test_inputs_are_rounded_token_by_token():
     assert bool((layer(torch.zeros(1, 64)) == 0).all())
 
 
-def test_channels_beyond_the_threshold_stay_in_float():
+def outlier_in_channel_7() -> tuple[torch.Tensor, torch.Tensor]:
+    """A weight and inputs; where the inputs are large the weights are so small that their int8 codes are 0."""
     weight, x = torch.randn(16, 64), torch.randn(5, 64)
-    x[2, 7] = 100.0
-    plain, mixed = DynamicLinear.from_weight(weight), DynamicLinear.from_weight(weight, threshold=6.0)
-    expected = F.linear(x, plain.codes * plain.scale[:, None])
-    assert (mixed(x) - expected).abs().max() < 0.1 * (plain(x) - expected).abs().max()
-    assert mixed.in_float == 1 and "channels above 6 in float" in repr(mixed)
+    x[2, 7] = 1000.0
+    weight[:, 7] /= 1000
+    return weight, x
+
+
+def test_channels_beyond_the_threshold_are_multiplied_by_float_weights():
+    weight, x = outlier_in_channel_7()
+    mixed = DynamicLinear.from_weight(weight, threshold=6.0)
+    assert bool((mixed.codes[:, 7] == 0).all()) and torch.equal(mixed.weight, weight)
+    alone = torch.zeros(1, 64)
+    alone[0, 7] = 1000.0
+    assert torch.equal(mixed(alone), 1000 * weight[:, 7][None]) and mixed.in_float == 1
+    plain = DynamicLinear.from_weight(weight)
+    others = x.clone()
+    others[:, 7] = 0
+    assert torch.allclose(mixed(x), plain(others) + x[:, 7:8] * weight[:, 7], rtol=1e-5, atol=1e-5)
+    assert (mixed(x) - F.linear(x, weight)).abs().max() < 0.1 * (plain(x) - F.linear(x, weight)).abs().max()
+    assert "channels above 6 in float" in repr(mixed)
     assert torch.allclose(mixed(x[:2]), plain(x[:2]), atol=1e-5) and mixed.in_float == 0
+
+
+def test_on_kernels_too_outliers_meet_float_weights():
+    weight, x = outlier_in_channel_7()
+    mixed = DynamicLinear.from_weight(weight, threshold=6.0)
+    bytes_before, expected = memory_bytes(mixed), mixed(x)
+    assert torch.allclose(mixed.use_kernel()(x), expected, rtol=0.05, atol=0.2) and mixed.in_float == 1
+    assert memory_bytes(mixed) == bytes_before - 2 * weight.numel(), "the float weights are bfloat16 now"
+
+
+def test_a_threshold_needs_the_float_weight():
+    codes, grids = llm.quantize_weight(torch.randn(16, 64))
+    for weight, found in ((None, "none"), (torch.randn(64, 16), r"one of \(64, 16\)")):
+        with pytest.raises(
+            ValueError, match=rf"threshold=6, and of float weights {found}: expected those of the codes"
+        ):
+            DynamicLinear(codes, grids, 6.0, weight)
 
 
 # --- kernels
@@ -343,6 +374,28 @@ def test_injected_outliers_change_no_answer_and_ruin_w8a8(model, tokens):
     assert broken > 20 * plain
     for rescued in (llm.dynamic(with_outliers, threshold=20.0), llm.dynamic(llm.smooth(with_outliers, tokens))):
         assert error(model, rescued, tokens) < 0.2 * broken
+
+
+def test_float_weights_rescue_what_codes_of_0_cannot(model, tokens):
+    """LLM.int8(): the outliers' weights are so small that their codes are 0, and dequantized codes bring nothing back."""
+    with_outliers = llm.inject(model, channels=2, factor=1024.0)
+    split = llm.dynamic(with_outliers, threshold=100.0)
+    by_codes = llm.dynamic(with_outliers, threshold=100.0)
+    for layer in by_codes.modules():
+        if isinstance(layer, DynamicLinear):
+            layer.weight = layer.codes * layer.scale[:, None]
+    plain = error(model, llm.dynamic(model), tokens)
+    assert error(model, split, tokens) < 2 * plain and error(model, by_codes, tokens) > 5 * plain
+
+
+def test_the_inputs_of_a_layer_are_what_enters_it(model, tokens):
+    name = "model.layers.1.mlp.down_proj"
+    x = llm.layer_inputs(model, name, tokens)
+    assert x.shape == (tokens.numel(), 128)
+    assert torch.equal(x.abs().amax(0), llm.largest_inputs(model, tokens)[model.get_submodule(name)])
+    with pytest.raises(AttributeError, match="down"):
+        llm.layer_inputs(model, "model.layers.1.down", tokens)
+    assert not model.get_submodule(name)._forward_pre_hooks
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])

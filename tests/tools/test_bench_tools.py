@@ -397,6 +397,21 @@ def test_every_engine_that_works_here_has_a_line(tool, trained, capsys):
     assert lines[-1].startswith("0 of them lose more than 100 points")
 
 
+def test_every_observer_has_a_row_and_is_compared_with_min_max(tool, trained, capsys):
+    module = tool("bench_observers")
+    assert module.main(["--network", "resnet20", "--calibrations", "1", "--images", "20"]) == 0
+    title, *rows = capsys.readouterr().out.splitlines()
+    assert "vs minmax" in title and [row.split()[2] for row in rows] == list(module.OBSERVERS)
+    assert rows[0].split()[5:7] == ["0.00", "0.00"] and all(float(row.split()[7]) > 20 for row in rows)  # dB
+
+
+def test_the_error_of_a_difference_counts_each_image_once(tool):
+    """The same images with two calibrations are no more images."""
+    lost = torch.tensor([1.0, 0.0, 0.0, -1.0])
+    mean, error = tool("bench_observers").in_points([lost, lost])
+    assert mean == 0 and error == pytest.approx(100 * float(lost.std()) / 2)
+
+
 def test_an_engine_that_answers_otherwise_is_counted(tool, trained, capsys, monkeypatch):
     module = tool("bench_engines")
     convert = qlab.convert

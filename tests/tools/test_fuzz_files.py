@@ -64,8 +64,8 @@ def test_it_tells_what_is_right_and_what_is_not():
 
 def test_damaged_and_forged_files_end_in_the_right_answer_or_in_an_error_in_words(tmp_path):
     """About 20 seconds of it; `python tools/fuzz_files.py --seconds 3600 --seed 1` goes on with others."""
-    done = run(str(TOOL), "--seconds", "15", "--seed", "0", "--keep", str(tmp_path))
+    done = run(str(TOOL), "--seconds", "18", "--seed", "0", "--keep", str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
-    assert len(lines) == 6 and all(line.endswith(", 0 findings") for line in lines)
+    assert len(lines) == 7 and all(line.endswith(", 0 findings") for line in lines)
     assert all(int(line.split()[1]) > 3 for line in lines)

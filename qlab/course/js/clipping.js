@@ -32,17 +32,17 @@ export function histogram(x, bins) {
 /** From values, the largest first, to a function from (controls, texts) to what there is to see. */
 export function clipping(x) {
   const bars = histogram(x, 60);
-  const limits = linspace(0.02, 1, 50).map((share) => x[0] * share);
+  const limits = linspace(0.02, 1, 99).map((share) => x[0] * share);
   const whole = {}; // by bits: the errors at each of the limits
   return ({ bits, limit }, texts) => {
     whole[bits] ??= limits.map((at) => errors(x, bits, at));
     const at = (x[0] * limit) / 100;
     const now = errors(x, bits, at);
-    const best = limits[whole[bits].reduce((least, { total }, i, all) => (total < all[least].total ? i : least), 0)];
+    const times = now.total / Math.max(1e-12, Math.min(...whole[bits].map(({ total }) => total)));
     const share = (100 * x.reduce((count, value) => count + (value > at), 0)) / x.length;
     return {
       bars, limits, at, now, curves: whole[bits],
-      finding: fill(texts.finding, { bits, at, total: now.total, best }),
+      finding: fill(texts.finding, { bits, at, total: now.total, times }),
       alt: fill(texts.alt, { ...now, share }),
     };
   };

@@ -23,7 +23,7 @@ export function see({ bits, shift }, texts) {
   return {
     step, grid, values, error,
     finding: fill(texts.finding, { bits, step, worst, zero }),
-    alt: fill(texts.alt, { levels: grid.length, half: step / 2 }),
+    alt: fill(texts.alt, { levels: grid.length, used: new Set(values).size, half: step / 2 }),
   };
 }
 

@@ -42,6 +42,16 @@ def squares(bits):
     return bits**2
 
 
+def another_operation(bits):
+    """In Python ^ is no power but another operation on bits, the exclusive or. Write 2 ** bits."""
+    return 2 ^ bits
+
+
+def one_bit_less(bits):
+    """That is half of them: bits - 1 of the bits."""
+    return 2 ** (bits - 1)
+
+
 def gives_bits(weights, bits):
     """Those are bits. A byte has 8."""
     return weights * bits
@@ -57,9 +67,39 @@ def drops_the_rest(weights, bits):
     return weights * bits // 8
 
 
+def whole_weights_a_byte(weights, bits):
+    """You put whole weights into each byte and waste the bits that are left. None is wasted: the weights lie end to end."""
+    return math.ceil(weights / (8 // bits))
+
+
+def rounds_to_nearest(weights, bits):
+    """You round to the nearest number of bytes. One bit too many needs a byte more: round up."""
+    return round(weights * bits / 8)
+
+
+def one_byte_more(weights, bits):
+    """You always add a byte. When the bits fill all bytes, none is left over: round up."""
+    return weights * bits // 8 + 1
+
+
 def cuts_off(x, scale):
     """You cut the fraction off. The nearest code may be the one above."""
     return abs(math.trunc(x / scale) * scale - x)
+
+
+def always_up(x, scale):
+    """You round up. The nearest code may be the one below."""
+    return abs(math.ceil(x / scale) * scale - x)
+
+
+def keeps_the_sign(x, scale):
+    """How far, without a sign: take abs of it."""
+    return round(x / scale) * scale - x
+
+
+def at_most(x, scale):
+    """Half a scale is the most that it can be off. How far is this x off?"""
+    return scale / 2
 
 
 def gives_the_value(x, scale):
@@ -80,17 +120,24 @@ EXERCISES = (
         how_many_codes,
         cases=((1,), (2,), (3,), (8,)),
         hints=(_("One bit is 0 or 1: two codes. With a second bit each of them comes twice."), _("2 ** bits")),
-        mistakes=(twice_the_bits, highest_code, squares),
+        mistakes=(another_operation, twice_the_bits, highest_code, squares, one_bit_less),
     ),
     Exercise(
         "0.2",
         bytes_needed,
-        cases=((3, 8), (3, 4), (5, 1), (270_000, 4)),
+        cases=((3, 8), (3, 4), (5, 1), (3, 3), (5, 3), (270_000, 4)),
         hints=(
             _("All weights together take weights * bits bits. A byte has 8."),
             _("math.ceil rounds up; so does -(-bits_in_all // 8)."),
         ),
-        mistakes=(gives_bits, whole_bytes_each, drops_the_rest),
+        mistakes=(
+            gives_bits,
+            whole_bytes_each,
+            drops_the_rest,
+            whole_weights_a_byte,
+            rounds_to_nearest,
+            one_byte_more,
+        ),
     ),
     Exercise(
         "0.3",
@@ -100,7 +147,7 @@ EXERCISES = (
             _("Which code is nearest? round(x / scale). Which number does it stand for?"),
             _("abs(code * scale - x)"),
         ),
-        mistakes=(cuts_off, gives_the_value, error_in_codes),
+        mistakes=(cuts_off, always_up, keeps_the_sign, at_most, gives_the_value, error_in_codes),
     ),
 )
 

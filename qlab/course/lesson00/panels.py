@@ -20,14 +20,12 @@ def _guesses() -> tuple:
     sample = Dataset(torch.full((4, 3, 32, 32), 128, dtype=torch.uint8), labels, ("cat", "dog"), "grey squares", "test",
                      (0.5,) * 3, (0.25,) * 3)  # fmt: skip
     said = {bits: (labels + (torch.arange(4) >= bits)) % 2 for bits in (2, 3, 4)}
-    return sample, said, {2: 50.0, 3: 75.0, 4: 98.0}, 99.0
+    return sample, said, torch.ones(4, dtype=torch.bool)
 
 
 @explorable(example=_guesses)
-def fewer_bits(
-    images: Dataset, said: Mapping[int, Tensor], accuracy: Mapping[int, float], float_accuracy: float
-) -> Panel:
+def fewer_bits(images: Dataset, said: Mapping[int, Tensor], float_right: Tensor) -> Panel:
     """Drag the number of bits: the network's answers, and how many are right. Arguments as in ``plots``."""
     most, least = max(said), min(said)
     slider = Slider(label=_("bits of weights and activations"), value=most, minimum=least, maximum=most)
-    return Panel(plots.fewer_bits(images, said, accuracy, float_accuracy), bits=slider)
+    return Panel(plots.fewer_bits(images, said, float_right), bits=slider)

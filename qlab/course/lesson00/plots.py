@@ -10,6 +10,7 @@ from matplotlib.gridspec import GridSpec
 from matplotlib.text import Text
 from torch import Tensor
 
+from qlab.analysis import paired
 from qlab.course.figure import CLIPPED, FLOAT, QUANTIZED, STYLE, Figure
 from qlab.course.language import _
 from qlab.data.dataset import Dataset
@@ -44,37 +45,52 @@ def answers(sample: Dataset, float_scores: Tensor, int8_scores: Tensor) -> Figur
 
 @rc_context(STYLE)
 def fewer_bits(
-    sample: Dataset, said: Mapping[int, Tensor], accuracy: Mapping[int, float], float_accuracy: float
+    sample: Dataset, said: Mapping[int, Tensor], float_right: Tensor, shown: int = 10
 ) -> Callable[[int], Figure]:
     """The answers of one network quantized to fewer and fewer bits; a function from bits to the figure.
 
-    ``said[bits]`` is what the network answers for ``images``: int64 (N,). ``accuracy[bits]`` is how much of
-    a larger set it gets right, in percent. The curve ends at the bits asked for: no look at what is to come.
+    ``said[bits]`` is what the network answers for each image of ``sample``: int64 (N,). ``float_right`` says on which the
+    float network is right: bool (N,). The first ``shown`` images are drawn. The curve ends at the bits asked for: no look
+    at what is to come; its bars are the standard error of the difference from float.
     """
-    widths = sorted(accuracy, reverse=True)
-    figure = Figure((9, 3.4))
-    left, right = figure.add_gridspec(1, 2, width_ratios=(3, 2))
-    places = left.subgridspec(2, -(-len(sample) // 2))
-    captions = [line for (line,) in show_images(figure, places, sample, 7, (QUANTIZED,))]
-    ax = figure.add_subplot(right)
+    widths = sorted(said, reverse=True)
+    right = {bits: answers == sample.labels for bits, answers in said.items()}
+    loss = {bits: paired(float_right, each) for bits, each in right.items()}
+    accuracy = {bits: 100 * float(each.float().mean()) for bits, each in right.items()}
+    float_accuracy = 100 * float(float_right.float().mean())
+    few = sample.subset(slice(shown))
+    figure = Figure((9, 3.6))
+    left, beside = figure.add_gridspec(1, 2, width_ratios=(3, 2))
+    places = left.subgridspec(2, -(-len(few) // 2))
+    captions = [line for (line,) in show_images(figure, places, few, 7, (QUANTIZED,))]
+    ax = figure.add_subplot(beside)
     ax.set(xlabel=_("bits"), xlim=(widths[-1] - 0.3, widths[0] + 0.3), xticks=widths)
     ax.set(ylabel=_("right answers in %"), ylim=(0, 103))
     ax.axhline(float_accuracy, color=FLOAT, linestyle="--")
     ax.text(widths[-1], float_accuracy - 2, "float", color=FLOAT, va="top")
+    figure.takes_guess(ax, "x")
     (curve,) = ax.plot([], [], "o-", color=QUANTIZED)
+    bars = ax.vlines([], 0, 0, color=QUANTIZED, linewidth=4, alpha=0.5)
     (now,) = ax.plot([], [], "o", color=QUANTIZED, markersize=13)
-    figure.moves(*captions, curve, now)
+    figure.moves(*captions, curve, bars, now)
 
     def draw(bits: int) -> Figure:
-        shown = [width for width in widths if width >= bits]
-        for line, text in zip(captions, said_of(sample, said[bits])):
+        drawn = [width for width in widths if width >= bits]
+        for line, text in zip(captions, said_of(few, said[bits][:shown])):
             line.set_text(text)
-        curve.set_data(shown, [accuracy[width] for width in shown])
+        curve.set_data(drawn, [accuracy[width] for width in drawn])
+        ends = [(width, accuracy[width], loss[width].error) for width in drawn]
+        bars.set_segments([[(width, at - error), (width, at + error)] for width, at, error in ends])
         now.set_data([bits], [accuracy[bits]])
-        right = int((said[bits] == sample.labels).sum())
-        words = {"bits": bits, "now": accuracy[bits], "float": float_accuracy, "right": right, "all": len(sample)}
-        figure.finding = _("{bits} bits: {now:.1f} % right (float: {float:.1f} %)").format(**words)
-        figure.alt = _("{right} of these {all} images get the right answer with {bits} bits.").format(**words)
+        words = {"bits": bits, "now": accuracy[bits], "loss": loss[bits].difference, "error": loss[bits].error}
+        figure.finding = _("{bits} bits: {now:.1f} % right, {loss:+.1f} ± {error:.1f} points against float").format(
+            **words
+        )
+        words |= {"right": int(right[bits][:shown].sum()), "all": len(few), "count": len(sample)}
+        figure.alt = _(
+            "{right} of the {all} images shown get the right answer with {bits} bits. The curve is measured on {count:,} "
+            "images; what stands behind ± is the standard error."
+        ).format(**words)
         return figure
 
     return draw

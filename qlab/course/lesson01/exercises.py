@@ -55,6 +55,16 @@ def range_from_zero(lo, hi, bits):
     return hi / (2**bits - 1)
 
 
+def one_bit_less(lo, hi, bits):
+    """2**bits numbers, not 2**(bits - 1)."""
+    return (hi - lo) / (2 ** (bits - 1) - 1 or 1)
+
+
+def adds_the_ends(lo, hi, bits):
+    """How wide the range is, is the upper end minus the lower one: hi - lo."""
+    return (hi + lo) / (2**bits - 1)
+
+
 def truncates(x, scale, zero_point, bits):
     """You cut the fraction off instead of rounding."""
     return (torch.trunc(x / scale) + zero_point).clamp(0, 2**bits - 1)
@@ -100,6 +110,16 @@ def forgets_the_zero_point(codes, scale, zero_point):
     return codes * scale
 
 
+def divides(codes, scale, zero_point):
+    """A code counts steps: multiply by the scale, do not divide."""
+    return (codes - zero_point) / scale
+
+
+def other_way_round(codes, scale, zero_point):
+    """Codes above the zero point stand for positive values: code minus zero point."""
+    return (zero_point - codes) * scale
+
+
 def does_not_round(lo, hi, bits):
     """A zero point is a code, a whole number: round it."""
     return step(lo, hi, bits), -lo / step(lo, hi, bits)
@@ -108,6 +128,21 @@ def does_not_round(lo, hi, bits):
 def wrong_sign(lo, hi, bits):
     """With lo below 0, the code of 0 is above 0: mind the sign."""
     return step(lo, hi, bits), round(lo / step(lo, hi, bits))
+
+
+def rounds_up(lo, hi, bits):
+    """You round the zero point up. Round it to the nearest code."""
+    return step(lo, hi, bits), math.ceil(-lo / step(lo, hi, bits) - 1e-9)
+
+
+def rounds_down(lo, hi, bits):
+    """You cut the fraction off. Round the zero point to the nearest code."""
+    return step(lo, hi, bits), math.floor(-lo / step(lo, hi, bits) + 1e-9)
+
+
+def steps_are_codes(lo, hi, bits):
+    """2**bits codes have 2**bits - 1 steps between them."""
+    return (hi - lo) / 2**bits, round(-lo / ((hi - lo) / 2**bits))
 
 
 def range_is_hi(lo, hi, bits):
@@ -130,6 +165,11 @@ def noise_is_the_result(x, rounded):
     return 10 * math.log10(float((x**2).sum() / (rounded**2).sum()))
 
 
+def does_not_square(x, rounded):
+    """A power is a square: square the signal and the errors before you sum them up."""
+    return 10 * math.log10(float(x.abs().sum() / (x - rounded).abs().sum()))
+
+
 def natural_logarithm(x, rounded):
     """A decibel is 10 log10: you took the natural logarithm."""
     return sqnr(x, rounded) * math.log(10)
@@ -137,7 +177,8 @@ def natural_logarithm(x, rounded):
 
 # --- exercises and questions
 
-X = torch.tensor([-1.0, -0.3, 0.0, 0.24, 0.25, 0.26, 0.75, 1.1, 40.0])
+# Only 0.5, 1.5 and 2.5 lie half-way between two rungs, exactly, in any arithmetic.
+X = torch.tensor([-1.0, -0.3, 0.0, 0.24, 0.27, 0.33, 0.76, 1.1, 40.0])
 WAVE = torch.linspace(-1, 1, 101)
 
 EXERCISES = (
@@ -149,7 +190,7 @@ EXERCISES = (
             _("Draw it for 2 bits: four dots on a line. How many gaps are between them?"),
             _("n numbers have n - 1 gaps between them."),
         ),
-        mistakes=(gaps_are_numbers, bits_are_numbers, range_from_zero),
+        mistakes=(gaps_are_numbers, bits_are_numbers, range_from_zero, one_bit_less, adds_the_ends),
     ),
     Exercise(
         "1.2",
@@ -188,18 +229,25 @@ EXERCISES = (
             _("Which code stands for the value 0? How far is your code from that one?"),
             _("Subtract the zero point first, then multiply by the scale."),
         ),
-        mistakes=(subtracts_too_late, adds_the_zero_point, forgets_the_zero_point),
+        mistakes=(subtracts_too_late, adds_the_zero_point, forgets_the_zero_point, divides, other_way_round),
     ),
     Exercise(
         "1.4",
         grid_for,
-        cases=((0.0, 1.0, 1), (0.0, 5.1, 8), (-1.0, 2.0, 2), (-1.0, 1.0, 8), (-3.3, 1.2, 4)),
+        cases=(
+            (0.0, 1.0, 1),
+            (0.0, 5.1, 8),
+            (-1.0, 2.0, 2),
+            (-1.0, 3.0, 3),
+            (-0.5, 1.0, 3),
+            (-3.3, 1.1, 4),
+        ),
         hints=(
             _("The scale is exercise 1.1's step."),
             _("The value lo gets the code 0 or nearly so. How many steps is it from lo to 0?"),
             _("That number of steps is -lo / scale. A zero point is a whole number: round it."),
         ),
-        mistakes=(does_not_round, wrong_sign, range_is_hi),
+        mistakes=(does_not_round, rounds_up, rounds_down, wrong_sign, range_is_hi, steps_are_codes),
     ),
     Exercise(
         "1.5",
@@ -214,7 +262,7 @@ EXERCISES = (
             _("Square both and sum them up before you divide."),
             _("10 * math.log10(ratio); float(...) makes a number of a tensor with one element."),
         ),
-        mistakes=(twenty_for_ten, upside_down, noise_is_the_result, natural_logarithm),
+        mistakes=(twenty_for_ten, upside_down, noise_is_the_result, natural_logarithm, does_not_square),
         tolerance=1e-4,
     ),
 )

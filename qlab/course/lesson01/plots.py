@@ -20,8 +20,8 @@ def rounding_texts() -> dict[str, str]:
         "signal": _("signal"), "rounded": _("rounded"), "value": _("value"), "error": _("error"), "time": _("time"),
         "exact": _("0 is on the grid"), "moved": _("0 becomes {near:.3f}"),
         "finding": _("{bits} bits: step {step:.3f}, largest error {worst:.3f}; {zero}"),
-        "alt": _("The stairs have {levels} levels. The error, below, stays between the dashed lines at half a step, "
-                 "{half:.3f}, above and below 0."),
+        "alt": _("The grid has {levels} rungs, and the stairs use {used} of them. The error, below, stays between the dashed "
+                 "lines at half a step, {half:.3f}, above and below 0."),
     }  # fmt: skip
 
 
@@ -65,7 +65,7 @@ def rounding() -> Callable[[int, float], Figure]:
         worst, near = np.abs(x - values).max(), np.abs(rungs).min()
         zero = texts["exact"] if near < 1e-9 else texts["moved"].format(near=near)
         image.finding = texts["finding"].format(bits=bits, step=step, worst=worst, zero=zero)
-        image.alt = texts["alt"].format(levels=len(rungs), half=step / 2)
+        image.alt = texts["alt"].format(levels=len(rungs), used=len(np.unique(values)), half=step / 2)
         return image
 
     return draw
@@ -135,7 +135,7 @@ def formats() -> Callable[[float], Figure]:
     image.set_layout_engine("none")
     ax = image.add_axes((0, 0, 1, 0.9), xlim=(0, 900), ylim=(len(names) - 0.4, -1))
     ax.set_axis_off()
-    wide = 2 * 0.602 * 10 * DPI / 72  # pixels of a digit and a space in DejaVu Sans Mono of 10 points
+    wide = 2 * round(0.602 * 10 * DPI / 72)  # pixels of a digit and a space in DejaVu Sans Mono of 10 points
     fields, stored = [], []
     for row, name in enumerate(names):
         exponent, fraction, *_dtype = FORMATS.get(name, (0, 7))
@@ -145,10 +145,10 @@ def formats() -> Callable[[float], Figure]:
             (ax.text(105 + wide * first, row, "", color=colour, va="center", family="DejaVu Sans Mono"), first, last)
             for first, last, colour in starts
         ])  # fmt: skip
-        stored.append(ax.text(690, row, "", va="center"))
+        stored.append(ax.text(765, row, "", va="center"))
     for x, text, colour in ((105, "sign", CLIPPED), (150, "exponent", FLOAT), (330, "fraction", QUANTIZED)):
         ax.text(x, -0.7, texts[text], color=colour, size=9)
-    ax.text(690, -0.7, _("what is stored"), size=9)
+    ax.text(765, -0.7, _("what is stored"), size=9)
     image.moves(*(text for row in fields for text, *_ends in row), *stored)
 
     def draw(number: float) -> Figure:

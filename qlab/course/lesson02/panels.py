@@ -25,3 +25,12 @@ def clipping(values: Tensor) -> Drawn:
 def chosen_limits(values: Tensor) -> Panel:
     """Drag the bits: where each observer puts the limit."""
     return Panel(plots.chosen_limits(values), bits=Slider(label=_("bits"), value=8, minimum=2, maximum=8))
+
+
+@explorable(example=lambda: (normal(500).relu(),))
+def outlier(values: Tensor) -> Panel:
+    """Double the largest value, again and again: where each observer puts the limit, and what it costs the others."""
+    return Panel(
+        plots.outlier(values),
+        doublings=Slider(label=_("the largest value, doubled so many times"), value=0, minimum=0, maximum=12),
+    )

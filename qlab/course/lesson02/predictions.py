@@ -20,7 +20,10 @@ PREDICTIONS = (
         "2b",
         _("Which of the four observers choose another limit when the number of bits changes?"),
         among=(_("all four"), _("min-max and percentile"), _("entropy and MSE"), _("MSE only")),
-        measured=_("from 8 to 3 bits these move by more than 0.1: {moved}"),
+        measured=_(
+            "from 8 to 3 bits the limit of min-max moves by {minmax:.2f}, of percentile by {percentile:.2f}, of entropy by "
+            "{entropy:.2f}, of MSE by {mse:.2f}"
+        ),
     ),
     Choices(
         "2c",
@@ -31,6 +34,8 @@ PREDICTIONS = (
             _("percentile and entropy"),
             _("percentile only"),
         ),
-        measured=_("below 10 stays: {near}"),
+        measured=_(
+            "min-max has its limit at {minmax:.2f}, percentile at {percentile:.2f}, entropy at {entropy:.2f}, MSE at {mse:.2f}"
+        ),
     ),
 )

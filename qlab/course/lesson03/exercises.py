@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from qlab.course.exercises import Exercise
@@ -41,6 +43,16 @@ def limit_from_counts(counts, width, percent):
     return float((int(enough.nonzero()[0]) + 1) * width)
 
 
+def may_be_chance(first, second):
+    """True when the difference of two networks on the same images is at most two standard errors, up or down.
+
+    first and second hold 1 for each image that the network gets right and 0 for each other, the images in one order.
+    """
+    each = second.double() - first.double()  # 1, 0 or -1
+    error = float(each.std()) / len(each) ** 0.5
+    return abs(float(each.mean())) <= 2 * error
+
+
 # --- mistakes: what each of them is told stands in its docstring
 
 
@@ -66,6 +78,11 @@ def shrinks(seen, x):
     return new if seen is None else (max(seen[0], new[0]), min(seen[1], new[1]))
 
 
+def upside_down(seen, x):
+    """A range is (lo, hi), the lower end first."""
+    return watch(seen, x)[::-1]
+
+
 def weighs_the_past(seen, x, momentum):
     """The new batch weighs momentum, and what was seen before weighs 1 - momentum; you have it the other way round."""
     return follow(seen, x, 1 - momentum)
@@ -85,6 +102,11 @@ def adds_without_taking_away(seen, x, momentum):
 def keeps_the_extremes(seen, x, momentum):
     """That is min-max: a moving average can also become smaller."""
     return watch(seen, x)
+
+
+def plain_mean(seen, x, momentum):
+    """That is the plain mean of both. The new batch weighs momentum, what was seen before the rest."""
+    return follow(seen, x, 0.5)
 
 
 def same_bins(wide, fine, doublings):
@@ -110,6 +132,14 @@ def loses_the_first(wide, fine, doublings):
     return merge(torch.zeros_like(wide), fine, doublings)
 
 
+def overwrites(wide, fine, doublings):
+    """You overwrite the count of a wide bin with that of the last fine bin in it: add them all up."""
+    merged = wide.clone()
+    for k, count in enumerate(fine):
+        merged[k // 2**doublings] = count
+    return merged
+
+
 def left_end(counts, width, percent):
     """That is the bin's left end; the values in the bin reach up to its right end."""
     return limit_from_counts(counts, width, percent) - float(width)
@@ -131,7 +161,59 @@ def returns_the_bin(counts, width, percent):
     return limit_from_counts(counts, 1, percent)
 
 
+def more_than_enough(counts, width, percent):
+    """At least percent of the values are enough: where they are reached exactly, the bin is found."""
+    up_to = counts.cumsum(0)
+    enough = up_to * 100 > percent * up_to[-1]
+    return float((int(enough.nonzero()[0] if enough.any() else len(counts) - 1) + 1) * width)
+
+
+def two_samples(first, second):
+    """You take each network's own error, as if they had seen different images. Take the differences, image by image."""
+    shares = first.double().mean(), second.double().mean()
+    error = math.sqrt(sum(float(share * (1 - share)) for share in shares) / len(first))
+    return abs(float(shares[1] - shares[0])) <= 2 * error
+
+
+def one_error(first, second):
+    """You compare with one standard error. Chance goes further than that about once in three times: take two."""
+    each = second.double() - first.double()
+    return abs(float(each.mean())) <= float(each.std()) / math.sqrt(len(each))
+
+
+def forgets_the_root(first, second):
+    """That is how far one image is from the mean. Of the mean of N images, the error is smaller by the root of N."""
+    each = second.double() - first.double()
+    return abs(float(each.mean())) <= 2 * float(each.std())
+
+
+def divides_by_all(first, second):
+    """Divide the standard deviation by the root of N, not by N."""
+    each = second.double() - first.double()
+    return abs(float(each.mean())) <= 2 * float(each.std()) / len(each)
+
+
+def one_way(first, second):
+    """A large difference downwards is no chance either: compare its size, without the sign."""
+    each = second.double() - first.double()
+    return float(each.mean()) <= 2 * float(each.std()) / math.sqrt(len(each))
+
+
+def answers_the_opposite(first, second):
+    """You answer the opposite question: True means that it may be chance."""
+    return not may_be_chance(first, second)
+
+
 # --- exercises and questions
+
+
+def _two_networks(images, lost, won):
+    """(first, second): the first is right on 8 of 10 images, the second loses some of those and wins others."""
+    first = torch.arange(images) < images * 8 // 10
+    second = first.clone()
+    second[:lost], second[images - won :] = False, True
+    return first.long(), second.long()
+
 
 FIRST = torch.tensor([0.5, 2.0])
 SECOND = torch.tensor([[-1.0, 0.25], [3.0, 1.0]])
@@ -149,7 +231,7 @@ EXERCISES = (
             _("Else take the smaller of the two lower ends and the larger of the two upper ends."),
             _("float(x.min()) makes a number of the smallest value; min(a, b) compares two numbers."),
         ),
-        mistakes=(forgets_the_past, begins_with_zero, averages_the_ranges, shrinks),
+        mistakes=(forgets_the_past, begins_with_zero, averages_the_ranges, shrinks, upside_down),
     ),
     Exercise(
         "3.2",
@@ -159,7 +241,7 @@ EXERCISES = (
             _("The first batch has nothing to be averaged with: give its range."),
             _("Later, each end is (1 - momentum) * the end so far + momentum * the new one."),
         ),
-        mistakes=(weighs_the_past, starts_at_zero, adds_without_taking_away, keeps_the_extremes),
+        mistakes=(weighs_the_past, starts_at_zero, adds_without_taking_away, keeps_the_extremes, plain_mean),
     ),
     Exercise(
         "3.3",
@@ -176,7 +258,7 @@ EXERCISES = (
             _("Bin k of fine lies in bin k // 2**doublings of wide."),
             _("Start from wide.clone() and add the counts of fine one by one."),
         ),
-        mistakes=(same_bins, one_doubling, shares_the_counts, loses_the_first),
+        mistakes=(same_bins, one_doubling, shares_the_counts, loses_the_first, overwrites),
     ),
     Exercise(
         "3.4",
@@ -193,7 +275,25 @@ EXERCISES = (
             _("Its last entry is the number of all values. Which is the first entry with enough of them?"),
             _("Bin k ends at (k + 1) * width."),
         ),
-        mistakes=(left_end, counts_bins, fullest_bin, returns_the_bin),
+        mistakes=(left_end, counts_bins, fullest_bin, returns_the_bin, more_than_enough),
+    ),
+    Exercise(
+        "3.5",
+        may_be_chance,
+        cases=(
+            _two_networks(10, 1, 1),
+            _two_networks(100, 2, 1),
+            _two_networks(100, 1, 9),
+            _two_networks(100, 9, 1),
+            _two_networks(100, 5, 1),
+            _two_networks(100, 40, 0),
+        ),
+        hints=(
+            _("second - first is 1, 0 or -1 for each image. Their mean is the difference of the two accuracies."),
+            _("The standard error is their standard deviation divided by the root of the number of images."),
+            _("abs(mean) <= 2 * error; with torch, each = (second - first).double(), each.mean() and each.std()."),
+        ),
+        mistakes=(two_samples, one_error, forgets_the_root, divides_by_all, one_way, answers_the_opposite),
     ),
 )
 

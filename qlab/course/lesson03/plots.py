@@ -24,7 +24,7 @@ def settling(batches: Sequence[Tensor], bits: int = 4) -> Callable[[int, float],
     """
     largest = np.array([float(batch.max()) for batch in batches])
     number = np.arange(1, len(batches) + 1)
-    limits = {name: limits_after_each(batches, name, bits) for name in ("minmax", "percentile", "mse")}
+    limits = limits_of(batches, bits)
     image = Figure((9, 3.4))
     left, right = image.subplots(1, 2, sharey=True)
     left.set(ylabel=_("limit"), ylim=(0.5 * limits["mse"].min(), 1.25 * largest.max()))
@@ -41,6 +41,8 @@ def settling(batches: Sequence[Tensor], bits: int = 4) -> Callable[[int, float],
         ax.plot([0.03, 0.09], [height] * 2, transform=ax.transAxes, **look)
         ax.text(0.11, height, name, color=look["color"], va="center", transform=ax.transAxes)
     lines = [ax.plot([], [], **look)[0] for ax, _height, _name, look in keys]
+    for line in lines[1:]:  # of one batch a line alone would show nothing
+        line.set(marker="o", markevery=[-1])
     image.moves(*lines)
 
     def draw(batches: int, momentum: float) -> Figure:
@@ -55,7 +57,7 @@ def settling(batches: Sequence[Tensor], bits: int = 4) -> Callable[[int, float],
             "MSE {mse:.2f}"
         ).format(batches=batches, count=len(number), **now)
         records = int((np.diff(limits["minmax"][:batches]) > 0).sum())
-        share = {name: 100 * now[name] / limits[name][-1] for name in limits}
+        share = {name: 100 * now[name] / limits[name][-1] for name in ("minmax", "percentile", "mse")}
         image.alt = _(
             "Since the first batch, min-max has grown {records} times. Of the limits after the last batch, min-max "
             "has {minmax:.0f} %, percentile {percentile:.0f} %, MSE {mse:.0f} %."
@@ -63,6 +65,13 @@ def settling(batches: Sequence[Tensor], bits: int = 4) -> Callable[[int, float],
         return image
 
     return draw
+
+
+def limits_of(batches: Sequence[Tensor], bits: int = 4, momentum: float = 0.1) -> dict[str, np.ndarray]:
+    """The limit that each of four observers has chosen after each batch: by name, float64 (batches,)."""
+    limits = {name: limits_after_each(batches, name, bits) for name in ("minmax", "percentile", "mse")}
+    average = moving_average(np.array([float(batch.max()) for batch in batches]), momentum)
+    return {"minmax": limits.pop("minmax"), "moving_average": average, **limits}
 
 
 def limits_after_each(batches: Sequence[Tensor], name: str, bits: int) -> np.ndarray:
@@ -83,6 +92,18 @@ def moving_average(values: np.ndarray, momentum: float) -> np.ndarray:
     return np.array(averages)
 
 
+def shares_of_range(largest: Tensor, drawings: int = 10) -> np.ndarray:
+    """How many percent of the range of all images the first 1, 2, 3, ... show: (drawings, images, layers).
+
+    ``largest`` is each image's largest value in each layer, (images, layers). Every drawing puts the images into another
+    order.
+    """
+    values = largest.detach().float()
+    orders = [torch.randperm(len(values), generator=torch.Generator().manual_seed(seed)) for seed in range(drawings)]
+    seen = [values[order].cummax(0).values for order in orders]
+    return np.stack([(100 * each / each[-1]).numpy() for each in seen])
+
+
 @rc_context(STYLE)
 def calibration_size(largest: Tensor, drawings: int = 10) -> Callable[[int, int], Figure]:
     """How much of the whole range some images show; a function from their number and which drawing of them.
@@ -90,11 +111,8 @@ def calibration_size(largest: Tensor, drawings: int = 10) -> Callable[[int, int]
     ``largest``: each image's largest value in each layer, shape (images, layers), all above 0. Every one of
     the ``drawings`` puts the images into another order and takes the first ones.
     """
-    values = largest.detach().float()
-    count, layers = values.shape
-    orders = [torch.randperm(count, generator=torch.Generator().manual_seed(seed)) for seed in range(drawings)]
-    seen = [values[order].cummax(0).values for order in orders]
-    shares = np.stack([(100 * each / each[-1]).numpy() for each in seen])  # (drawings, images, layers)
+    count, layers = largest.shape
+    shares = shares_of_range(largest, drawings)
     mean, number = shares.mean(2), np.arange(1, count + 1)
     image = Figure((9, 3.4))
     left, right = image.subplots(1, 2, sharey=True)
@@ -108,6 +126,7 @@ def calibration_size(largest: Tensor, drawings: int = 10) -> Callable[[int, int]
     right.text(0.97, 0.06, _("mean of the layers, ten drawings"), color=CLIPPED, ha="right", transform=right.transAxes)
     left.axhline(100, color=FLOAT, linestyle="--")
     right.axhline(100, color=FLOAT, linestyle="--")
+    image.takes_guess(right, "y")
     (points,) = left.plot([], [], "o", color=QUANTIZED)
     (curve,) = right.plot([], [], color=QUANTIZED)
     (now,) = right.plot([], [], "o", color=QUANTIZED, markersize=10)

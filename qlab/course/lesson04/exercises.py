@@ -64,12 +64,28 @@ def does_not_scale_the_bias(weight, bias, mean, std, gamma, beta):
 def scales_columns(weight, bias, mean, std, gamma, beta):
     """BatchNorm has one factor for each output, which is a row of the weight: gain[:, None]."""
     gain = gamma / std
-    return weight * gain[None, : weight.shape[1]], (bias - mean) * gain + beta
+    return weight * gain, (bias - mean) * gain + beta
 
 
 def forgets_gamma(weight, bias, mean, std, gamma, beta):
     """Multiply by gamma as well as dividing by std."""
     return fold(weight, bias, mean, std, torch.ones_like(gamma), beta)
+
+
+def divides_by_the_variance(weight, bias, mean, std, gamma, beta):
+    """You divide by std squared. std is the square root already: divide by it once."""
+    return fold(weight, bias, mean, std**2, gamma, beta)
+
+
+def scales_beta(weight, bias, mean, std, gamma, beta):
+    """beta is added last, behind the division: nothing multiplies it."""
+    gain = gamma / std
+    return weight * gain[:, None], (bias - mean + beta) * gain
+
+
+def adds_the_mean(weight, bias, mean, std, gamma, beta):
+    """The mean is subtracted, not added."""
+    return fold(weight, bias, -mean, std, gamma, beta)
 
 
 def one_scale_for_all(weight, bits):
@@ -90,6 +106,21 @@ def without_the_sign(weight, bits):
 def unsigned_codes(weight, bits):
     """With signed codes the highest one is 2**(bits - 1) - 1."""
     return weight.abs().amax(1) / (2**bits - 1)
+
+
+def one_code_too_many(weight, bits):
+    """2**(bits - 1) is no code: with 8 bits the highest is 127, not 128. Subtract 1."""
+    return weight.abs().amax(1) / 2 ** (bits - 1)
+
+
+def spans_from_least_to_largest(weight, bits):
+    """That is the scale of a grid with a zero point. Here 0 has the code 0, and the largest magnitude sets the scale."""
+    return (weight.amax(1) - weight.amin(1)) / (2**bits - 1)
+
+
+def upside_down(weight, bits):
+    """The scale is what one step is worth: the largest weight divided by the highest code, not the reverse."""
+    return 1 / channel_scales(weight, bits)
 
 
 def whole_rows(weight, size, bits):
@@ -117,6 +148,32 @@ def gives_codes(weight, size, bits):
     return torch.round(groups / scale).reshape(weight.shape)
 
 
+def rounds_down(weight, size, bits):
+    """You round down, and so every weight gets smaller: take the nearest code, torch.round."""
+    groups = weight.reshape(-1, size)
+    scale = groups.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)
+    return (torch.floor(groups / scale) * scale).reshape(weight.shape)
+
+
+def groups_without_the_sign(weight, size, bits):
+    """A negative weight can be the one that is farthest from 0: take abs() before the largest of a group."""
+    groups = weight.reshape(-1, size)
+    scale = groups.amax(1, keepdim=True) / (2 ** (bits - 1) - 1)
+    return (torch.round(groups / scale) * scale).reshape(weight.shape)
+
+
+def groups_with_one_code_too_many(weight, size, bits):
+    """The highest code is 2**(bits - 1) - 1: with 4 bits that is 7, not 8."""
+    groups = weight.reshape(-1, size)
+    scale = groups.abs().amax(1, keepdim=True) / 2 ** (bits - 1)
+    return (torch.round(groups / scale) * scale).reshape(weight.shape)
+
+
+def size_is_how_many(weight, size, bits):
+    """size is how many neighbours share a scale, not into how many groups a row is cut."""
+    return quantize_groups(weight, weight.shape[1] // size, bits)
+
+
 def without_the_root(first, second):
     """One layer is divided and the other multiplied, so each takes half of the ratio: the square root."""
     return first.abs().amax(1) / second.abs().amax(0)
@@ -128,13 +185,34 @@ def the_other_way_round(first, second):
 
 
 def rows_of_both(first, second):
-    """A channel is a row of first, but a column of second, which reads it."""
-    return (first.abs().amax(1) / second.abs().amax(1)[: len(first)]).sqrt()
+    """You take rows in both layers. A channel is a row of first, but a column of second, which reads it: amax(0) there."""
+    return (first.abs().amax(1) / second.abs().amax(1)).sqrt()
+
+
+def columns_of_both(first, second):
+    """You take columns in both layers. A channel is a column of second, but a row of first, which makes it: amax(1) there."""
+    return (first.abs().amax(0) / second.abs().amax(0)).sqrt()
+
+
+def the_other_sides(first, second):
+    """You take the inputs of first and the outputs of second. What the layers share are the rows of first, the columns of
+    second."""
+    return (first.abs().amax(0) / second.abs().amax(1)).sqrt()
+
+
+def ranges_without_the_sign(first, second):
+    """A negative weight can be the one that is farthest from 0: take abs() before amax."""
+    return (first.amax(1) / second.amax(0)).sqrt()
 
 
 def moves_to_the_mean(first, second):
     """That makes the first layer's ranges equal to each other. Make each channel's range equal in both layers."""
     return first.abs().amax(1) / first.abs().amax(1).mean()
+
+
+def common_range(first, second):
+    """That is the range which both layers shall have. The factor that brings them there is sqrt(r1 / r2)."""
+    return (first.abs().amax(1) * second.abs().amax(0)).sqrt()
 
 
 def wrong_direction(weight, rounded, input_mean):
@@ -157,10 +235,23 @@ def size_of_errors(weight, rounded, input_mean):
     return (rounded - weight).abs() @ input_mean
 
 
+def new_mean(weight, rounded, input_mean):
+    """That is the new mean of the output. How far it moved is that less the old one."""
+    return rounded @ input_mean
+
+
+def one_for_the_layer(weight, rounded, input_mean):
+    """Every output has a shift of its own: add up over the inputs only, and give one number a row."""
+    return ((rounded - weight) @ input_mean).mean()
+
+
 # --- exercises and questions
 
 ROWS = torch.tensor([[0.5, -1.0, 0.25, 0.1], [4.0, 2.0, -3.0, 1.5], [-0.02, 0.01, 0.015, 0.004]])
-READS = torch.tensor([[1.0, 0.5, -8.0], [-2.0, 0.25, 4.0], [0.5, 0.125, 1.0], [0.1, -0.3, 2.0]])
+# No weight of these lies near the middle between two codes, whatever the group: half a step is no matter of float32.
+GROUPS = torch.tensor([[0.52, -1.0, 0.23, 0.11], [4.0, 2.1, -3.0, 1.2], [-0.022, 0.012, 0.015, 0.004]])
+FIRST = torch.tensor([[0.5, -1.0, 0.25], [4.0, 2.0, -3.0], [-0.02, 0.01, 0.015]])
+SECOND = torch.tensor([[1.0, 0.5, -8.0], [-2.0, 0.25, 4.0], [0.5, 0.125, 1.0]])
 EACH = {
     "mean": torch.tensor([1.0, -2.0, 0.5]), "std": torch.tensor([2.0, 0.5, 0.1]),
     "gamma": torch.tensor([1.5, 1.0, 0.5]), "beta": torch.tensor([0.0, 1.0, -1.0]),
@@ -171,8 +262,8 @@ EXERCISES = (
         "4.1",
         fold,
         cases=(
-            (torch.ones(1, 2), *(torch.tensor([number]) for number in (0.0, 1.0, 2.0, 1.0, 0.0))),
-            (torch.ones(1, 2), *(torch.tensor([number]) for number in (3.0, 1.0, 2.0, 6.0, 0.5))),
+            (torch.ones(1, 1), *(torch.tensor([number]) for number in (0.0, 1.0, 2.0, 1.0, 0.0))),
+            (torch.ones(1, 1), *(torch.tensor([number]) for number in (3.0, 1.0, 2.0, 6.0, 0.5))),
             (ROWS[:, :3], torch.tensor([0.1, 0.2, -0.3]), *EACH.values()),
         ),
         hints=(
@@ -180,7 +271,10 @@ EXERCISES = (
             _("Put y in and sort: what is multiplied by x, and what is left?"),
             _("gain = gamma / std multiplies each row of the weight, and bias - mean."),
         ),
-        mistakes=(forgets_the_mean, does_not_scale_the_bias, scales_columns, forgets_gamma),
+        mistakes=(
+            forgets_the_mean, does_not_scale_the_bias, scales_columns, forgets_gamma, divides_by_the_variance, scales_beta,
+            adds_the_mean,
+        ),
     ),
     Exercise(
         "4.2",
@@ -190,28 +284,42 @@ EXERCISES = (
             _("Which weight of a row is farthest from 0?"),
             _("weight.abs().amax(1) is the largest magnitude of each row."),
         ),
-        mistakes=(one_scale_for_all, scale_of_columns, without_the_sign, unsigned_codes),
+        mistakes=(
+            one_scale_for_all, scale_of_columns, without_the_sign, unsigned_codes, one_code_too_many,
+            spans_from_least_to_largest, upside_down,
+        ),
     ),
     Exercise(
         "4.3",
         quantize_groups,
-        cases=((torch.tensor([[0.9, 3.0]]), 1, 3), (ROWS[:1], 2, 3), (ROWS, 2, 4), (ROWS, 4, 2)),
+        cases=((torch.tensor([[0.9, -3.0]]), 1, 3), (GROUPS[:1], 2, 3), (GROUPS, 2, 4), (GROUPS, 4, 2), (GROUPS[:2], 1, 3)),
         hints=(
             _("weight.reshape(-1, size) has one group a row. What is the scale of each row?"),
             _("amax(1, keepdim=True) keeps the shape (groups, 1), which divides (groups, size)."),
             _("Round groups / scale, multiply by scale, and reshape to weight.shape. Nothing has to be clamped."),
         ),
-        mistakes=(whole_rows, whole_tensor, every_other, gives_codes),
+        mistakes=(
+            whole_rows, whole_tensor, every_other, gives_codes, rounds_down, groups_without_the_sign,
+            groups_with_one_code_too_many, size_is_how_many,
+        ),
     ),
     Exercise(
         "4.4",
         equalizing_factors,
-        cases=((torch.tensor([[4.0]]), torch.tensor([[1.0]])), (ROWS, READS), (ROWS[:, :2], READS[:3])),
+        # Square weights: whoever takes rows for columns gets numbers, and is told.
+        cases=(
+            (torch.tensor([[4.0]]), torch.tensor([[1.0]])),
+            (torch.tensor([[4.0, 3.0], [0.5, -1.0]]), torch.tensor([[1.0, -8.0], [-2.0, 0.25]])),
+            (FIRST, SECOND),
+        ),
         hints=(
             _("Let r1 and r2 be a channel's largest weight in the two layers. You want r1 / s = r2 * s."),
             _("So s * s = r1 / r2. A channel is a row of first and a column of second."),
         ),
-        mistakes=(without_the_root, the_other_way_round, rows_of_both, moves_to_the_mean),
+        mistakes=(
+            without_the_root, the_other_way_round, rows_of_both, columns_of_both, the_other_sides, ranges_without_the_sign,
+            moves_to_the_mean, common_range,
+        ),
     ),
     Exercise(
         "4.5",
@@ -224,9 +332,9 @@ EXERCISES = (
             _("The mean of weight @ x is weight @ (the mean of x). What is it with the rounded weights?"),
             _("The difference of the two is (rounded - weight) @ input_mean."),
         ),
-        mistakes=(wrong_direction, inputs_are_one, mean_of_inputs, size_of_errors),
+        mistakes=(wrong_direction, inputs_are_one, mean_of_inputs, size_of_errors, new_mean, one_for_the_layer),
     ),
-)
+)  # fmt: skip
 
 QUIZ = (
     Question(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import product
+
 import ipywidgets
 from torch import Tensor
 
@@ -17,7 +20,7 @@ def channel_ranges(weight: Tensor) -> Panel:
     names = list(plots.granularities())
     return Panel(
         plots.channel_ranges(weight),
-        bits=Slider(label=_("bits"), value=4, minimum=2, maximum=8),
+        bits=Slider(label=_("bits"), value=4, minimum=2, maximum=14),
         share=ipywidgets.Dropdown(options=names, value=names[0], description=_("one scale")),
     )
 
@@ -29,4 +32,27 @@ def equalization(first: Tensor, second: Tensor) -> Panel:
         plots.equalization(first, second),
         share=Slider(label=_("equalized (%)"), value=0, minimum=0, maximum=100, step=5),
         bits=Slider(label=_("bits"), value=6, minimum=3, maximum=8),
+    )
+
+
+def _accuracies() -> tuple[dict, dict, float]:
+    """For the small panel: the more is repaired, the better, and the more bits."""
+    found = {
+        (bits, *how): 10.0 * bits + 8 * sum(how) + how[0]
+        for bits in (3, 4, 5)
+        for how in product((False, True), repeat=2)
+    }
+    return found, {bits: 12.0 * bits for bits in (3, 4, 5)}, 90.0
+
+
+@explorable(example=_accuracies)
+def repairs(
+    found: Mapping[tuple[int, bool, bool], float], per_channel: Mapping[int, float], float_accuracy: float
+) -> Panel:
+    """Switch equalization and bias correction on: the accuracy of one scale a tensor, as measured in ``found``."""
+    box = {"value": False, "indent": False}
+    return Panel(
+        plots.repairs(found, per_channel, float_accuracy),
+        equalize=ipywidgets.Checkbox(description=_("equalization"), **box),
+        correct=ipywidgets.Checkbox(description=_("bias correction"), **box),
     )

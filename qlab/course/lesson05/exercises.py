@@ -53,15 +53,36 @@ def forgets_z_w(q_x, z_x, q_w, z_w):
     return integer_dot(q_x, z_x, q_w, 0)
 
 
-def stays_in_bytes(q_x, z_x, q_w, z_w):
-    """Your products do not fit their 8 bits and wrap around. Go to int32 before you multiply."""
+def subtracts_in_bytes(q_x, z_x, q_w, z_w):
+    """A uint8 tensor less a number stays uint8: 64 - 100 wraps around to 220. Go to int32 before you subtract."""
+    return int(((q_x - z_x) * (q_w - z_w)).sum())
+
+
+def multiplies_in_bytes(q_x, z_x, q_w, z_w):
+    """Your products do not fit 8 bits and wrap around: the product of two int8 tensors is int8. Stay in int32."""
     x, w = (q_x.to(torch.int32) - z_x).to(torch.int8), (q_w.to(torch.int32) - z_w).to(torch.int8)
     return int((x * w).sum(dtype=torch.int32))
+
+
+def multiplies_in_int16(q_x, z_x, q_w, z_w):
+    """uint8 times int8 is int16 in torch. Without zero points that is enough; here a product can be larger: use int32."""
+    x, w = (q_x.to(torch.int16) - z_x), (q_w.to(torch.int16) - z_w)
+    return int((x * w).sum())
 
 
 def corrects_one_side(q_x, z_x, q_w, z_w):
     """If you multiply it out, there are four terms: do not forget n * z_x * z_w."""
     return integer_dot(q_x, z_x, q_w, z_w) - len(q_x) * z_x * z_w
+
+
+def adds_the_zero_points(q_x, z_x, q_w, z_w):
+    """A code less its zero point is the value in steps: subtract, do not add."""
+    return integer_dot(q_x, -z_x, q_w, -z_w)
+
+
+def sums_before_it_multiplies(q_x, z_x, q_w, z_w):
+    """First the products, then their sum: the product of two sums is something else."""
+    return int((q_x.to(torch.int32) - z_x).sum()) * int((q_w.to(torch.int32) - z_w).sum())
 
 
 def unsigned_sum(x_bits, w_bits, sum_bits):
@@ -77,6 +98,21 @@ def unsigned_weights(x_bits, w_bits, sum_bits):
 def counts_bits(x_bits, w_bits, sum_bits):
     """Count with the largest product itself. Its number of bits is only a rough bound."""
     return 2 ** max(0, sum_bits - 1 - (x_bits + w_bits - 1))
+
+
+def largest_code_too_large(x_bits, w_bits, sum_bits):
+    """2**bits is no code: the largest is one less, for x and for the weights."""
+    return (2 ** (sum_bits - 1) - 1) // (2**x_bits * 2 ** (w_bits - 1))
+
+
+def signed_inputs(x_bits, w_bits, sum_bits):
+    """The codes of x have no sign: their largest is 2**x_bits - 1."""
+    return (2 ** (sum_bits - 1) - 1) // ((2 ** (x_bits - 1) - 1 or 1) * (2 ** (w_bits - 1) - 1))
+
+
+def not_whole(x_bits, w_bits, sum_bits):
+    """Part of a product cannot be added: round down, with //."""
+    return (2 ** (sum_bits - 1) - 1) / ((2**x_bits - 1) * (2 ** (w_bits - 1) - 1))
 
 
 def one_term_too_many(x_bits, w_bits, sum_bits):
@@ -107,9 +143,36 @@ def cuts_the_mantissa(multiplier):
     return int(fraction * 2**31), 31 - exponent
 
 
+def keeps_the_fraction(multiplier):
+    """The mantissa is an integer: multiply the fraction by 2**31, and round."""
+    fraction, exponent = math.frexp(multiplier)
+    return fraction, -exponent
+
+
+def one_bit_too_many(multiplier):
+    """Your mantissa reaches 2**31, which a signed integer of 32 bits does not hold: one bit less."""
+    fraction, exponent = math.frexp(multiplier)
+    return round(fraction * 2**32), 32 - exponent
+
+
 def shifts_without_rounding(total, mantissa, shift, zero_point, bits):
     """A shift alone rounds down. Add half of what 1 in the result is worth before you shift."""
     return min(max(((total * mantissa) >> shift) + zero_point, 0), 2**bits - 1)
+
+
+def rounds_halves_to_even(total, mantissa, shift, zero_point, bits):
+    """round() takes the even neighbour of a half: round(2.5) is 2, but halves go up. Add half before you shift."""
+    return min(max(round(total * mantissa / 2**shift) + zero_point, 0), 2**bits - 1)
+
+
+def cuts_off(total, mantissa, shift, zero_point, bits):
+    """int() cuts the fraction off, towards 0. The nearest code is wanted: add half, and shift."""
+    return min(max(int(total * mantissa / 2**shift) + zero_point, 0), 2**bits - 1)
+
+
+def half_of_one(total, mantissa, shift, zero_point, bits):
+    """Before the shift one half is 1 << (shift - 1): it is shifted together with the product."""
+    return min(max(((total * mantissa + 1) >> shift) + zero_point, 0), 2**bits - 1)
 
 
 def rounds_away_from_zero(total, mantissa, shift, zero_point, bits):
@@ -135,8 +198,22 @@ def wraps_around(q_x, q_w):
 
 
 def saturates_each_product(q_x, q_w):
-    """A single product of 8-bit codes always fits 16 bits. It is the sum of two that saturates."""
+    """That is the exact sum: no pair stops. A single product always fits 16 bits; it is the sum of two that saturates."""
     return int((q_x.to(torch.int32) * q_w.to(torch.int32)).clamp(-(2**15), 2**15 - 1).sum())
+
+
+def saturates_as_it_goes(q_x, q_w):
+    """Your running sum saturates too. Only the pairs have 16 bits; they are added up in 32."""
+    total = 0
+    for pair in (q_x.to(torch.int32) * q_w.to(torch.int32)).reshape(-1, 2).sum(1).tolist():
+        total = min(max(total + pair, -(2**15)), 2**15 - 1)
+    return total
+
+
+def stops_at_one_end(q_x, q_w):
+    """An int16 has two ends: clamp to -2**15 as well."""
+    pairs = (q_x.to(torch.int32) * q_w.to(torch.int32)).reshape(-1, 2).sum(1)
+    return int(pairs.clamp(max=2**15 - 1).sum())
 
 
 def saturates_the_total(q_x, q_w):
@@ -168,13 +245,17 @@ EXERCISES = (
             (torch.tensor([3, 0], dtype=U8), 1, torch.tensor([5, 2], dtype=S8), 1),
             (X, 100, W, 0),
             (X, 100, W, -7),
+            (torch.tensor([255, 255], dtype=U8), 0, torch.tensor([127, 127], dtype=S8), -100),
         ),
         hints=(
             _("What is one value of x, in steps? The code less the zero point."),
-            _("uint8 and int8 tensors keep results in 8 bits. x.to(torch.int32) gives room."),
+            _("A uint8 tensor less a number is uint8 again, and 0 - 1 becomes 255. x.to(torch.int32) gives room."),
             _("Subtract both zero points, multiply, .sum(), int(...)."),
         ),
-        mistakes=(forgets_z_x, forgets_z_w, stays_in_bytes, corrects_one_side),
+        mistakes=(
+            subtracts_in_bytes, forgets_z_x, forgets_z_w, multiplies_in_bytes, multiplies_in_int16, corrects_one_side,
+            adds_the_zero_points, sums_before_it_multiplies,
+        ),
     ),
     Exercise(
         "5.2",
@@ -185,7 +266,9 @@ EXERCISES = (
             _("The largest code of x is 2**x_bits - 1, that of w is 2**(w_bits - 1) - 1."),
             _("A signed number of sum_bits reaches 2**(sum_bits - 1) - 1. Divide, and round down with //."),
         ),
-        mistakes=(unsigned_sum, unsigned_weights, counts_bits, one_term_too_many),
+        mistakes=(
+            unsigned_sum, unsigned_weights, signed_inputs, counts_bits, largest_code_too_large, not_whole, one_term_too_many,
+        ),
     ),
     Exercise(
         "5.3",
@@ -196,7 +279,7 @@ EXERCISES = (
             _("fraction * 2**31 lies between 2**30 and 2**31. Round it."),
             _("m = fraction * 2**31 / 2**(31 - exponent)."),
         ),
-        mistakes=(always_31, one_bit_less, wrong_direction, cuts_the_mantissa),
+        mistakes=(always_31, one_bit_less, one_bit_too_many, wrong_direction, cuts_the_mantissa, keeps_the_fraction),
         tolerance=1e-12,
     ),
     Exercise(
@@ -204,7 +287,10 @@ EXERCISES = (
         requantize,
         cases=(
             (3, 1, 1, 0, 8),
+            (5, 1, 1, 0, 8),
             (-5, 1, 1, 10, 8),
+            (-7, 1, 1, 10, 8),
+            (9, 1, 2, 0, 8),
             (32077, 1363567565, 39, 64, 8),
             (-20000, 1363567565, 39, 64, 8),
             (-30000, 1363567565, 39, 64, 8),
@@ -217,10 +303,8 @@ EXERCISES = (
             _("Then add the zero point, and clamp with min and max."),
         ),
         mistakes=(
-            shifts_without_rounding,
-            rounds_away_from_zero,
-            leaves_the_codes,
-            clamps_before_the_zero_point,
+            shifts_without_rounding, rounds_halves_to_even, cuts_off, half_of_one, rounds_away_from_zero,
+            leaves_the_codes, clamps_before_the_zero_point,
         ),
     ),
     Exercise(
@@ -238,9 +322,12 @@ EXERCISES = (
             _("To saturate is to stop at the ends of an int16: clamp to -2**15 ... 2**15 - 1."),
             _("The clamped pairs are added in 32 bits, where nothing is lost."),
         ),
-        mistakes=(wraps_around, saturates_each_product, saturates_the_total, pairs_far_apart),
+        mistakes=(
+            wraps_around, saturates_each_product, saturates_the_total, pairs_far_apart, stops_at_one_end,
+            saturates_as_it_goes,
+        ),
     ),
-)
+)  # fmt: skip
 
 QUIZ = (
     Question(

@@ -11,10 +11,11 @@ import torch
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.text import Text
+from matplotlib.ticker import FuncFormatter, NullFormatter
 from torch import Tensor
 from torch.nn import functional as F
 
-from qlab.affine import choose_qparams, dequantize, quantize
+from qlab.affine import QParams, choose_qparams, dequantize, quantize
 from qlab.bench import Roof
 from qlab.course.figure import CLIPPED, ERROR, FLOAT, QUANTIZED, STYLE, Figure
 from qlab.course.language import _
@@ -76,7 +77,7 @@ def dot_product(x: Tensor, w: Tensor, bias: float, ends: tuple[float, float]) ->
     result = float(products.sum() + bias)
     running = np.cumsum(products.tolist())
     image = Figure((9, 4))
-    left, right = image.subplots(1, 2, width_ratios=(2, 1))
+    left, right = image.subplots(1, 2, width_ratios=(2.3, 1))
     rows = _table(left)
     for row, values in zip(rows, (x.tolist(), w.tolist(), products.tolist())):
         row.set_text(_row([f"{value:.2f}" for value in values], f"{running[-1]:.3f}" if row is rows[2] else ""))
@@ -88,11 +89,14 @@ def dot_product(x: Tensor, w: Tensor, bias: float, ends: tuple[float, float]) ->
     ]
     low, high = min(*running, result, *heights), max(*running, result, *heights)
     room = 0.1 * (high - low)
+    high += 2 * room  # for the key
     right.set(xlabel=_("terms added"), ylabel=_("running sum"), xlim=(0.5, len(x) + 1.6))
     right.set_ylim(low - room, high + room)
     right.set_xticks([*places, len(x) + 1], [*map(str, places), _("+ bias")])
     right.plot([len(x), len(x) + 1], [running[-1], result], "o--", color=FLOAT, markersize=8)
     (line,) = right.plot([], [], "s-", color=QUANTIZED, markersize=4)
+    right.text(0.03, 0.98, _("in float"), color=FLOAT, va="top", transform=right.transAxes)
+    right.text(0.03, 0.9, _("integers, each worth $s_x s_w$"), color=QUANTIZED, va="top", transform=right.transAxes)
     image.moves(line, *rows[3:])
 
     def draw(step: int, bits: int) -> Figure:
@@ -120,7 +124,7 @@ def _table(ax: Axes) -> list[Text]:
     for row, name in enumerate(names):
         colour = FLOAT if row < 3 else QUANTIZED
         ax.text(0, row, name, color=colour, va="center")
-        rows.append(ax.text(0.21, row, "", color=colour, va="center", family="DejaVu Sans Mono"))
+        rows.append(ax.text(0.19, row, "", color=colour, va="center", family="DejaVu Sans Mono"))
     return rows
 
 
@@ -134,9 +138,9 @@ def _integer_rows(found: Integers) -> list[str]:
     total = found.sums[-1] + found.bias
     return [
         *(_row([f"{value:,}" for value in row]) for row in (found.x, found.w, found.products, found.sums)),
-        f"{found.sums[-1]:10,} + {found.bias:,} = {total:,}",
-        f"{total:10,} · {found.mantissa:,} >> {found.shift}, + {found.out_zero_point} = {found.code}",
-        f"({found.code} - {found.out_zero_point}) · {found.out_step:.4f} = {found.value:.3f}",
+        f"   {found.sums[-1]:,} + {found.bias:,} = {total:,}",
+        f"   (({total:,} · {found.mantissa:,} + 2**{found.shift - 1}) >> {found.shift}) + {found.out_zero_point} = {found.code}",
+        f"   ({found.code} - {found.out_zero_point}) · {found.out_step:.4f} = {found.value:.3f}",
     ]
 
 
@@ -147,7 +151,7 @@ def _finding(found: Integers, step: int, bits: int, plain: float, result: float,
         "largest": max(map(abs, found.products)), "wide": max(map(abs, found.products)).bit_length() + 1,
         "sum": found.sums[-1], "sum_wide": max(map(abs, found.sums)).bit_length() + 1, "bias_code": found.bias,
         "total": total, "factor": found.mantissa / 2**found.shift, "code": found.code, "value": found.value,
-        "off": abs(found.value - result) / found.out_step,
+        "off": abs(found.value - result), "steps": abs(found.value - result) / found.out_step, "step": found.out_step,
     }  # fmt: skip
     return (
         _("Float: {plain:.3f} and the bias {bias:.2f} make {result:.3f}"),
@@ -155,8 +159,10 @@ def _finding(found: Integers, step: int, bits: int, plain: float, result: float,
         _("Step 2: integer products, up to {largest:,}: {wide} bits with the sign"),
         _("Step 3: the sum of {count} products is {sum:,}: {sum_wide} bits with the sign, of 32"),
         _("Step 4: the bias is {bias_code:,} steps of the sum, so the sum is {total:,}"),
-        _("Step 5: {total:,} times {factor:.6f}, as a fixed-point number, gives code {code}"),
-        _("Step 6: integers say {value:.3f}, float says {result:.3f}: {off:.2f} steps apart"),
+        _("Step 5: {total:,} times {factor:.6f}, as a fixed-point number, and the zero point give code {code}"),
+        _(
+            "Step 6: integers say {value:.3f}, float says {result:.3f}: off by {off:.3f} ({steps:.2f} steps of {step:.3f})"
+        ),
     )[step].format(**words)
 
 
@@ -199,62 +205,71 @@ def saturation(x: Tensor, weight: Tensor) -> Callable[[int, int], Figure]:
     edges = np.linspace(-(2**16), 2**16, 65)
     middle = (edges[1:] + edges[:-1]) / 2
     outside = (middle > HIGHEST) | (middle < LOWEST)
-    image = Figure((9, 3.6))
+    image = Figure((9, 3.9))
     left, right = image.subplots(1, 2, width_ratios=(3, 2))
-    left.set(yscale="log", xlim=edges[[0, -1]], ylim=(0.5, 1.2 * x.shape[0] * weight.shape[0] * x.shape[1] / 2))
-    left.set(xlabel=_("sum of two products"), ylabel=_("how many"), xticks=(-65536, LOWEST, 0, HIGHEST, 65536))
+    left.set(yscale="log", xlim=edges[[0, -1]], ylim=(0.5, 4 * x.shape[0] * weight.shape[0] * x.shape[1] / 2))
+    left.set(xlabel=_("sum of two products"), ylabel=_("how many pairs (log)"))
+    left.set_xticks([-65536, LOWEST, 0, HIGHEST, 65536], ["-65,536", f"{LOWEST:,}", "0", f"{HIGHEST:,}", "65,536"])
     fits, saturates = (left.stairs(edges[1:], edges, fill=True, color=colour) for colour in (QUANTIZED, CLIPPED))
     for end in (LOWEST, HIGHEST):
         left.axvline(end, color=CLIPPED, linestyle="--", linewidth=1)
-    left.text(HIGHEST, 0.97, _(" saturates"), color=CLIPPED, va="top", transform=left.get_xaxis_transform())
-    codes = _codes(weight, 127)
-    far = float(_whole(_inputs(x, 8), codes).abs().max()) / 1000
-    right.set(
-        xlim=(-far, far), ylim=(-far, far), xlabel=_("exact sum, in thousands"), ylabel=_("saturated sum, in thousands")
-    )
+    for place, words, colour in ((0.25, _("saturates "), CLIPPED), (0.5, _("fits 16 bits"), QUANTIZED)):
+        left.text(
+            place,
+            0.97,
+            words,
+            color=colour,
+            va="top",
+            ha="right" if place < 0.5 else "center",
+            transform=left.transAxes,
+        )
+    left.text(0.75, 0.97, _(" saturates"), color=CLIPPED, va="top", transform=left.transAxes)
+    outputs = x @ weight.T
+    far = 1.15 * float(outputs.abs().max())
+    right.set(xlim=(-far, far), ylim=(-far, far), xlabel=_("output, exact sum"), ylabel=_("output, saturated sum"))
     right.axline((0, 0), slope=1, color=CLIPPED, linewidth=0.8)
+    right.text(0.03, 0.97, _("on the line: nothing lost"), color=CLIPPED, va="top", transform=right.transAxes)
     (dots,) = right.plot([], [], "o", color=ERROR, markersize=3, linestyle="")
     image.moves(fits, saturates, dots)
 
     @cache
-    def measured(bits: int, largest: int) -> tuple[np.ndarray, float, Tensor, Tensor]:
-        pairs, sums = saturating_sums(_inputs(x, bits), _codes(weight, largest))
-        counts = np.histogram(pairs.numpy(), edges)[0]
+    def measured(bits: int, largest: int) -> tuple[np.ndarray, float, float, Tensor, Tensor]:
+        x_qp, codes = _grid(x, bits), _codes(weight, largest)
+        pairs, sums = saturating_sums(quantize(x, x_qp), codes)
+        counts, exact = np.histogram(pairs.numpy(), edges)[0], pairs.sum(-1)
         share = float(((pairs > HIGHEST) | (pairs < LOWEST)).double().mean())
-        return counts, share, pairs.sum(-1).flatten(), sums.flatten()
+        zero, worth = int(x_qp.zero_point) * codes.sum(1), float(x_qp.scale) * weight.abs().amax(1) / largest
+        reals = [((total - zero) * worth).flatten() for total in (exact, sums)]
+        return counts, share, float((exact != sums).double().mean()), *reals
 
     def draw(bits: int, largest: int) -> Figure:
-        counts, share, exact, sums = measured(bits, largest)
+        counts, share, wrong, exact, found = measured(bits, largest)
         fits.set_data(np.where(outside, 0, counts))
         saturates.set_data(np.where(outside, counts, 0))
-        some = slice(None, None, max(1, len(exact) // 1500))
-        dots.set_data(exact[some] / 1000, sums[some] / 1000)
-        wrong = float((exact != sums).double().mean())
+        worst = (exact - found).abs().topk(min(50, len(exact))).indices
+        some = torch.cat([torch.arange(0, len(exact), max(1, len(exact) // 1500)), worst])
+        dots.set_data(exact[some], found[some])
         words = {"bits": bits, "share": 100 * share, "wrong": 100 * wrong, "largest": largest}
-        words["off"] = int((exact - sums).abs().max())
+        words |= {"off": float((exact - found).abs().max()), "reach": float(exact.abs().max())}
         words["most"] = 2 * (2**bits - 1) * largest
         image.finding = _(
-            "{bits} bits: {share:.2g} % of the pairs saturate, {wrong:.2g} % of the sums are wrong"
+            "{bits} bits: {share:.2g} % of the pairs saturate, {wrong:.2g} % of the outputs are wrong, by up to {off:.2f}"
         ).format(**words)
         image.alt = _(
             "Two products of codes up to {bits} bits and weights up to {largest} reach {most:,} at most; an int16 "
-            "ends at 32,767. The worst sum is wrong by {off:,}."
+            "ends at 32,767. The worst output is wrong by {off:.2f}; the largest one is {reach:.2f}."
         ).format(**words)
         return image
 
     return draw
 
 
-def _inputs(x: Tensor, bits: int) -> Tensor:
-    return quantize(x, choose_qparams(min(0.0, float(x.min())), float(x.max()), bits))
+def _grid(x: Tensor, bits: int) -> QParams:
+    return choose_qparams(min(0.0, float(x.min())), float(x.max()), bits)
 
 
 def _codes(weight: Tensor, largest: int) -> Tensor:
     return torch.round(weight / weight.abs().amax(1, keepdim=True) * largest).to(torch.int64)
-
-
-def _whole(q: Tensor, weight: Tensor) -> Tensor:
-    return q.to(torch.int64) @ weight.T
 
 
 # --- speed
@@ -289,10 +304,13 @@ def roofline(layers: Sequence[LayerSpeed], roof: Roof) -> Figure:
         ax.plot(places, speeds, color=CLIPPED, linewidth=0.8)
         for place, speed, colour in zip(places, speeds, (FLOAT, QUANTIZED)):
             ax.plot(place, speed, "o", color=colour, markersize=8)
-        ax.annotate(
-            layer.name, (places[1], speeds[1]), (0, -8), textcoords="offset points", ha="center", va="top", size=9
-        )
-    ax.margins(x=0.12, y=0.2)
+        ax.annotate(layer.name, (places[1], speeds[1]), (8, -3), textcoords="offset points", va="top")
+    ax.margins(x=0.14, y=0.16)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _place: f"{value:,.6g}"))
+        axis.set_minor_formatter(NullFormatter())
+    for row, (words, colour) in enumerate(((_("● in float32"), FLOAT), (_("● in int8"), QUANTIZED))):
+        ax.text(0.99, 0.03 + 0.06 * row, words, color=colour, ha="right", transform=ax.transAxes)
     _roofs(ax, roof)
     slow, fast = (pick(layers, key=lambda layer: layer.speedup) for pick in (min, max))
     words = {"slow": slow.name, "least": slow.speedup, "fast": fast.name, "most": fast.speedup}
@@ -309,9 +327,7 @@ def _roofs(ax: Axes, roof: Roof) -> None:
     ):  # fmt: skip
         heights = np.minimum(operations, intensities * roof.bandwidth) / 1e9
         ax.plot(intensities, heights, "--", color=colour, linewidth=1.2)
-        ax.annotate(
-            name, (intensities[0], heights[-1]), (4, 3), textcoords="offset points", color=colour, va="bottom", size=9
-        )
+        ax.annotate(name, (intensities[0], heights[-1]), (4, 3), textcoords="offset points", color=colour, va="bottom")
 
 
 def _roofline_alt(layers: Sequence[LayerSpeed], roof: Roof) -> str:

@@ -78,6 +78,21 @@ def average_bits(counts, bits):
     return -(-int(sum(counts) * sum(bits) / len(bits)) // 8)
 
 
+def whole_bytes_a_weight(counts, bits):
+    """Codes are packed: 3 bits take 3 bits, not a byte for each weight."""
+    return sum(count * -(-width // 8) for count, width in zip(counts, bits))
+
+
+def one_byte_more(counts, bits):
+    """Whoever adds a byte always gives one too many to a layer that ends with a byte."""
+    return sum(count * width // 8 + 1 for count, width in zip(counts, bits))
+
+
+def rounds_to_nearest(counts, bits):
+    """A layer that ends inside a byte needs the whole byte: round up, not to the nearest."""
+    return sum(int(count * width / 8 + 0.5) for count, width in zip(counts, bits))
+
+
 def ignores_size(counts, noise, budget):
     """You compare how far the noise falls, but a large layer pays more for it: divide by the added bits of size."""
     return _spend(counts, noise, budget, lambda fall, size: fall)
@@ -103,6 +118,36 @@ def stops_too_early(counts, noise, budget):
 def forgets_what_is_spent(counts, noise, budget):
     """Subtract what all layers take now, the 2 bits of the start among it, before you ask what fits."""
     return spend(counts, noise, budget + 2 * sum(counts))
+
+
+def noisiest_first(counts, noise, budget):
+    """You widen the layer with the most noise. What counts is how far its noise falls, for each added bit of size."""
+    bits = [2] * len(counts)
+    while True:
+        left = budget - in_bits(counts, bits)
+        fits = [i for i, width in enumerate(bits) if width < 8 and counts[i] * width <= left]
+        if not fits:
+            return bits
+        bits[max(fits, key=lambda i: noise[i][bits[i]])] *= 2
+
+
+def once_each(counts, noise, budget):
+    """A layer that was widened to 4 bits may be widened again, to 8."""
+    bits = [2] * len(counts)
+    gains = {i: (noise[i][2] - noise[i][4]) / (2 * counts[i]) for i in range(len(counts))}
+    for i in sorted(gains, key=gains.get, reverse=True):
+        if in_bits(counts, bits) + 2 * counts[i] <= budget:
+            bits[i] = 4
+    return bits
+
+
+def spends_too_much(counts, noise, budget):
+    """The last step went over the budget: ask whether the wider layer fits before you widen it."""
+    bits = [2] * len(counts)
+    while in_bits(counts, bits) < budget and min(bits) < 8:
+        gains = {i: (noise[i][w] - noise[i][2 * w]) / (counts[i] * w) for i, w in enumerate(bits) if w < 8}
+        bits[max(gains, key=gains.get)] *= 2
+    return bits
 
 
 def _spend(counts, noise, budget, worth):
@@ -138,6 +183,26 @@ def one_mean_for_all(x, weight, rounded, bias):
     return bias + (x @ (weight - rounded).T).mean()
 
 
+def the_shift_alone(x, weight, rounded, bias):
+    """That is the shift. The new bias is the old one plus it."""
+    return (x @ (weight - rounded).T).mean(0)
+
+
+def forgets_the_old_bias(x, weight, rounded, bias):
+    """That is the mean of the outputs with the float weights. Subtract the mean with the rounded ones, and add the bias."""
+    return (x @ weight.T).mean(0)
+
+
+def of_sizes(x, weight, rounded, bias):
+    """Errors of opposite sign cancel in the mean: do not take their size."""
+    return bias + (x @ (weight - rounded).T).abs().mean(0)
+
+
+def mean_over_outputs(x, weight, rounded, bias):
+    """You take the mean over the outputs, .mean(1). Each output wants its own, over the rows of x: .mean(0)."""
+    return bias + (x @ (weight - rounded).T).mean(1)
+
+
 def to_nearest(x, w):
     """That is rounding to nearest: the error of each weight is least, but not that of the outputs."""
     return torch.round(w)
@@ -151,6 +216,35 @@ def ignores_the_inputs(x, w):
 def cancels_over_rows(x, w):
     """Square the change of each row before you add them up; else errors of different rows cancel."""
     return best_rounding(x.sum(0, keepdim=True), w)
+
+
+def _best(x, w, error):
+    ways = [w.floor() + torch.tensor([(n >> i) & 1 for i in range(len(w))]) for n in range(2 ** len(w))]
+    return min(ways, key=lambda rounded: float(error(x @ (rounded - w))))
+
+
+def without_squares(x, w):
+    """You add up the sizes of the changes. Their squares are asked for: a large one counts more."""
+    return _best(x, w, lambda change: change.abs().sum())
+
+
+def largest_change(x, w):
+    """You look at the largest change alone. The sum of all squared changes is to be least."""
+    return _best(x, w, lambda change: change.abs().max())
+
+
+def always_down(x, w):
+    """Each weight may also go up: try w.floor() + 1."""
+    return w.floor()
+
+
+def one_after_the_other(x, w):
+    """You settle one weight after the other. What is best for one depends on the others: try all ways."""
+    rounded = w.round()
+    for place in range(len(w)):
+        ways = [torch.cat([rounded[:place], end[place : place + 1], w[place + 1 :]]) for end in (w.floor(), w.ceil())]
+        rounded = min(ways, key=lambda way: float((x @ (way - w)).square().sum()))
+    return rounded
 
 
 def worst_rounding(x, w):
@@ -172,12 +266,27 @@ EXERCISES = (
     Exercise(
         "6.1",
         packed_bytes,
-        cases=(([8], [4]), ([3], [3]), ([3, 5], [3, 2]), ([432, 2304, 640], [8, 3, 4]), ([101, 7, 33], [2, 8, 3])),
+        cases=(
+            ([8], [4]),
+            ([3], [3]),
+            ([3, 5], [3, 2]),
+            ([432, 2304, 640], [8, 3, 4]),
+            ([5, 9], [3, 5]),
+            ([101, 7, 33], [2, 8, 3]),
+        ),
         hints=(
             _("One layer has count * bits bits. How many bytes hold them?"),
             _("-(-n // 8) is n / 8, rounded up. Add the layers up after that."),
         ),
-        mistakes=(in_bits, rounds_down, rounds_once, average_bits),
+        mistakes=(
+            in_bits,
+            rounds_down,
+            rounds_once,
+            average_bits,
+            whole_bytes_a_weight,
+            one_byte_more,
+            rounds_to_nearest,
+        ),
     ),
     Exercise(
         "6.2",
@@ -195,7 +304,15 @@ EXERCISES = (
             _("For each layer below 8 bits: does it fit? If so, its gain is (noise now - noise then) / added bits."),
             _("Take the layer with the largest gain, double its bits, and begin again. No layer left: you are done."),
         ),
-        mistakes=(ignores_size, smallest_first, stops_too_early, forgets_what_is_spent),
+        mistakes=(
+            ignores_size,
+            smallest_first,
+            noisiest_first,
+            stops_too_early,
+            forgets_what_is_spent,
+            once_each,
+            spends_too_much,
+        ),
     ),
     Exercise(
         "6.3",
@@ -209,7 +326,16 @@ EXERCISES = (
             _("What is the mean of each output with the float weights? And with the rounded ones?"),
             _("x @ weight.T has a row for each row of x, a column for each output. .mean(0) is each output's mean."),
         ),
-        mistakes=(wrong_sign, sums_rows, forgets_the_inputs, one_mean_for_all),
+        mistakes=(
+            wrong_sign,
+            sums_rows,
+            forgets_the_inputs,
+            one_mean_for_all,
+            the_shift_alone,
+            forgets_the_old_bias,
+            of_sizes,
+            mean_over_outputs,
+        ),
     ),
     Exercise(
         "6.4",
@@ -220,13 +346,23 @@ EXERCISES = (
             (torch.tensor([[1.0, -1.0], [0.9, -1.2]]), torch.tensor([0.6, 0.3])),
             (X3, torch.tensor([0.45, 1.4, -0.7])),
             (torch.tensor([[1.0, 1.0], [1.0, -1.1]]), torch.tensor([0.45, 0.4])),
+            (torch.tensor([[-2.0, -1.1, 1.6], [-0.6, 1.0, 2.0], [-0.3, -1.7, 0.8]]), torch.tensor([1.4, -1.3, -1.3])),
         ),
         hints=(
             _("With n weights there are 2**n ways to round. Try them all, and keep the best."),
             _("w.floor() rounds down. Adding 1 where a weight goes up gives each of the ways."),
             _("The error of one way is (x @ (rounded - w)).square().sum()."),
         ),
-        mistakes=(to_nearest, ignores_the_inputs, cancels_over_rows, worst_rounding),
+        mistakes=(
+            to_nearest,
+            ignores_the_inputs,
+            cancels_over_rows,
+            without_squares,
+            largest_change,
+            always_down,
+            one_after_the_other,
+            worst_rounding,
+        ),
     ),
 )
 
@@ -250,12 +386,12 @@ QUIZ = (
         Choice(_("the grid becomes finer"), _("The grid stays; only up or down is chosen for each weight.")),
     ),
     Question(
-        _("A search gives most bits to small layers near the input. What is the reason?"),
+        _("A search gives most bits to the first and the last layer, which are small. What is the reason?"),
         Choice(
             _("small layers have more outliers"),
             _("The search looks at noise in the answers and at bytes, nothing else."),
         ),
-        Choice(_("the first layers are the slowest"), _("Speed plays no part in this search.")),
+        Choice(_("these two are the slowest"), _("Speed plays no part in this search.")),
         Choice(
             _("bits there cost few bytes and remove much noise"),
             _("A byte is best spent where it removes the most noise from the answers."),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import ipywidgets
 
-from qlab.analysis import BitCost, BitCosts, Front, LayerSQNR
+from qlab.analysis import BitCost, BitCosts, Front, LayerSQNR, Sensitivity
 from qlab.course.language import _
 from qlab.course.lesson06 import plots
 from qlab.course.registry import explorable
@@ -31,6 +31,14 @@ def _front() -> tuple[Front]:
     return (Front(BitCosts(rows, QConfig.w8a8(), dict.fromkeys(sizes, QConfig.w8a8()))),)
 
 
+def _sparing() -> tuple:
+    """Three layers; 8 bits for the most sensitive one are worth most."""
+    names = ["first", "second", "third"]
+    rows = [Sensitivity("second", 10.0), Sensitivity("first", 20.0), Sensitivity("third", 30.0)]
+    gains = {True: (10.0, 16.0, 18.0, 19.0), False: (10.0, 10.5, 12.0, 19.0)}
+    return names, rows, {(most, count): gain for most in gains for count, gain in enumerate(gains[most])}
+
+
 @explorable(example=_tables)
 def layer_noise(tables: Mapping[tuple[str, int], Sequence[LayerSQNR]]) -> Panel:
     """Choose what is quantized and drag the bits: the SQNR of each layer. Arguments as in ``plots``."""
@@ -40,6 +48,17 @@ def layer_noise(tables: Mapping[tuple[str, int], Sequence[LayerSQNR]]) -> Panel:
         plots.layer_noise(tables),
         what=ipywidgets.Dropdown(options=[(words[key], key) for key in words], description=_("quantized:")),
         bits=Slider(label=_("bits"), value=bits[-1], minimum=bits[0], maximum=bits[-1]),
+    )
+
+
+@explorable(example=_sparing)
+def sparing(names: Sequence[str], rows: Sequence[Sensitivity], measured: Mapping[tuple[bool, int], float]) -> Panel:
+    """Drag how many layers keep 8 bits: what the answers gain, and which layers these are. Arguments as in ``plots``."""
+    most = max(count for _most, count in measured)
+    return Panel(
+        plots.sparing(names, rows, measured),
+        count=Slider(label=_("layers with 8 bits"), value=0, minimum=0, maximum=most),
+        least=ipywidgets.Checkbox(description=_("the least sensitive first instead"), value=False, indent=False),
     )
 
 

@@ -10,9 +10,9 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 
-from qlab.analysis import Front, LayerSQNR, MixedPrecision
+from qlab.analysis import Front, LayerSQNR, MixedPrecision, Sensitivity
 from qlab.course.figure import CLIPPED, ERROR, FLOAT, QUANTIZED, STYLE, Figure
-from qlab.course.language import _
+from qlab.course.language import _, signed
 
 
 @rc_context(STYLE)
@@ -21,7 +21,7 @@ def layer_noise(tables: Mapping[tuple[str, int], Sequence[LayerSQNR]]) -> Callab
     names = [row.layer for row in next(iter(tables.values()))]
     outputs = [row.output for table in tables.values() for row in table]
     highest = max(outputs)
-    image = Figure((9, 3.9))
+    image = Figure((9.6, 4.1))
     ax = image.subplots()
     bars = _bars(ax, names)
     ax.set(ylim=(min(0, *outputs) - 1, 1.05 * highest), ylabel=_("SQNR of the layer's output, in dB"))
@@ -56,6 +56,53 @@ def layer_noise(tables: Mapping[tuple[str, int], Sequence[LayerSQNR]]) -> Callab
 
 
 @rc_context(STYLE)
+def sparing(
+    names: Sequence[str], rows: Sequence[Sensitivity], measured: Mapping[tuple[bool, int], float], bits: int = 4
+) -> Callable[[int, bool], Figure]:
+    """The SQNR when some layers keep 8 bits, and which; a function from how many, and from whether the least sensitive.
+
+    ``names`` are the layers in the order in which they run, ``rows`` their sensitivities, the worst first. ``measured`` has
+    (the most sensitive first?, how many) for as many layers as can be asked for.
+    """
+    counts = sorted({count for _most, count in measured})
+    image = Figure((9.6, 3.9))
+    left, right = image.subplots(1, 2, width_ratios=(2, 3))
+    for most, word, style in ((True, _("most sensitive first"), "-"), (False, _("least sensitive first"), ":")):
+        curve = [measured[most, count] for count in counts]
+        left.plot(counts, curve, style, color=QUANTIZED, label=word)
+    left.set(xlabel=_("layers with 8 bits"), ylabel=_("SQNR of the answers, in dB"), xticks=counts)
+    left.margins(y=0.15)
+    left.legend(loc="upper left")
+    image.takes_guess(left, "x")
+    (now,) = left.plot([], [], "o", color=QUANTIZED, markersize=11)
+    bars = _bars(right, names)
+    right.set(ylim=(0, 8.5), ylabel=_("bits"), yticks=(0, bits, 8))
+    image.moves(now, *bars)
+
+    def draw(count: int, least: bool) -> Figure:
+        spared = [row.layer for row in (reversed(rows) if least else rows)][:count]
+        now.set_data([count], [measured[not least, count]])
+        for bar, name in zip(bars, names):
+            bar.set_height(8 if name in spared else bits)
+            bar.set_color(FLOAT if name in spared else QUANTIZED)
+        words = {
+            "count": count,
+            "bits": bits,
+            "sqnr": measured[not least, count],
+            "gain": signed(measured[not least, count] - measured[not least, 0]),
+        }
+        what = _("{count} layers with 8 bits, the least sensitive first: {sqnr:.1f} dB, {gain} dB")
+        if not least:
+            what = _("{count} layers with 8 bits, the most sensitive first: {sqnr:.1f} dB, {gain} dB")
+        image.finding = what.format(**words)
+        said = _("8 bits for {layers}").format(layers=", ".join(spared)) if spared else _("No layer has 8 bits")
+        image.alt = _("{said}; all others have {bits}. The answers keep {sqnr:.1f} dB.").format(said=said, **words)
+        return image
+
+    return draw
+
+
+@rc_context(STYLE)
 def bit_budget(front: Front) -> Callable[[float], Figure]:
     """The best bits of each layer within a budget; a function from the bits that a weight has on average."""
     layers = list(dict.fromkeys(cost.layer for cost in front.costs))
@@ -64,7 +111,7 @@ def bit_budget(front: Front) -> Callable[[float], Figure]:
     sizes = {bits: sum(cost.size_bytes for cost in costs) for bits, costs in equal.items()}
     decibel = {bits: -10 * np.log10(sum(cost.noise for cost in costs)) for bits, costs in equal.items()}
     weights = sizes[widths[-1]] * 8 / widths[-1]
-    image = Figure((9, 3.9))
+    image = Figure((9.6, 4.1))
     left, right = image.subplots(1, 2, width_ratios=(2, 3))
     left.plot(front.size_bytes / 1024, -10 * np.log10(front.noise), color=FLOAT)
     left.plot([size / 1024 for size in sizes.values()], list(decibel.values()), "s", color=CLIPPED)
@@ -107,10 +154,25 @@ def bit_budget(front: Front) -> Callable[[float], Figure]:
     return draw
 
 
+@rc_context(STYLE)
+def each_layer(names: Sequence[str], decibel: Sequence[float]) -> Figure:
+    """The SQNR behind each layer, in the order in which they run: a figure that stands still."""
+    image = Figure((9.6, 3.9))
+    ax = image.subplots()
+    bars = _bars(ax, names)
+    for bar, height in zip(bars, decibel):
+        bar.set_height(height)
+    ax.set(ylim=(min(0, *decibel), 1.05 * max(decibel)), ylabel=_("SQNR of the layer's output, in dB"))
+    words = {"first": decibel[0], "name": names[0], "last": decibel[-1]}
+    image.finding = _("from {first:.1f} dB in {name} to {last:.1f} dB in the answers").format(**words)
+    image.alt = "; ".join(f"{name} {height:.1f} dB" for name, height in zip(names, decibel))
+    return image
+
+
 def _bars(ax: Axes, names: Sequence[str]) -> BarContainer:
     """A bar for each layer, its name below."""
     bars = ax.bar(range(len(names)), 0, width=0.75, color=QUANTIZED)
     ax.set(xlim=(-0.7, len(names) - 0.3))
-    ax.set_xticks(range(len(names)), names, rotation=90, size=8)
+    ax.set_xticks(range(len(names)), names, rotation=60, size=9, ha="right", rotation_mode="anchor")
     ax.grid(False, axis="x")
     return bars

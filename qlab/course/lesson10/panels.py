@@ -14,9 +14,8 @@ from qlab.course.widgets import Panel, Slider
 
 
 def _perplexities() -> tuple:
-    found = {
-        (kind, bits): 5.0 + 4.0 ** (worst - bits) for kind, worst in (("rows", 4), ("groups", 3)) for bits in (2, 3, 4)
-    }
+    kinds = (("rows", 5), ("rows with zero points", 4), ("groups", 3))
+    found = {(kind, bits): 5.0 + 4.0 ** (worst - bits) for kind, worst in kinds for bits in (2, 3, 4)}
     return found, 5.0, {bits: f"def f():\n    return {bits}" for bits in (2, 3, 4)}, "groups"
 
 

@@ -11,13 +11,19 @@ from matplotlib import rc_context
 from torch import Tensor
 
 from qlab.affine import round_rows
-from qlab.course.figure import CLIPPED, ERROR, FLOAT, LINES, QUANTIZED, STYLE, Figure
+from qlab.course.figure import CLIPPED, ERROR, FLOAT, INK, LINES, QUANTIZED, STYLE, Figure
 from qlab.course.language import _
 from qlab.granularity import PerGroup
 from qlab.llm.layers import round_weight, weight_qparams
 from qlab.llm.outliers import smoothing_scale
 
 ALPHAS = tuple(step / 20 for step in range(21))
+GRID_BITS = 16 + 16  # of a scale and a zero point, as torch's 4-bit kernel keeps them
+
+
+def stored_bits(bits: int, size: int) -> float:
+    """Bits that a weight takes, with its share of the grid that a group of ``size`` weights has."""
+    return bits + GRID_BITS / size
 
 
 @rc_context(STYLE)
@@ -26,7 +32,7 @@ def bits_of_weights(
 ) -> Callable[[int], Figure]:
     """Perplexity against the bits of the weights; a function from bits.
 
-    ``perplexity``: by (kind of scale, bits). ``written``: what the model writes with as many bits, its scales of the kind
+    ``perplexity``: by (kind of scale, bits), of at most three kinds. ``written``: what the model writes with as many bits, its scales of the kind
     ``shown``. What is more than 20 times the float model's perplexity is drawn there.
     """
     kinds = list(dict.fromkeys(kind for kind, _bits in perplexity))
@@ -40,15 +46,16 @@ def bits_of_weights(
     left.set_yticks(ticks, [f"{tick:.1f}" for tick in ticks])
     left.minorticks_off()
     left.axhline(float_perplexity, color=FLOAT, linestyle="--")
-    for kind, style, colour in zip(kinds, ("s-", "o-"), (CLIPPED, QUANTIZED)):
+    for kind, style, colour in zip(kinds, ("s--", "^-", "o-"), (CLIPPED, INK, QUANTIZED)):
         heights = [min(perplexity[kind, bits], top) for bits in bits_there]
         left.plot(bits_there, heights, style, color=colour, label=kind)
-    left.legend(loc="upper center")
+    left.legend(loc="center right", bbox_to_anchor=(1, 0.4))
     now = left.axvline(bits_there[-1], color=ERROR)
     right.set_axis_off()
     right.text(0, 1, _("the model goes on writing:"), va="top", color=CLIPPED)
     text = right.text(0, 0.88, "", va="top", color=QUANTIZED, family="DejaVu Sans Mono", fontsize=9, parse_math=False)
     image.moves(now, text)
+    image.takes_guess(left, "x")
 
     def draw(bits: int) -> Figure:
         now.set_xdata([bits, bits])
@@ -81,9 +88,11 @@ def weight_groups(weight: Tensor, sizes: Sequence[int]) -> Callable[[int, int], 
     left.set(xlabel=_("column"), ylabel=_("weight"), xlim=(0, len(w)), ylim=(1.15 * w.min(), 1.3 * w.max()))
     edges = np.arange(len(w) + 1) - 0.5
     steps = left.stairs(w, edges, fill=True, color=QUANTIZED, alpha=0.5, label=_("one step of its grid, from 0 up"))
-    left.legend(loc="upper right", ncols=2, fontsize=8)
+    left.legend(loc="upper right", ncols=2, fontsize=9)
     right.set(xlabel=_("bits a weight, with scales"), ylabel=_("error (% of the weights)"), xlim=(1.8, 11))
     right.set(yscale="log", ylim=(0.2, 90))
+    right.set_yticks((0.3, 1, 3, 10, 30), ("0.3", "1", "3", "10", "30"))
+    right.minorticks_off()
     (line,) = right.plot([], [], "o-", color=CLIPPED)
     (now,) = right.plot([], [], "o", color=QUANTIZED, markersize=11)
     right.text(0.98, 0.95, _("few bits above, small groups right"), color=CLIPPED, ha="right", va="top",
@@ -101,12 +110,12 @@ def weight_groups(weight: Tensor, sizes: Sequence[int]) -> Callable[[int, int], 
         return weight_qparams(weight[row : row + 1], bits, PerGroup(size)).scale[0].repeat_interleave(size).numpy()
 
     for bits in range(2, 9):
-        right.plot([bits + 32 / each for each in sizes], errors(bits), color=LINES, zorder=1)
+        right.plot([stored_bits(bits, each) for each in sizes], errors(bits), color=LINES, zorder=1)
 
     def draw(bits: int, size: int) -> Figure:
         heights = step_of(bits, size)
         steps.set_data(heights)
-        stored = [bits + 32 / each for each in sizes]
+        stored = [stored_bits(bits, each) for each in sizes]
         line.set_data(stored, errors(bits))
         chosen = list(sizes).index(size)
         now.set_data([stored[chosen]], [errors(bits)[chosen]])
@@ -121,30 +130,46 @@ def weight_groups(weight: Tensor, sizes: Sequence[int]) -> Callable[[int, int], 
     return draw
 
 
-def w8a8_error(x: Tensor, weight: Tensor) -> float:
-    """Percent of a linear layer's output that W8A8 gets wrong: a scale for each token, and one for each row."""
+def w8a8_error(x: Tensor, weight: Tensor, only: Tensor | slice = slice(None)) -> float:
+    """Percent of a linear layer's output that W8A8 gets wrong: a scale for each token, and one for each row.
+
+    ``only`` these channels (a mask or indices) count in the output and in its error; all of them share the scales.
+    """
     rounded = [codes * steps for codes, steps in (round_rows(tensor, 127) for tensor in (x, weight))]
-    right = x @ weight.T
-    return 100 * float((rounded[0] @ rounded[1].T - right).norm() / right.norm())
+    right = x[:, only] @ weight[:, only].T
+    return 100 * float((rounded[0][:, only] @ rounded[1][:, only].T - right).norm() / right.norm())
+
+
+def others(columns: int, channels: Sequence[int]) -> Tensor:
+    """Which of the columns are none of ``channels``, as a mask.
+
+    >>> others(4, (1, 2))
+    tensor([ True, False, False,  True])
+    """
+    return torch.ones(columns, dtype=torch.bool).index_fill_(0, torch.tensor(list(channels)), False)
 
 
 def _smoothings(x: Tensor, weight: Tensor, channels: Sequence[int]) -> tuple[Callable, Callable]:
-    """What :func:`smoothing` draws: (alpha, size) -> each channel's largest input and weight, the error; and the error
-    without smoothing for a size.
+    """What :func:`smoothing` draws: (alpha, size) -> each channel's largest input and weight, the errors of the ordinary
+    channels and of all; and size -> both errors without smoothing.
     """
+    ordinary = others(x.shape[1], channels)
+
+    def errors(x: Tensor, weight: Tensor) -> tuple[float, float]:
+        return w8a8_error(x, weight, ordinary), w8a8_error(x, weight)
 
     @cache
     def made(size: int) -> Tensor:
-        return x * torch.ones(x.shape[1]).index_fill_(0, torch.tensor(list(channels)), 2.0**size)
+        return x * torch.where(ordinary, 1.0, 2.0**size)
 
     @cache
-    def smoothed(alpha: float, size: int) -> tuple[np.ndarray, np.ndarray, float]:
+    def smoothed(alpha: float, size: int) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
         largest = made(size).abs().amax(0), weight.abs().amax(0)
         scale = smoothing_scale(*largest, alpha)
-        error = w8a8_error(made(size) / scale, weight * scale)
-        return (largest[0] / scale).numpy(), (largest[1] * scale).numpy(), error
+        found = errors(made(size) / scale, weight * scale)
+        return (largest[0] / scale).numpy(), (largest[1] * scale).numpy(), found
 
-    return smoothed, cache(lambda size: w8a8_error(made(size), weight))
+    return smoothed, cache(lambda size: errors(made(size), weight))
 
 
 @rc_context(STYLE)
@@ -152,44 +177,49 @@ def smoothing(x: Tensor, weight: Tensor, channels: Sequence[int]) -> Callable[[f
     """Outliers moved from activations into weights; a function from alpha and how large the outliers are.
 
     ``x`` (tokens, columns) and ``weight`` (rows, columns) of a linear layer. ``channels`` of x are made 2**size times as
-    large. The weights stay, so the layer's output is another one; the error is relative to that.
+    large. The weights stay, so the outliers make up most of the output: what rounding costs the ordinary channels shows
+    in their own part of it alone. Both errors are drawn, each relative to its part.
     """
     smoothed, plain = _smoothings(x.detach().float(), weight.detach().float(), channels)
     places = np.arange(x.shape[1])
-    image = Figure((9, 3.8))
-    left, right = image.subplots(1, 2, width_ratios=(3, 2))
+    image = Figure((9.6, 4.2))
+    left, right = image.subplots(1, 2, width_ratios=(5, 4))
     left.set(
-        yscale="log", ylim=(2e-2, 2e4), xlim=(-2, len(places) + 1), xlabel=_("channel"), ylabel=_("largest magnitude")
+        yscale="log", ylim=(5e-2, 2e3), xlim=(-2, len(places) + 1), xlabel=_("channel"), ylabel=_("largest magnitude")
     )
     (inputs,) = left.plot([], [], "o", color=QUANTIZED, markersize=4, label=_("activations"))
-    (weights,) = left.plot([], [], "s", color=FLOAT, markersize=4, label=_("weights"))
+    (weights,) = left.plot([], [], "s", color=FLOAT, markersize=7, fillstyle="none", mew=1, label=_("weights"))
     left.legend(loc="upper right", ncols=2)
-    right.set(xlim=(-0.05, 1.05), xlabel=_("alpha"), ylabel=_("error of the output (%)"))
-    (curve,) = right.plot([], [], color=ERROR)
-    (without,) = right.plot([-0.05, 1.05], [1, 1], "--", color=CLIPPED)
+    right.set(xlim=(-0.05, 1.05), xlabel=_("alpha"), ylabel=_("error (%)"), yscale="log", ylim=(0.2, 300))
+    right.set_yticks((0.3, 1, 3, 10, 30, 100), ("0.3", "1", "3", "10", "30", "100"))
+    right.minorticks_off()
+    (curve,) = right.plot([], [], color=ERROR, label=_("ordinary channels"))
+    (without,) = right.plot([-0.05, 1.05], [1, 1], "--", color=ERROR, label=_("they, without smoothing"))
+    (whole,) = right.plot([], [], ":", color=CLIPPED, label=_("all, mostly outliers"))
     (now,) = right.plot([], [], "o", color=ERROR, markersize=10)
-    right.text(
-        0.98, 0.95, _("dashed: without smoothing"), color=CLIPPED, ha="right", va="top", transform=right.transAxes
-    )
-    image.moves(inputs, weights, curve, without, now)
+    right.legend(loc="upper center")
+    image.moves(inputs, weights, curve, without, whole, now)
 
     def draw(alpha: float, size: int) -> Figure:
-        large, heavy, error = smoothed(alpha, size)
+        large, heavy, (error, all_error) = smoothed(alpha, size)
         inputs.set_data(places, large)
         weights.set_data(places, heavy)
-        curve.set_data(ALPHAS, [smoothed(each, size)[2] for each in ALPHAS])
-        without.set_ydata([plain(size)] * 2)
+        for number, line in enumerate((curve, whole)):
+            line.set_data(ALPHAS, [smoothed(each, size)[2][number] for each in ALPHAS])
+        without.set_ydata([plain(size)[0]] * 2)
         now.set_data([alpha], [error])
         finding = _(
-            "alpha {alpha:.2f}, outliers {times} times as large: error {error:.2g} %; without smoothing {plain:.2g} %"
+            "alpha {alpha:.2f}, outliers {times} times: ordinary channels' error {error:.2g} %, unsmoothed {plain:.2g} %"
         )
-        image.finding = finding.format(alpha=alpha, times=2**size, error=error, plain=plain(size))
+        image.finding = finding.format(alpha=alpha, times=2**size, error=error, plain=plain(size)[0])
         alt = _(
-            "The largest activation is {x:.3g} and the median channel has {xm:.3g}; of the weights {w:.3g} and {wm:.3g}."
+            "The largest activation is {x:.3g} and the median channel has {xm:.3g}; of the weights {w:.3g} and {wm:.3g}. "
+            "Of the whole output, outliers and all, {whole:.2g} % are wrong."
         )
-        image.alt = alt.format(x=large.max(), xm=np.median(large), w=heavy.max(), wm=np.median(heavy))
+        image.alt = alt.format(x=large.max(), xm=np.median(large), w=heavy.max(), wm=np.median(heavy), whole=all_error)
         return image
 
-    highest = max(smoothed(alpha, size)[2] for alpha in ALPHAS for size in range(9))  # before a slider waits for them
-    right.set_ylim(0, 1.25 * max(highest, *(plain(size) for size in range(9))))
+    for size in range(9):  # before a slider waits for them
+        for alpha in ALPHAS:
+            smoothed(alpha, size)
     return draw

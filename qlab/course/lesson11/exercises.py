@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
-
 from qlab.course.exercises import Exercise
 from qlab.course.language import _
 from qlab.course.quiz import Choice, Question
@@ -80,6 +78,27 @@ def of_the_smaller(a, b):
     return width * height / min((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1]))
 
 
+def of_the_box_around_both(a, b):
+    """You divide by the box around both. The union is what at least one of them covers: a + b - shared."""
+    width, height = max(0.0, min(a[2], b[2]) - max(a[0], b[0])), max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    around = (max(a[2], b[2]) - min(a[0], b[0])) * (max(a[3], b[3]) - min(a[1], b[1]))
+    return width * height / around
+
+
+def counts_pixels(a, b):
+    """A side is right - left, without + 1: edges are places, not numbers of pixels."""
+    width, height = (max(0.0, min(a[k + 2], b[k + 2]) - max(a[k], b[k]) + 1) for k in (0, 1))
+    areas = [(box[2] - box[0] + 1) * (box[3] - box[1] + 1) for box in (a, b)]
+    return width * height / (sum(areas) - width * height)
+
+
+def width_as_height(a, b):
+    """The height lies between top and bottom, box[1] and box[3]. You take left and right for it, too."""
+    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+    return width * width / (sum(areas) - width * width)
+
+
 def shift_in_pixels(offsets, centre, size):
     """The shift is measured in anchor sizes: multiply it by the size, so that one network serves all sizes."""
     return decode((offsets[0] / size, offsets[1] / size, offsets[2], offsets[3]), centre, size)
@@ -91,6 +110,16 @@ def forgets_the_exponential(offsets, centre, size):
     x, y = centre[0] + 0.1 * dx * size, centre[1] + 0.1 * dy * size
     w, h = size * (1 + 0.2 * dw) / 2, size * (1 + 0.2 * dh) / 2
     return (x - w, y - h, x + w, y + h)
+
+
+def forgets_the_factors(offsets, centre, size):
+    """The offsets come with factors: 0.1 for the shift, 0.2 for the logarithm of the size."""
+    return decode((10 * offsets[0], 10 * offsets[1], 5 * offsets[2], 5 * offsets[3]), centre, size)
+
+
+def one_factor_for_all(offsets, centre, size):
+    """The logarithms of the size have the factor 0.2; 0.1 is that of the shift."""
+    return decode((offsets[0], offsets[1], offsets[2] / 2, offsets[3] / 2), centre, size)
 
 
 def twice_as_large(offsets, centre, size):
@@ -121,6 +150,34 @@ def afraid_of_ghosts(overlaps, scores, allowed):
     return [box for place, box in enumerate(order) if all(overlaps[box][o] <= allowed for o in order[:place])]
 
 
+def last_kept_only(overlaps, scores, allowed):
+    """Compare a box with all that are kept, not with the last one alone."""
+    kept = []
+    for box in sorted(range(len(scores)), key=lambda i: -scores[i]):
+        if not kept or overlaps[box][kept[-1]] <= allowed:
+            kept.append(box)
+    return kept
+
+
+def less_than_allowed(overlaps, scores, allowed):
+    """Exactly what is allowed is allowed still: a box goes when it overlaps by more than that. Compare with <=."""
+    kept = []
+    for box in sorted(range(len(scores)), key=lambda i: -scores[i]):
+        if all(overlaps[box][other] < allowed for other in kept):
+            kept.append(box)
+    return kept
+
+
+def the_least_sure_first(overlaps, scores, allowed):
+    """You begin with the least sure box. The surest is the first that stays."""
+    return suppress(overlaps, [-score for score in scores], allowed)
+
+
+def sorted_by_number(overlaps, scores, allowed):
+    """The right boxes, but they were to come the surest first, not by their number."""
+    return sorted(suppress(overlaps, scores, allowed))
+
+
 def keeps_the_doubles(overlaps, scores, allowed):
     """You keep what overlaps and drop what stands alone. It is the other way round."""
     kept = []
@@ -145,6 +202,28 @@ def with_the_teeth(hits, shapes):
     return area
 
 
+def best_so_far(hits, shapes):
+    """The maximum goes over the precisions from there on, not over those before: behind the teeth, not in front of them."""
+    area, before, right, best = 0.0, 0.0, 0, 0.0
+    for number, hit in enumerate(hits):
+        right += hit
+        best = max(best, right / (number + 1))
+        area += (right / shapes - before) * best
+        before = right / shapes
+    return area
+
+
+def mean_of_the_boxes(hits, shapes):
+    """You take the mean over all boxes. Only where the recall grows is there any area: weigh by its growth."""
+    right = [sum(hits[: number + 1]) for number in range(len(hits))]
+    return sum(count / (number + 1) for number, count in enumerate(right)) / len(hits)
+
+
+def recall_alone(hits, shapes):
+    """That is the recall at the end. Each growth of it counts times the precision there."""
+    return sum(hits) / shapes
+
+
 def plain_precision(hits, shapes):
     """That is the precision of all boxes together. It does not tell sure mistakes from unsure ones."""
     return sum(hits) / len(hits)
@@ -153,7 +232,9 @@ def plain_precision(hits, shapes):
 # --- exercises and questions
 
 SQUARES = [[1.0, 0.7, 0.1], [0.7, 1.0, 0.6], [0.1, 0.6, 1.0]]
-FAR = torch.eye(3).tolist()
+FAR = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+HALF = [[1.0, 0.5, 0.0], [0.5, 1.0, 0.75], [0.0, 0.75, 1.0]]  # exact in every float
+APART = [[1.0, 0.0, 0.75, 0.0], [0.0, 1.0, 0.0, 0.75], [0.75, 0.0, 1.0, 0.25], [0.0, 0.75, 0.25, 1.0]]
 
 EXERCISES = (
     Exercise(
@@ -165,12 +246,20 @@ EXERCISES = (
             ((0.0, 0.0, 4.0, 4.0), (1.0, 1.0, 2.0, 2.0)),
             ((0.0, 0.0, 4.0, 4.0), (6.0, 6.0, 9.0, 8.0)),
             ((0.0, 0.0, 4.0, 4.0), (6.0, 1.0, 9.0, 3.0)),
+            ((2.0, 1.0, 8.0, 5.0), (5.0, 3.0, 9.0, 11.0)),
         ),
         hints=(
             _("What they share goes from the larger left edge to the smaller right edge, if that is further right."),
             _("Both areas together count what they share twice: the union is a + b - shared."),
         ),
-        mistakes=(forgets_what_is_apart, counts_twice, of_the_smaller),
+        mistakes=(
+            forgets_what_is_apart,
+            counts_twice,
+            of_the_smaller,
+            of_the_box_around_both,
+            counts_pixels,
+            width_as_height,
+        ),
     ),
     Exercise(
         "11.2",
@@ -185,7 +274,14 @@ EXERCISES = (
             _("The middle moves by 0.1 * dx * size to the right and by 0.1 * dy * size down."),
             _("The width is size * math.exp(0.2 * dw). The left edge is half of it away from the middle."),
         ),
-        mistakes=(shift_in_pixels, forgets_the_exponential, twice_as_large, middle_and_size),
+        mistakes=(
+            shift_in_pixels,
+            forgets_the_exponential,
+            forgets_the_factors,
+            one_factor_for_all,
+            twice_as_large,
+            middle_and_size,
+        ),
     ),
     Exercise(
         "11.3",
@@ -196,12 +292,22 @@ EXERCISES = (
             (SQUARES, [0.9, 0.8, 0.7], 0.5),
             (SQUARES, [0.7, 0.9, 0.8], 0.5),
             (SQUARES, [0.7, 0.8, 0.9], 0.65),
+            (HALF, [0.7, 0.9, 0.8], 0.5),
+            (APART, [0.9, 0.8, 0.7, 0.6], 0.5),
         ),
         hints=(
             _("sorted(range(len(scores)), key=lambda i: -scores[i]) gives the indices, the surest first."),
             _("Take the boxes in that order. Keep one if all boxes kept so far overlap it by at most what is allowed."),
         ),
-        mistakes=(in_the_order_given, afraid_of_ghosts, keeps_the_doubles),
+        mistakes=(
+            in_the_order_given,
+            afraid_of_ghosts,
+            last_kept_only,
+            less_than_allowed,
+            the_least_sure_first,
+            sorted_by_number,
+            keeps_the_doubles,
+        ),
     ),
     Exercise(
         "11.4",
@@ -217,7 +323,14 @@ EXERCISES = (
             _("After each box: precision is right / boxes so far, recall is right / shapes."),
             _("Wherever the recall grows, add its growth times the largest precision from there on."),
         ),
-        mistakes=(of_what_was_found, with_the_teeth, plain_precision),
+        mistakes=(
+            of_what_was_found,
+            with_the_teeth,
+            best_so_far,
+            mean_of_the_boxes,
+            recall_alone,
+            plain_precision,
+        ),
     ),
 )
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import torch
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from qlab.course.figure import CLIPPED, ERROR, FLOAT, INK, PAPER, QUANTIZED, STYLE, Figure
 from qlab.course.language import _
-from qlab.detect.boxes import hits, iou, nms
-from qlab.detect.scene import Boxes
+from qlab.detect.boxes import finds, match, nms
+from qlab.detect.network import ANCHORS, SIZES, STRIDES
+from qlab.detect.scene import SIDE, Boxes
 from qlab.detect.video import Meter, Seen
 
 NAMED = 9  # boxes that get their class written at them
@@ -48,10 +51,77 @@ class Frames:
 
 def image_in(ax: Axes, side: int):
     """An axis without ticks that shows images of ``side`` pixels; the artist that holds the image."""
-    shown = ax.imshow(np.zeros((side, side, 3), np.uint8), interpolation="nearest")
+    shown = ax.imshow(np.zeros((side, side, 3), np.uint8), interpolation="bicubic")
     ax.set(xticks=[], yticks=[])
     ax.grid(False)
     return shown
+
+
+def readable(name: str, layer: nn.Conv2d) -> str:
+    """What a layer of the detector is, in words, from its name there.
+
+    >>> readable("features.10.conv.1.0", nn.Conv2d(8, 8, 3, groups=8))
+    'block 10, depthwise 3x3'
+    >>> readable("boxes.2.3", nn.Conv2d(16, 8, 1))
+    'boxes of the 5x5 map, 1x1 from 16 to 8'
+    """
+    part, number, *_rest = name.split(".")
+    size = "x".join(map(str, layer.kernel_size))
+    kind = _("depthwise {size}") if layer.groups > 1 else _("{size} from {before} to {after}")
+    kind = kind.format(size=size, before=layer.in_channels, after=layer.out_channels)
+    if part == "features":
+        return _("block {number}, {kind}").format(number=number, kind=kind)
+    side = -(-SIDE // STRIDES[int(number)])
+    where = {
+        "boxes": _("boxes of the {side}x{side} map, {kind}"),
+        "classes": _("classes of the {side}x{side} map, {kind}"),
+    }
+    return where[part].format(side=side, kind=kind)
+
+
+@rc_context(STYLE)
+def anchors(image: Tensor, truth: Boxes) -> Figure:
+    """One image with its shapes and, for each of the network's maps, the anchors that overlap one by half or more.
+
+    A dot stands at each place of a map; at one place both of its anchors are drawn. An anchor that no shape overlaps by half
+    is drawn too where it is the best that a shape has: it has to find that shape (see :func:`qlab.detect.match`).
+    """
+    labels, _boxes = match(ANCHORS, torch.cat([truth.labels[:, None].float(), truth.xyxy], 1))
+    pale = F.avg_pool2d(
+        255 - 0.45 * (255 - image.float()), 3, 1, 1, count_include_pad=False
+    )  # its boxes are to be seen
+    figure = Figure((9, 3.7))
+    axes = figure.subplots(1, len(STRIDES))
+    for ax, stride, sizes in zip(axes, STRIDES, SIZES):
+        mine = (ANCHORS[:, 2] - ANCHORS[:, 0])[:, None].isclose(torch.tensor(sizes)).any(1)
+        places = (np.arange(-(-SIDE // stride)) + 0.5) * stride
+        faded = image_in(ax, image.shape[1])
+        faded.set(data=pale.permute(1, 2, 0).numpy().astype(np.uint8), interpolation="bicubic")
+        x, y = np.meshgrid(places - 0.5, places - 0.5)
+        ax.plot(x.ravel(), y.ravel(), ".", color=INK, markersize=2)
+        middle = places[len(places) // 2]
+        squares = torch.tensor([[middle - s / 2, middle - s / 2, middle + s / 2, middle + s / 2] for s in sizes])
+        chosen = ANCHORS[mine & (labels > 0)]
+        for colour, corners in ((FLOAT, truth.xyxy), (QUANTIZED, chosen), (INK, squares)):
+            frames = Frames(ax, colour, named=0)
+            frames.lines[0].set_visible(False)  # no white line below on a pale image
+            frames.lines[1].set_linestyle((0, (3, 2)) if colour == INK else "-")
+            frames.show(Boxes(corners, torch.zeros(len(corners)), torch.ones(len(corners))))
+        words = {"side": len(places), "small": sizes[0], "large": sizes[1], "count": len(chosen)}
+        ax.set_title(
+            _("{side}x{side} places, squares of {small:g} and {large:g}:\n{count} anchors have to find a shape").format(
+                **words
+            )
+        )
+    words = {"all": len(ANCHORS), "count": int((labels > 0).sum()), "shapes": len(truth)}
+    figure.finding = _(
+        "{count} of {all:,} anchors have to find one of the {shapes} shapes, all others the ground"
+    ).format(**words)
+    figure.alt = _(
+        "The same scene three times, its shapes in blue boxes. Dots are the places of a map, dashed squares the two anchors at "
+        "one of them; orange are those that overlap a shape by at least one half, or are the best that a shape has."
+    )
+    return figure
 
 
 @rc_context(STYLE)
@@ -70,16 +140,13 @@ def suppression(
         ax.set_title(title)
     before, right = Frames(axes[0], CLIPPED, named=0), Frames(axes[1], FLOAT)
     wrong = Frames(axes[1], ERROR)
-    for frames in (before, right, wrong):
-        for text in frames.names:
-            text.set_color(PAPER if frames is right else INK)
     figure.moves(*before.artists, *right.artists, *wrong.artists)
 
     def draw(score: float, overlap: float) -> Figure:
         sure = candidates.above(score / 100)
         apart = sure.xyxy + sure.labels[:, None] * 1000.0  # classes do not suppress each other
         kept = sure.at(nms(apart, sure.scores, overlap / 100))
-        good = hits(iou(kept.xyxy, truth.xyxy) * (kept.labels[:, None] == truth.labels), 0.5)
+        good = finds(kept, truth)
         before.show(sure)
         right.show(kept.at(good), classes)
         wrong.show(kept.at(~good), classes)
@@ -90,7 +157,7 @@ def suppression(
         ).format(score=score, **words)
         figure.alt = _(
             "With scores of at least {score:.0f} %, and overlaps of at most {overlap:.0f} %, {after} of {before} boxes are "
-            "kept. {right} of them surround a shape (blue), {wrong} are doubles or wrong (pink)."
+            "kept. {right} of them surround a shape (blue), {wrong} are doubles or wrong (purple)."
         ).format(score=score, overlap=overlap, **words)
         return figure
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from qlab.course.exercises import Exercise
@@ -28,7 +30,7 @@ def clamp_of_codes(scale, zero_point, bits, top=None):
 
 
 def diagnose(float_here, prepared, reference, engine, expected):
-    """Where points got lost: "preprocessing", "quantization", "conversion", "engine" or "nothing".
+    """Where points got lost: "preprocessing", "quantization", "conversion" or "engine"; None where nothing was lost.
 
     The arguments are right answers in percent: of the float network as it is fed on this machine, of the prepared
     network, of the integer network on the reference and on the engine; and what the float network has in training's
@@ -39,7 +41,7 @@ def diagnose(float_here, prepared, reference, engine, expected):
     for stage, before, after in zip(stages, rights, rights[1:]):
         if before - after > 2:
             return stage
-    return "nothing"
+    return None
 
 
 # --- mistakes: what each of them is told stands in its docstring
@@ -65,6 +67,16 @@ def forgets_the_memory(weights, macs, bits, bytes_per_second, macs_per_second):
     return macs / macs_per_second
 
 
+def reads_float_weights(weights, macs, bits, bytes_per_second, macs_per_second):
+    """You read 4 bytes a weight whatever its bits are: weights * bits / 8 bytes have to be read."""
+    return max(weights * 4 / bytes_per_second, macs / macs_per_second)
+
+
+def forgets_the_arithmetic(weights, macs, bits, bytes_per_second, macs_per_second):
+    """That is the time of reading alone. A layer that uses each weight often takes longer to compute than to read."""
+    return weights * bits / 8 / bytes_per_second
+
+
 def on_the_grid_of_the_input(bias, s_x, s_w):
     """The sum is in steps of s_x * s_w, so the bias must be too; you divide by s_x alone."""
     return torch.round(bias / s_x).expand(len(s_w)).to(torch.int32)
@@ -83,6 +95,21 @@ def in_eight_bits(bias, s_x, s_w):
 def cuts_off(bias, s_x, s_w):
     """.to(torch.int32) alone cuts off towards 0: round first."""
     return (bias / (s_x * s_w)).to(torch.int32)
+
+
+def always_down(bias, s_x, s_w):
+    """You round down (floor): the nearest code is asked for, so torch.round."""
+    return torch.floor(bias / (s_x * s_w)).to(torch.int32)
+
+
+def multiplies(bias, s_x, s_w):
+    """You multiply by the step. A code counts steps: divide the bias by s_x * s_w."""
+    return torch.round(bias * s_x * s_w).to(torch.int32)
+
+
+def one_step_for_all(bias, s_x, s_w):
+    """You take one step for all channels. Each channel's weights have a scale of their own, so its bias has too."""
+    return torch.round(bias / (s_x * s_w.max())).to(torch.int32)
 
 
 def starts_at_zero(scale, zero_point, bits, top=None):
@@ -106,14 +133,31 @@ def beyond_the_grid(scale, zero_point, bits, top=None):
     return zero_point, 2**bits - 1 if top is None else round(top / scale) + zero_point
 
 
+def cuts_off_the_top(scale, zero_point, bits, top=None):
+    """int() and // cut off: the code of 6 is the nearest one, so round(top / scale)."""
+    return zero_point, 2**bits - 1 if top is None else min(2**bits - 1, int(top / scale) + zero_point)
+
+
+def rounds_the_top_up(scale, zero_point, bits, top=None):
+    """You round the top up (ceil): the code of 6 is the nearest one, so round(top / scale)."""
+    highest = 2**bits - 1
+    return zero_point, highest if top is None else min(highest, math.ceil(top / scale) + zero_point)
+
+
+def one_code_too_many(scale, zero_point, bits, top=None):
+    """A grid of so many bits has 2**bits codes, from 0: the highest is 2**bits - 1."""
+    return zero_point, 2**bits if top is None else min(2**bits, round(top / scale) + zero_point)
+
+
 def blames_the_last(float_here, prepared, reference, engine, expected):
     """The first stage that loses points is the cause; what comes after it inherits the loss."""
-    rights = (expected, float_here, prepared, reference, engine)
-    found = "nothing"
-    for stage, before, after in zip(("preprocessing", "quantization", "conversion", "engine"), rights, rights[1:]):
-        if before - after > 2:
-            found = stage
-    return found
+    return _blame(_drops(float_here, prepared, reference, engine, expected)[::-1], lambda drop: drop > 2)
+
+
+def blames_the_largest(float_here, prepared, reference, engine, expected):
+    """You take the stage that loses most. The first one with over 2 points counts: mend that, then measure again."""
+    drops = _drops(float_here, prepared, reference, engine, expected)
+    return _blame(sorted(drops, key=lambda drop: -drop[1]), lambda drop: drop > 2)
 
 
 def blames_quantization(float_here, prepared, reference, engine, expected):
@@ -129,11 +173,41 @@ def trusts_the_prepared_network(float_here, prepared, reference, engine, expecte
 
 def forgives_too_little(float_here, prepared, reference, engine, expected):
     """A loss of 2 points or less counts as none: rounding alone may cost that."""
+    return _blame(_drops(float_here, prepared, reference, engine, expected), lambda drop: drop > 0.5)
+
+
+def minds_two_points(float_here, prepared, reference, engine, expected):
+    """Exactly 2 points are not over 2: > and not >=."""
+    return _blame(_drops(float_here, prepared, reference, engine, expected), lambda drop: drop >= 2)
+
+
+def minds_a_gain(float_here, prepared, reference, engine, expected):
+    """You take the size of the change (abs). A stage that has more points than the one before it has lost nothing."""
+    return _blame(_drops(float_here, prepared, reference, engine, expected), lambda drop: abs(drop) > 2)
+
+
+def compares_all_with_the_first(float_here, prepared, reference, engine, expected):
+    """You compare each stage with ``expected``, so small losses add up. Compare each with the one just before it."""
+    stages = ("preprocessing", "quantization", "conversion", "engine")
+    return _blame(
+        [(stage, expected - right) for stage, right in zip(stages, (float_here, prepared, reference, engine))],
+        lambda drop: drop > 2,
+    )
+
+
+def says_nothing(float_here, prepared, reference, engine, expected):
+    """Where no stage lost over 2 points return None: there is no stage to name, and no word for it either."""
+    return diagnose(float_here, prepared, reference, engine, expected) or "nothing"
+
+
+def _drops(float_here, prepared, reference, engine, expected):
     rights = (expected, float_here, prepared, reference, engine)
-    for stage, before, after in zip(("preprocessing", "quantization", "conversion", "engine"), rights, rights[1:]):
-        if before - after > 0.5:
-            return stage
-    return "nothing"
+    stages = ("preprocessing", "quantization", "conversion", "engine")
+    return [(stage, before - after) for stage, before, after in zip(stages, rights, rights[1:])]
+
+
+def _blame(drops, guilty):
+    return next((stage for stage, drop in drops if guilty(drop)), None)
 
 
 # --- exercises and questions
@@ -154,7 +228,14 @@ EXERCISES = (
             _("The weights take weights * bits / 8 bytes."),
             _("Both run at the same time: max."),
         ),
-        mistakes=(adds_both, takes_bits_for_bytes, takes_the_faster, forgets_the_memory),
+        mistakes=(
+            adds_both,
+            takes_bits_for_bytes,
+            takes_the_faster,
+            forgets_the_memory,
+            reads_float_weights,
+            forgets_the_arithmetic,
+        ),
     ),
     Exercise(
         "12.2",
@@ -169,37 +250,77 @@ EXERCISES = (
             _("A step of the sum is s_x * s_w, another one in each channel."),
             _("torch.round(bias / step), then .to(torch.int32)."),
         ),
-        mistakes=(on_the_grid_of_the_input, on_the_grid_of_the_weights, in_eight_bits, cuts_off),
+        mistakes=(
+            on_the_grid_of_the_input,
+            on_the_grid_of_the_weights,
+            in_eight_bits,
+            cuts_off,
+            always_down,
+            multiplies,
+            one_step_for_all,
+        ),
     ),
     Exercise(
         "12.3",
         clamp_of_codes,
-        cases=((0.1, 0, 8), (0.1, 3, 4), (0.1, 20, 8, 6.0), (0.03, 0, 7, 6.0), (0.02, 10, 8, 6.0)),
+        cases=(
+            (0.1, 0, 8),
+            (0.1, 3, 4),
+            (0.1, 20, 8, 6.0),
+            (0.03, 0, 7, 6.0),
+            (0.02, 10, 8, 6.0),
+            (0.07, 12, 8, 6.0),
+            (0.035, 9, 8, 6.0),
+        ),
         hints=(
             _("Which code has the value 0? Everything below it is negative."),
             _("Without a ReLU6 the highest code is the grid's own: 2**bits - 1."),
             _("The value 6 has the code round(6 / scale) + zero_point; the grid may end before that: min."),
         ),
-        mistakes=(starts_at_zero, forgets_the_bits, forgets_the_zero_point, beyond_the_grid),
+        mistakes=(
+            starts_at_zero,
+            forgets_the_bits,
+            forgets_the_zero_point,
+            beyond_the_grid,
+            cuts_off_the_top,
+            rounds_the_top_up,
+            one_code_too_many,
+        ),
     ),
     Exercise(
         "12.4",
         diagnose,
         cases=(
-            (88.0, 87.9, 87.8, 87.8, 88.0),
             (31.0, 30.0, 30.0, 30.0, 88.0),
             (88.0, 40.0, 40.0, 40.0, 88.0),
             (88.0, 87.5, 60.0, 60.0, 88.0),
             (88.0, 87.5, 87.4, 70.0, 88.0),
             (88.0, 60.0, 60.0, 20.0, 88.0),
+            (88.0, 87.9, 87.8, 87.8, 88.0),
             (87.0, 86.2, 85.0, 83.5, 88.0),
+            (86.0, 84.0, 82.0, 80.0, 88.0),
+            (91.5, 91.0, 91.0, 70.0, 88.0),
+            (85.0, 45.0, 40.0, 40.0, 88.0),
+            (88.0, 80.0, 84.0, 84.0, 88.0),
+            (88.0, 87.5, 91.0, 90.5, 88.0),
         ),
         hints=(
             _("Write the five numbers in the order of the stages: expected, float_here, prepared, reference, engine."),
             _("Each stage is compared with the one before it; the first that has over 2 points less is the cause."),
             _("for stage, before, after in zip(stages, rights, rights[1:]): if before - after > 2: return stage"),
+            _("When the loop ends without a return, nothing was lost: None, which a function returns by itself."),
         ),
-        mistakes=(blames_the_last, blames_quantization, trusts_the_prepared_network, forgives_too_little),
+        mistakes=(
+            blames_the_last,
+            blames_the_largest,
+            blames_quantization,
+            trusts_the_prepared_network,
+            forgives_too_little,
+            minds_two_points,
+            minds_a_gain,
+            compares_all_with_the_first,
+            says_nothing,
+        ),
     ),
 )
 
@@ -218,7 +339,7 @@ QUIZ = (
         Choice(_("nothing new: the nodes only make the file smaller"), _("They also say how each value is rounded.")),
     ),
     Question(
-        _("A large linear layer answers one question at a time. Why is int8 about four times as fast?"),
+        _("A large linear layer answers one question at a time. Why can int8 be up to four times as fast?"),
         Choice(
             _("a quarter of the bytes comes from memory, and memory sets the pace"),
             _("Each weight is used once, so its way from the memory takes longer than its multiplication."),

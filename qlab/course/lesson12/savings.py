@@ -9,6 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+from torch import nn
+
+from qlab import bench
+
 PICOJOULE = 1e-12
 # One multiplication and one addition; sums of 8-bit products are added up in 32-bit integers.
 MAC_JOULES = {32: (3.7 + 0.9) * PICOJOULE, 16: (1.1 + 0.4) * PICOJOULE, 8: (0.2 + 0.1) * PICOJOULE}
@@ -22,6 +27,18 @@ class Workload:
     name: str
     weights: int
     macs: int
+
+
+def workload(name: str, network: nn.Module, size: int) -> Workload:
+    """A network's weights and multiplications, counted on an image without content ("meta" tensors have none).
+
+    ``size`` is the image's height and width. The network is moved to the meta device: make it there.
+
+    >>> workload("small", nn.Conv2d(3, 8, 3, bias=False), 5)
+    Workload(name='small', weights=216, macs=1944)
+    """
+    image = torch.zeros(1, 3, size, size, device="meta")
+    return Workload(name, sum(p.numel() for p in network.parameters()), bench.macs(network.to("meta").eval(), image))
 
 
 @dataclass(frozen=True)

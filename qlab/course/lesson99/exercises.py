@@ -19,13 +19,14 @@ def file_bytes(layers, others):
 
 
 def times_as_long(seconds, plain):
-    """How many times as long a network takes as the plain one: two lists of measured seconds, a few of them disturbed."""
+    """How many times as long a network takes as another one: the median, over the rounds, of the two times' ratio.
 
-    def median(values):
-        values, half = sorted(values), len(values) // 2
-        return (values[half] + values[~half]) / 2
-
-    return median(seconds) / median(plain)
+    seconds, plain: lists of measured seconds, a few of them disturbed. The two were measured in turns: seconds[i] and
+    plain[i] are of the same round.
+    """
+    ratios = sorted(mine / other for mine, other in zip(seconds, plain))
+    half = len(ratios) // 2
+    return (ratios[half] + ratios[~half]) / 2
 
 
 def dominates(a, b):
@@ -67,6 +68,27 @@ def packs_across_layers(layers, others):
     return -(-bits // 8) + 4 * (sum(scales for *_codes, scales in layers) + others)
 
 
+def forgets_the_others(layers, others):
+    """Biases and what stays in float are in the file too: the other numbers take 4 bytes each."""
+    return sum(-(-weights * bits // 8) + 4 * scales for weights, bits, scales in layers)
+
+
+def keeps_parts_of_bytes(layers, others):
+    """9 codes of 1 bit take 2 bytes, not 1.125: round up in each layer."""
+    return sum(weights * bits / 8 + 4 * scales for weights, bits, scales in layers) + 4 * others
+
+
+def scales_of_one_byte(layers, others):
+    """A scale is a float32: it takes 4 bytes, not 1."""
+    return sum(-(-weights * bits // 8) + scales for weights, bits, scales in layers) + 4 * others
+
+
+def of_the_medians(seconds, plain):
+    """You compare two medians. They may come from different rounds, one of them disturbed: divide within each round
+    first, then take the median of the ratios."""
+    return statistics.median(seconds) / statistics.median(plain)
+
+
 def of_the_means(seconds, plain):
     """You compare means. One disturbed measurement moves a mean as far as it likes; a median hardly notices."""
     return statistics.mean(seconds) / statistics.mean(plain)
@@ -74,7 +96,23 @@ def of_the_means(seconds, plain):
 
 def how_much_faster(seconds, plain):
     """That is how many times as fast it is. Asked for was how many times as long it takes."""
-    return statistics.median(plain) / statistics.median(seconds)
+    return statistics.median(other / mine for mine, other in zip(seconds, plain))
+
+
+def mean_of_the_ratios(seconds, plain):
+    """You take the mean of the ratios. One disturbed round moves a mean as far as it likes; a median hardly notices."""
+    return statistics.mean(mine / other for mine, other in zip(seconds, plain))
+
+
+def the_lower_of_two(seconds, plain):
+    """With an even number of rounds the median is the mean of the two in the middle. (torch.median gives the lower.)"""
+    return statistics.median_low(mine / other for mine, other in zip(seconds, plain))
+
+
+def the_middle_unsorted(seconds, plain):
+    """You take the ratio in the middle of the list. The median is in the middle when they are sorted."""
+    ratios, half = [mine / other for mine, other in zip(seconds, plain)], len(seconds) // 2
+    return (ratios[half] + ratios[~half]) / 2
 
 
 def of_the_fastest(seconds, plain):
@@ -102,6 +140,16 @@ def larger_is_better(a, b):
     return a[0] >= b[0] and a[1] >= b[1] and a != b
 
 
+def the_other_way_round(a, b):
+    """You answer whether b dominates a, or read a pair as (KiB, right): right answers come first."""
+    return b[0] >= a[0] and b[1] <= a[1] and a != b
+
+
+def only_right_answers(a, b):
+    """You look at right answers alone: a larger network does not dominate a smaller one."""
+    return a[0] > b[0]
+
+
 def only_the_best(networks):
     """That is one point of the front. A smaller network with fewer right answers may be on it too."""
     return [max(networks, key=lambda network: (network[0], -network[1]))]
@@ -124,6 +172,21 @@ def everything_sorted(networks):
     return sorted(networks, key=lambda network: network[1])
 
 
+def keeps_equal_size(networks):
+    """Of two networks of one size the less accurate is dominated: among equal sizes look at the most accurate first."""
+    best, front = float("-inf"), []
+    for accuracy, kib in sorted(networks, key=lambda network: network[1]):
+        if accuracy > best:
+            best = accuracy
+            front.append((accuracy, kib))
+    return front
+
+
+def dominated_by_itself(networks):
+    """Nothing is left: each network is as good as itself. Compare it with others, or leave out equal pairs."""
+    return [n for n in networks if not any(dominates_itself(m, n) for m in networks)]
+
+
 # --- exercises and questions
 
 NETWORKS = [(88.0, 274.0), (86.0, 142.0), (87.5, 142.5), (82.0, 76.0), (81.0, 110.0), (88.0, 208.0), (70.0, 76.0)]
@@ -142,7 +205,15 @@ EXERCISES = (
             _("Codes first: weights times bits, divided by 8 and rounded up, layer by layer."),
             _("-(-a // b) rounds a / b up. Then 4 bytes for each scale, and for each other number."),
         ),
-        mistakes=(forgets_the_scales, counts_bits, cuts_off_the_last_byte, packs_across_layers),
+        mistakes=(
+            forgets_the_scales,
+            counts_bits,
+            cuts_off_the_last_byte,
+            packs_across_layers,
+            forgets_the_others,
+            keeps_parts_of_bytes,
+            scales_of_one_byte,
+        ),
     ),
     Exercise(
         "99.2",
@@ -150,15 +221,23 @@ EXERCISES = (
         cases=(
             ([2.0, 3.0, 2.5], [1.0, 1.5, 1.25]),
             ([0.5, 0.6, 9.0], [1.0, 1.2, 1.1]),
-            ([1.0, 1.1, 1.2, 1.3], [2.0, 2.1, 7.0, 2.3]),
+            ([2.0, 2.2, 6.0, 6.6, 6.3], [1.0, 1.1, 1.0, 3.3, 3.0]),
+            ([1.1, 1.1, 1.2, 1.0], [2.0, 2.1, 7.0, 2.3]),
         ),
         hints=(
-            _("Which average does not move when one measurement is ten times too long?"),
-            _(
-                "The median: sort, and take the one in the middle, or the mean of the two there. statistics.median does it."
-            ),
+            _("A disturbance that lasts hits both networks of a round: what does their ratio say then?"),
+            _("So divide round by round. Which average of the ratios hardly moves when one round is disturbed?"),
+            _("The median: sort, take the one in the middle, or the mean of the two there. statistics.median does it."),
         ),
-        mistakes=(of_the_means, how_much_faster, of_the_fastest),
+        mistakes=(
+            of_the_medians,
+            of_the_means,
+            how_much_faster,
+            of_the_fastest,
+            mean_of_the_ratios,
+            the_lower_of_two,
+            the_middle_unsorted,
+        ),
     ),
     Exercise(
         "99.3",
@@ -170,12 +249,21 @@ EXERCISES = (
             ((88.0, 120.0), (87.0, 100.0)),
             ((87.0, 100.0), (88.0, 120.0)),
             ((88.0, 100.0), (88.0, 100.0)),
+            ((87.0, 120.0), (88.0, 100.0)),
+            ((88.0, 120.0), (88.0, 100.0)),
         ),
         hints=(
             _("Write two conditions: a is not less often right than b, and a is not larger."),
             _("Both conditions, and not the same pair."),
         ),
-        mistakes=(better_in_both, better_in_one, dominates_itself, larger_is_better),
+        mistakes=(
+            better_in_both,
+            better_in_one,
+            dominates_itself,
+            larger_is_better,
+            the_other_way_round,
+            only_right_answers,
+        ),
     ),
     Exercise(
         "99.4",
@@ -184,13 +272,21 @@ EXERCISES = (
             ([(87.0, 100.0), (88.0, 200.0)],),
             ([(87.0, 100.0), (86.0, 200.0)],),
             ([(87.0, 200.0), (87.0, 100.0)],),
+            ([(70.0, 76.0), (82.0, 76.0)],),
             (NETWORKS,),
         ),
         hints=(
             _("Keep a network if no other network dominates it: exercise 99.3 says which do."),
             _("Or sort by size and go through the list: keep a network if it is better than all smaller ones."),
         ),
-        mistakes=(only_the_best, largest_first, keeps_equal_accuracy, everything_sorted),
+        mistakes=(
+            only_the_best,
+            largest_first,
+            keeps_equal_accuracy,
+            everything_sorted,
+            keeps_equal_size,
+            dominated_by_itself,
+        ),
     ),
 )
 
@@ -205,7 +301,7 @@ QUIZ = (
             right=True,
         ),
         Choice(_("it is exact: no image was trained on"), _("Choosing among 50 uses the images too.")),
-        Choice(_("nothing"), _("It is off by about the standard error, not more.")),
+        Choice(_("nothing"), _("It is a little too high, not worthless: the test images show by how much.")),
     ),
     Question(
         _(

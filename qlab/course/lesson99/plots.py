@@ -1,4 +1,4 @@
-"""Lesson 99: the Pareto front of size and accuracy, and your point on it."""
+"""Lesson 99: the board of attempts, and the Pareto front of size and accuracy with your point on it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,71 @@ from qlab.course.lesson99.challenge import Score, front
 Place = tuple[float, float]
 Box = tuple[float, float, float, float]
 CHARACTER, LINE, AROUND = 0.0098, 0.05, 0.024  # a 9 point letter and half a ring, about, in shares of the axes
+
+
+@rc_context(STYLE)
+def board(scores: Sequence[Score]) -> Callable[[int], Figure]:
+    """Every attempt's difference to the line to beat, on the same images; a function from the standard errors drawn.
+
+    What is over the budget is hollow, and says by how much.
+    """
+    image = Figure((9, 1.2 + 0.42 * len(scores)))
+    ax = image.subplots()
+    gains = [score.gain.difference for score in scores]
+    widest = 3 * max(score.gain.error for score in scores)
+    ends = min(0, *gains) - widest, max(0, *gains) + widest
+    rows = range(len(scores))
+    ax.set(xlim=ends, ylim=(len(scores) - 0.4, -0.6), xlabel=_("right answers, points above the line to beat"))
+    ax.set_yticks(rows, [score.name for score in scores])
+    ax.grid(axis="y", visible=False)
+    ax.axvline(0, color=FLOAT, linestyle="--", linewidth=1)
+    for row, score in enumerate(scores):
+        ax.plot(score.gain.difference, row, "o", color=QUANTIZED, markersize=9, fillstyle=_fill(score))
+        ax.annotate(
+            _measures(score), (1.01, row), xycoords=("axes fraction", "data"), va="center", size=9,
+            color=CLIPPED if score.objections else INK,
+        )  # fmt: skip
+    bars = ax.hlines(rows, 0, 0, color=QUANTIZED)
+    image.moves(bars)
+
+    def draw(errors: int) -> Figure:
+        reach = [errors * score.gain.error for score in scores]
+        bars.set_segments([[(g - r, row), (g + r, row)] for row, (g, r) in enumerate(zip(gains, reach))])
+        image.finding = _board_finding(scores, errors)
+        image.alt = _(
+            "Each row is an attempt: a point at its difference to the line, and {errors} standard errors to both sides. "
+            "Hollow points are over the budget: {over}."
+        ).format(errors=errors, over=", ".join(score.name for score in scores if score.objections) or _("none"))
+        return image
+
+    return draw
+
+
+def _board_finding(scores: Sequence[Score], errors: int) -> str:
+    within = [score for score in scores if not score.objections]
+    best = max(within, key=lambda score: score.gain.difference, default=None)
+    if best is None:
+        return _("No attempt is within the budget")
+    words = {"name": best.name, "gain": best.gain.difference, "error": best.gain.error, "errors": errors}
+    if best.gain.difference > errors * best.gain.error:
+        return _("{name} beats the line by {gain:+.1f} ± {error:.1f}: more than {errors} standard errors").format(
+            **words
+        )
+    return _("Within the budget nothing beats the line by more than {errors} standard errors").format(**words)
+
+
+def _fill(score: Score) -> str:
+    return "none" if score.objections else "full"
+
+
+def _measures(score: Score) -> str:
+    time = "-" if score.time is None else f"{score.time:.2f}"
+    words = {"kib": score.kib, "time": time}
+    if score.kib > score.budget.kib:
+        return _("{kib:.1f} KiB: too large").format(**words)
+    if score.time is None or score.time > score.budget.time:
+        return _("time {time}: too slow").format(**words)
+    return _("{kib:.1f} KiB, time {time}").format(**words)
 
 
 @rc_context(STYLE)
@@ -52,25 +117,28 @@ def pareto(scores: Sequence[Score], yours: Score) -> Callable[[float], Figure]:
 
 
 def _points(ax: Axes, points: Sequence[Score]) -> None:
-    """The networks with their names, the last of them as a star; their front; and the float network's accuracy."""
+    """The networks with their names and errors, the last of them as a star; their front; and the line to beat."""
     *others, yours = points
     best = front(points)
-    highest = max(score.accuracy + score.lost for score in points)
-    lowest = min(score.accuracy for score in points)
+    line = points[0].accuracy - points[0].gain.difference  # all have been compared with it
+    highest = max(line, *(score.accuracy + score.gain.error for score in points))
+    lowest = min(score.accuracy - score.gain.error for score in points)
     room = 0.08 * max(5, highest - lowest)
     ax.set(xlim=(0, 1.2 * max(score.kib for score in points)), ylim=(lowest - room, highest + room))
     ax.set(xlabel=_("size in KiB"), ylabel=_("right answers in %"))
-    ax.axhline(highest, color=FLOAT, linestyle="--", linewidth=1)
-    ax.annotate(_("float"), (0, highest), (4, 2), textcoords="offset points", color=FLOAT)
+    ax.axhline(line, color=FLOAT, linestyle="--", linewidth=1)
+    ax.annotate(_("the line to beat"), (0, line), (4, 2), textcoords="offset points", color=FLOAT)
+    ends = [[score.accuracy + side * score.gain.error for score in points] for side in (-1, 1)]
+    ax.vlines([score.kib for score in points], *ends, color=CLIPPED, linewidth=1)
     x, y = [score.kib for score in best], [score.accuracy for score in best]
     ax.plot(x, y, drawstyle="steps-post", color=QUANTIZED, linewidth=1)
     ax.plot([score.kib for score in others], [score.accuracy for score in others], "o", color=QUANTIZED, markersize=8)
     ax.plot([yours.kib], [yours.accuracy], "*", color=INK, markersize=18)
-    _name(ax, [*((score.name, score) for score in others), (_("yours"), yours)], highest)
+    _name(ax, [*((score.name, score) for score in others), (_("yours"), yours)], line)
 
 
-def _name(ax: Axes, named: Sequence[tuple[str, Score]], float_accuracy: float) -> None:
-    """Write each name beside its point, as near as it hides no other name, no point with its ring, nor the float line,
+def _name(ax: Axes, named: Sequence[tuple[str, Score]], line_accuracy: float) -> None:
+    """Write each name beside its point, as near as it hides no other name, no point with its ring, nor the line to beat,
     and so that the strokes from names to points do not cross.
 
     Boxes are (left, right, bottom, top) in shares of the axes.
@@ -79,7 +147,7 @@ def _name(ax: Axes, named: Sequence[tuple[str, Score]], float_accuracy: float) -
     to_shares = ax.transData + ax.transAxes.inverted()
     places = [to_shares.transform((score.kib, score.accuracy)) for name, score in named]
     taken = [(x - AROUND, x + AROUND, y - LINE, y + LINE) for x, y in places]
-    line = to_shares.transform((0, float_accuracy))[1]
+    line = to_shares.transform((0, line_accuracy))[1]
     taken.append((0, 1, line - 0.005, line + 0.005))
     taken += [(-1, 0, 0, 1), (1, 2, 0, 1), (-1, 2, 1, 2), (-1, 2, -1, 0)]  # outside
     strokes: list[tuple[Place, Place]] = []

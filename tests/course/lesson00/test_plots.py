@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+from qlab.analysis import paired
 from qlab.course.figure import Figure
 from qlab.course.lesson00 import plots
 from qlab.data import Dataset, shapes10
@@ -43,21 +45,29 @@ def test_nothing_sticks_out_of_the_answers(ten):
         assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
 
 
-@pytest.fixture
-def moving(ten):
-    said = {bits: (ten.labels + (torch.arange(10) >= bits + 2)) % 10 for bits in range(2, 9)}
-    accuracy = {bits: 90.0 - 2.0 ** (8 - bits) for bits in range(2, 9)}
-    return lambda: plots.fewer_bits(ten, said, accuracy, 90.5)
+@pytest.fixture(scope="module")
+def moving():
+    """Of fifty images float gets 48 right; each bit less loses one more, with 2 bits thirty."""
+    images = shapes10("validation").sample(50)
+    wrong = {8: 2, 7: 3, 6: 4, 5: 5, 4: 6, 3: 7, 2: 30}
+    said = {bits: (images.labels + (torch.arange(50) >= 50 - lost)) % 10 for bits, lost in wrong.items()}
+    return lambda: plots.fewer_bits(images, said, said[8] == images.labels)
 
 
-def test_fewer_bits_says_how_many_answers_are_right(moving, ten):
+def test_fewer_bits_says_how_many_answers_are_right_and_how_sure_that_is(moving):
     figure = moving()(4)
-    assert figure.finding == "4 bits: 74.0 % right (float: 90.5 %)"
-    assert figure.alt == "6 of these 10 images get the right answer with 4 bits."
-    assert sum(text.startswith("✓") for text in texts(figure)) == 6
+    found = paired(torch.arange(50) < 48, torch.arange(50) < 44)
+    assert figure.finding == f"4 bits: 88.0 % right, -8.0 ± {found.error:.1f} points against float"
+    assert figure.alt.startswith(
+        "10 of the 10 images shown get the right answer with 4 bits. The curve is measured on 50"
+    )
+    assert sum(text.startswith("✓") for text in texts(figure)) == 10
 
 
 def test_fewer_bits_shows_no_bits_beyond_those_asked_for(moving):
-    curve = moving()(5).axes[-1].lines[1]
+    figure = moving()(5)
+    curve, (bars,) = figure.axes[-1].lines[1], figure.axes[-1].collections
     assert list(curve.get_xdata()) == [8, 7, 6, 5]
-    assert list(curve.get_ydata()) == [89, 88, 86, 82]
+    assert np.allclose(curve.get_ydata(), [96, 94, 92, 90])
+    heights = [end[1] - start[1] for start, end in bars.get_segments()]
+    assert len(heights) == 4 and heights[0] == 0 and heights == sorted(heights)

@@ -18,6 +18,7 @@ def test_rounding_is_off_by_half_a_step_at_most_wherever_the_grid_stands(bits, s
     stairs, error = above.lines[1].get_ydata(), below.lines[0].get_ydata()
     assert np.abs(error).max() <= step / 2 + 1e-9
     assert len(above.collections[0].get_segments()) == 2**bits >= len(np.unique(stairs))
+    assert f"{2**bits} rungs, and the stairs use {len(np.unique(stairs))} of them" in figure.alt
     assert np.allclose(above.lines[0].get_ydata() - stairs, error)
     assert ("0 is on the grid" in figure.finding) is (shift == 0)
     assert f"largest error {np.abs(error).max():.3f}" in figure.finding

@@ -45,9 +45,12 @@ def test_the_title_knows_the_whole_layer_and_its_worst_channel(depthwise, bits, 
     ratio = 10 * torch.log10(depthwise.flatten(1).square().sum(1) / noise)
     figure = plots.channel_ranges(depthwise)(bits, share)
     whole = qlab.analysis.sqnr(depthwise, found)
-    assert figure.finding == f"{bits} bits, {share}: SQNR {whole:.1f} dB, worst channel {ratio.min():.1f} dB"
+    assert figure.finding == (
+        f"{bits} bits, {share}: whole layer {whole:.1f} dB; median living channel {np.median(ratio):.1f} dB, "
+        f"worst {ratio.min():.1f} dB"
+    )
     gone = int((found == 0).flatten(1).all(1).sum())
-    assert figure.alt.startswith(f"In {gone} of 12 channels")
+    assert figure.alt.startswith(f"In {gone} of 12 living channels") and "dead" not in figure.alt
     cost = {"per tensor": 16 / 108, "per channel": 16 / 9, "groups of 3": 16 / 3}[share]
     assert f"add {cost:.2g} bits a weight" in figure.alt
 
@@ -59,6 +62,20 @@ def test_channels_that_vanish_are_marked_and_lie_below_half_a_step(depthwise):
     alive, dead = (line.get_xdata() for line in right.lines)
     assert set(dead) == {channel + 1 for channel in range(12) if largest[channel] < half[channel]}
     assert len(dead) == 11 and list(alive) == [12]
+
+
+def test_a_dead_channel_is_drawn_as_dead_and_counts_for_nothing(depthwise):
+    dead = depthwise.clone()
+    dead[5] /= 1e5
+    assert plots.living(dead).tolist() == [channel != 5 for channel in range(12)]
+    for share in SHARES:
+        figure = plots.channel_ranges(dead)(8, share)
+        assert "1 of all 12 channels are dead" in figure.alt and "In 0 of 11 living channels" in figure.alt
+        left, right = figure.axes
+        places = [x for line in (left.lines[0], *right.lines) for x in line.get_xdata()]
+        assert sorted(places) == sorted([*range(2, 13)] * 2), "the dead one, which comes first, has no point"
+        assert [text.get_text() for text in left.texts if "dead" in text.get_text()] == ["← dead"]
+    assert float(re.search(r"worst ([\d.]+)", plots.channel_ranges(dead)(8, "per tensor").finding)[1]) > 5
 
 
 def test_as_many_steps_are_shown_as_a_channel_has_scales(depthwise):
@@ -81,8 +98,53 @@ def test_equalization_moves_range_and_keeps_the_product(expand, depthwise, share
 
 def test_equalized_channels_are_quantized_better(expand, depthwise):
     draw = plots.equalization(expand, depthwise)
-    mean = [float(re.search(r"([\d.]+) dB", draw(share, 6).finding)[1]) for share in (0, 50, 100)]
-    assert mean[0] + 5 < mean[1] < mean[2]
+    both = [list(map(float, re.findall(r"([\d.]+) dB", draw(share, 6).finding))) for share in (0, 50, 100)]
+    first, second = zip(*both)
+    assert second[0] + 5 < second[1] < second[2] and min(first) > 30
+
+
+def test_a_channel_that_is_dead_in_one_layer_stays_as_it_is(expand, depthwise):
+    dead = expand.clone()
+    dead[7] /= 1e5
+    first, second = plots.equalized(dead, depthwise)
+    assert torch.equal(first[7], dead[7].flatten()) and torch.equal(second[7], depthwise[7].flatten())
+    layers = plots.pair(dead, depthwise, 1.0, bits=6)
+    assert [len(layer.largest) for layer in layers] == [11, 11]
+    assert np.allclose(layers[0].largest, layers[1].largest)
+
+
+# --- the whole network
+
+
+CURVES = {"per tensor": {8: 90.0, 6: 88.0, 4: 20.0}, "per channel": {8: 91.0, 6: 90.0, 4: 87.0}}
+
+
+def test_the_fewest_bits_are_counted_from_above():
+    assert plots.fewest_bits({8: 90.0, 7: 80.0, 6: 90.0}, 91.0) == 8, "a lucky 6 below an unlucky 7 does not count"
+    assert plots.fewest_bits({8: 50.0, 7: 40.0}, 91.0) == 8
+    assert plots.fewest_bits(CURVES["per channel"], 91.0) == 4
+
+
+def test_a_curve_says_how_few_bits_do_and_takes_a_guess():
+    figure = plots.accuracy_of_bits(CURVES, 91.0, images=400)
+    assert figure.finding == "Within five points of float: down to 6 bits per tensor and 4 bits per channel"
+    assert "per tensor: 20.0 % (4 bits), 88.0 % (6 bits), 90.0 % (8 bits)." in figure.alt
+    lines = len(figure.axes[0].lines)
+    figure.mark(5, "you said 5 bits")
+    assert len(figure.axes[0].lines) == lines + 1
+
+
+@pytest.mark.parametrize("equalize", [False, True])
+@pytest.mark.parametrize("correct", [False, True])
+def test_the_switches_show_what_was_measured(equalize, correct):
+    found = {
+        (bits, e, c): 10.0 * bits + 20 * e + 5 * c for bits in (3, 4) for e in (False, True) for c in (False, True)
+    }
+    figure = plots.repairs(found, {3: 50.0, 4: 70.0}, 90.0)(equalize, correct)
+    chosen = figure.axes[0].lines[-1]
+    assert chosen.get_ydata() == [found[bits, equalize, correct] for bits in (3, 4)]
+    assert f": {found[4, equalize, correct]:.1f} %; per channel, no repair: 70.0 %" in figure.finding
+    assert ("equalized" in figure.finding, "bias corrected" in figure.finding) == (equalize, correct)
 
 
 def test_full_equalization_is_what_qlab_does(expand, depthwise):

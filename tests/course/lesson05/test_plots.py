@@ -46,10 +46,15 @@ def test_each_step_says_what_it_adds_and_shows_nothing_of_the_next(walk):
     assert draw(0, 8).finding == "Float: 1.000 and the bias 0.25 make 1.250"
     assert f"is {found.sums[-1]:,}" in draw(3, 8).finding and f"code {found.code}" in draw(5, 8).finding
     result = float((X * W).sum() + BIAS)
-    off = abs(found.value - result) / found.out_step
-    assert (
-        draw(6, 8).finding == f"Step 6: integers say {found.value:.3f}, float says {result:.3f}: {off:.2f} steps apart"
+    off = abs(found.value - result)
+    assert draw(6, 8).finding == (
+        f"Step 6: integers say {found.value:.3f}, float says {result:.3f}: off by {off:.3f} "
+        f"({off / found.out_step:.2f} steps of {found.out_step:.3f})"
     )
+    total = found.sums[-1] + found.bias
+    requantized = next(row.get_text() for row in rows if ">>" in row.get_text())
+    left, right = requantized.replace(",", "").replace("·", "*").split(" = ")
+    assert eval(left) == int(right) == found.code and str(total) in left, "as it stands there it is right, half and all"
 
 
 def test_the_integer_line_is_the_running_sum(walk):
@@ -91,6 +96,9 @@ def test_saturated_sums_are_those_of_pairs_in_16_bits():
     assert int(((pairs > 32767) | (pairs < -32768)).sum()) == beyond > 0
     figure = plots.saturation(x, weight)(8, 127)
     assert figure.finding.startswith(f"8 bits: {100 * beyond / pairs.numel():.2g} % of the pairs saturate")
+    worth = float(qlab.choose_qparams(float(x.min()), float(x.max()), 8).scale) * weight.abs().amax(1) / 127
+    off = (((pairs.sum(-1) - sums) * worth).abs()).max()
+    assert figure.finding.endswith(f"wrong, by up to {off:.2f}") and off > 1, "in the units of the layer's output"
     heights = [patch.get_data().values.sum() for patch in figure.axes[0].patches]
     assert heights == [pairs.numel() - beyond, beyond]
 
@@ -100,8 +108,10 @@ def test_nothing_saturates_with_one_bit_less_on_either_side(bits, largest):
     x, weight = inputs()
     for signs in (weight, weight.abs(), -weight.abs()):
         figure = plots.saturation(x, signs)(bits, largest)
-        assert "bits: 0 % of the pairs saturate, 0 % of the sums are wrong" in figure.finding
-        assert "wrong by 0." in figure.alt
+        assert "bits: 0 % of the pairs saturate, 0 % of the outputs are wrong, by up to 0.00" in figure.finding
+        assert "wrong by 0.00" in figure.alt
+        exact, found = figure.axes[1].lines[-1].get_data()
+        assert np.array_equal(exact, found)
 
 
 # --- speed

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from qlab import QConfig
-from qlab.analysis import BitCost, BitCosts, Front, LayerSQNR
+from qlab.analysis import BitCost, BitCosts, Front, LayerSQNR, Sensitivity
 from qlab.course.lesson06 import plots
 
 NAMES = ["conv1", "layer1.conv", "fc"]
@@ -48,6 +48,35 @@ def test_bars_are_the_tables_and_the_title_names_the_lowest(what, bits):
         f"with {bits} bits: answers {expected[-1]:.1f} dB; lowest layer1.conv, {min(expected):.1f} dB" in figure.finding
     )
     assert f"{expected[0]:.1f} dB in conv1" in figure.alt
+
+
+def test_the_noise_behind_each_layer_stands_in_order_and_in_words():
+    figure = plots.each_layer(NAMES, [40.0, 12.5, 20.0])
+    assert [bar.get_height() for bar in figure.axes[0].patches] == [40.0, 12.5, 20.0]
+    assert figure.finding == "from 40.0 dB in conv1 to 20.0 dB in the answers"
+    assert figure.alt == "conv1 40.0 dB; layer1.conv 12.5 dB; fc 20.0 dB"
+
+
+# --- layers that keep 8 bits
+
+ROWS = [Sensitivity("fc", 10.0), Sensitivity("conv1", 20.0), Sensitivity("layer1.conv", 30.0)]
+MEASURED = {(True, 0): 10.0, (True, 1): 15.0, (True, 2): 17.0, (False, 0): 10.0, (False, 1): 9.5, (False, 2): 11.0}
+
+
+@pytest.mark.parametrize("count, least, wide", [
+    (0, False, set()), (1, False, {"fc"}), (2, False, {"fc", "conv1"}), (1, True, {"layer1.conv"}),
+    (2, True, {"layer1.conv", "conv1"}),
+])  # fmt: skip
+def test_the_layers_that_get_8_bits_are_shown_and_named(count, least, wide):
+    figure = plots.sparing(NAMES, ROWS, MEASURED)(count, least)
+    left, right = figure.axes
+    heights = dict(zip(NAMES, (bar.get_height() for bar in right.patches)))
+    assert {name for name, height in heights.items() if height == 8} == wide
+    assert all(height == 4 for name, height in heights.items() if name not in wide)
+    sqnr = MEASURED[not least, count]
+    assert left.lines[-1].get_xydata()[0] == pytest.approx([count, sqnr])
+    assert f"the {'least' if least else 'most'} sensitive first: {sqnr:.1f} dB" in figure.finding
+    assert all(name in figure.alt for name in wide)
 
 
 # --- bits under a budget

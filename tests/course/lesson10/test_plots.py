@@ -69,32 +69,45 @@ def test_groups_have_the_error_and_the_memory_that_the_title_says(bits, size):
 # --- outliers
 
 
+def errors_of(x: torch.Tensor, weight: torch.Tensor, channels=CHANNELS) -> tuple[float, float]:
+    """W8A8's error in percent: of what the ordinary channels give, and of the whole output."""
+    options = {"bits": 8, "signed": True, "symmetric": True, "narrow_range": True, "granularity": PerChannel(0)}
+    tops = x.abs().amax(1), weight.abs().amax(1)
+    near = [qlab.fake_quantize(t, qlab.choose_qparams(-top, top, **options)) for t, top in zip((x, weight), tops)]
+    ordinary = [column for column in range(x.shape[1]) if column not in channels]
+    found = []
+    for some in (ordinary, list(range(x.shape[1]))):
+        right = x[:, some] @ weight[:, some].T
+        found.append(100 * float((near[0][:, some] @ near[1][:, some].T - right).norm() / right.norm()))
+    return tuple(found)
+
+
 @pytest.mark.parametrize("alpha, size", [(0.0, 6), (0.5, 6), (1.0, 6), (0.5, 0), (0.25, 8)])
-def test_smoothing_has_the_error_that_quantizing_tokens_and_rows_gives(alpha, size):
+def test_smoothing_has_the_errors_that_quantizing_tokens_and_rows_gives(alpha, size):
     x, weight = layer()
     figure = plots.smoothing(x, weight, CHANNELS)(alpha, size)
     x = x.clone()
     x[:, list(CHANNELS)] *= 2**size
-    right = x @ weight.T
     s = x.abs().amax(0) ** alpha / weight.abs().amax(0) ** (1 - alpha)
-
-    def error(x: torch.Tensor, weight: torch.Tensor) -> float:
-        options = {"bits": 8, "signed": True, "symmetric": True, "narrow_range": True, "granularity": PerChannel(0)}
-        tops = x.abs().amax(1), weight.abs().amax(1)
-        rounded = [
-            qlab.fake_quantize(t, qlab.choose_qparams(-top, top, **options)) for t, top in zip((x, weight), tops)
-        ]
-        return 100 * float((rounded[0] @ rounded[1].T - right).norm() / right.norm())
-
-    smoothed, plain = error(x / s, weight * s), error(x, weight)
+    (smoothed, whole), (plain, _all) = errors_of(x / s, weight * s), errors_of(x, weight)
     assert figure.finding == (
-        f"alpha {alpha:.2f}, outliers {2**size} times as large: error {smoothed:.2g} %; without smoothing {plain:.2g} %"
+        f"alpha {alpha:.2f}, outliers {2**size} times: ordinary channels' error {smoothed:.2g} %, unsmoothed {plain:.2g} %"
     )
+    assert f"outliers and all, {whole:.2g} % are wrong" in figure.alt
     inputs, weights = (line.get_ydata() for line in figure.axes[0].lines)
     assert np.allclose(inputs, (x / s).abs().amax(0)) and np.allclose(weights, (weight * s).abs().amax(0))
 
 
 def test_half_and_half_is_better_than_either_end():
     draw = plots.smoothing(*layer(), CHANNELS)
-    errors = [draw(alpha, 6).axes[1].lines[2].get_ydata()[0] for alpha in (0.0, 0.5, 1.0)]
+    errors = [draw(alpha, 6).axes[1].lines[3].get_ydata()[0] for alpha in (0.0, 0.5, 1.0)]
     assert errors[1] < 0.7 * min(errors[0], errors[2])
+
+
+def test_what_outliers_do_to_the_others_does_not_show_in_the_whole_output():
+    """The outliers make up most of the output, and they are rounded well: the ordinary channels are not."""
+    x, weight = layer()
+    x[:, list(CHANNELS)] *= 256
+    ordinary, whole = plots.w8a8_error(x, weight, plots.others(64, CHANNELS)), plots.w8a8_error(x, weight)
+    assert (ordinary, whole) == pytest.approx(errors_of(x, weight), rel=1e-4)
+    assert ordinary > 10 * whole

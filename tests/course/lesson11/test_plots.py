@@ -6,7 +6,9 @@ import re
 
 import pytest
 import torch
+from torch import nn
 
+from qlab import detect
 from qlab.course.lesson11 import plots
 from qlab.detect import Boxes, Frame, Meter, Seen
 
@@ -41,6 +43,29 @@ def test_the_title_counts_what_is_left_and_right(score, overlap, finding):
     ]  # each box has a white line and a coloured one
     assert sum(drawn) == kept and len(figure.axes[0].collections[1].get_paths()) == before
     assert f"scores of at least {score} %" in figure.alt
+
+
+def test_the_anchors_drawn_are_those_that_have_to_find_a_shape():
+    truth = boxes((60, 60, 96, 96), (10, 10, 28, 28), labels=[0, 1], scores=[1.0, 1.0])
+    figure = plots.anchors(IMAGE, truth)
+    overlap = detect.iou(detect.ANCHORS, truth.xyxy)
+    finding = (overlap >= 0.5).any(1)
+    finding[overlap.argmax(0)] = True
+    assert figure.finding == (
+        f"{int(finding.sum())} of 1,050 anchors have to find one of the 2 shapes, all others the ground"
+    )
+    drawn = [len(ax.collections[3].get_paths()) for ax in figure.axes]
+    assert sum(drawn) == int(finding.sum()) and drawn[2] == 0, "no large anchor fits a small shape"
+    assert [len(ax.lines[0].get_xdata()) for ax in figure.axes] == [400, 100, 25]
+    titles = [ax.get_title(loc="left") for ax in figure.axes]
+    assert titles[0].startswith("20x20 places, squares of 18 and 26:") and f"{drawn[0]} anchors" in titles[0]
+
+
+def test_every_layer_of_the_detector_has_a_name_to_read():
+    layers = {name: layer for name, layer in detect.load().named_modules() if isinstance(layer, nn.Conv2d)}
+    names = [plots.readable(name, layer) for name, layer in layers.items()]
+    assert len(set(names)) == len(names) and not any("." in name for name in names)
+    assert "block 10, depthwise 3x3" in names and "classes of the 20x20 map, depthwise 3x3" in names
 
 
 def seen(truth=TRUTH) -> Seen:
