@@ -104,7 +104,7 @@ def panels_of(notebook: Path, folder: Path) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         command = [sys.executable, str(Path(__file__).with_name("site_panels.py")), str(solved(notebook)), str(folder)]
         paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        environment = {**os.environ, "PYTHONPATH": paths, "TQDM_DISABLE": "1"}
+        environment = {**os.environ, "PYTHONPATH": paths}
         subprocess.run(command, check=True, cwd=notebook.parent, env=environment)
         stamp.write_text(digest.hexdigest())
     return folder

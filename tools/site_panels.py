@@ -60,7 +60,7 @@ def live(notebook: NotebookNode):
     wanted = [cell for cell in cells if LIVES.search(cell.source)]
     names: dict[str, object] = {"__name__": "__main__", "display": lambda *shown: None}
     for cell in with_what_they_need(wanted, cells) if wanted else []:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # progress bars
             given = value_of(cell.source, names)
         if cell in wanted and given is not None:  # without a package that is missing here there is nothing to predict
             yield cell.id, given

@@ -92,7 +92,7 @@ function controlOf(el, { kind, label, said, start }, moved) {
 function picture(el, source, size, marks, guess) {
   const finding = child(el, "strong", { class: "qlab-finding", "aria-hidden": "true" });
   const sheet = child(child(el, "div", { class: "qlab-frame", tabindex: "0" }), "div", { class: "qlab-image" });
-  const image = child(sheet, "img", { src: source, width: size[0], height: size[1] });
+  const image = child(sheet, "img", { src: source, width: size[0], height: size[1], class: "dark-light" }); // not dimmed by the theme
   guess?.((value) => {
     const place = marks?.[String(value)];
     if (place) child(sheet, "div", { class: `qlab-guess-${place[0]}`, style: `--share: ${100 * place[1]}%` });

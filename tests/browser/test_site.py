@@ -231,6 +231,14 @@ def test_axe_finds_nothing_serious(page, address, theme):
         assert serious(page) == []
 
 
+def test_in_the_dark_a_picture_is_turned_over_as_in_jupyter(page, address):
+    turned = "image => getComputedStyle(image).filter.startsWith('invert')"
+    for theme in ("light", "dark"):
+        page.emulate_media(color_scheme=theme)
+        open_page(page, f"{address}/lessons/01_played.html")
+        assert live(page, "frames").locator("img").evaluate(turned) == (theme == "dark")
+
+
 def test_the_reference_has_every_public_name(site):
     import qlab
 
