@@ -49,8 +49,11 @@ html_show_sourcelink = False
 
 def as_mathml(self, node: nodes.Element) -> None:
     """A formula as MathML, which browsers set themselves: MathJax would be a megabyte of script."""
-    display = "block" if isinstance(node, nodes.math_block) else "inline"
-    self.body.append(latex2mathml.converter.convert(node.astext(), display=display))
+    if isinstance(node, nodes.math_block):  # one that is wider than a phone is moved under the finger
+        formula = latex2mathml.converter.convert(node.astext(), display="block")
+        self.body.append(f'<div class="qlab-formula" tabindex="0">{formula}</div>')
+    else:
+        self.body.append(latex2mathml.converter.convert(node.astext()))
     raise nodes.SkipNode
 
 

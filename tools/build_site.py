@@ -66,7 +66,7 @@ def build(notebooks: list[Path], target: Path) -> Path:
     for path in notebooks:
         start = time.perf_counter()
         live = panels_of(path, target / "live" / path.stem)
-        shutil.copytree(live, extra / "live" / path.stem)
+        shutil.copytree(live, extra / "live" / path.stem, ignore=shutil.ignore_patterns("made-from"))
         shutil.copy(path, extra / "lessons")
         page = page_of(path, live, extra / "live" / path.stem)
         nbformat.write(page, pages / "lessons" / path.name)

@@ -46,7 +46,10 @@ def cell(text: str, **metadata) -> nbformat.NotebookNode:
 
 
 def lesson(path: Path, number: int, cells: list[nbformat.NotebookNode]) -> None:
-    title = nbformat.v4.new_markdown_cell(f"# {number}. A lesson\n\nA step is $s = \\frac{{1}}{{2^b}}$ wide.")
+    long = " + ".join(["x_{bits}"] * 20)  # wider than a phone
+    title = nbformat.v4.new_markdown_cell(
+        f"# {number}. A lesson\n\nA step is $s = \\frac{{1}}{{2^b}}$ wide.\n\n$$\n{long}\n$$"
+    )
     notebook = nbformat.v4.new_notebook(
         cells=[title, cell(IMPORTS.format(lesson=number)), *cells], metadata={"language_info": {"name": "python"}}
     )
@@ -141,7 +144,7 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.mark.parametrize(
-    "name", ["index.html", "lessons/01_played.html", "lessons/02_asked.html", "search.html?q=round"]
+    "name", ["index.html", "api.html", "lessons/01_played.html", "lessons/02_asked.html", "search.html?q=round"]
 )
 def test_a_page_is_light_asks_no_other_host_and_fits_a_phone(page, site, address, name):
     open_page(page, f"{address}/{name}")
