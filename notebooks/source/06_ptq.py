@@ -325,10 +325,11 @@ for name, (decibel, found) in table.items():
     print(f"{name:28} {decibel:5.1f} dB, against float {paired(right, found)}")
 assert table["percentile"][0] > table["min-max"][0] + 0.5
 assert table["percentile, bias correction"][0] > table["percentile"][0] + 0.5
-assert table["percentile, AdaRound"][0] > table["percentile, bias correction"][0]
+assert table["percentile, AdaRound"][0] > table["percentile"][0] + 0.5
 
 # %% [markdown]
-# A repaired network may seem better than float: look at the error of the difference before you believe it.
+# A repaired network may seem better than float: look at the error of the difference before you believe it. Nor
+# does the table say which of the two repairs is the better one: AdaRound saw one draw of 32 images.
 #
 # What has bias correction repaired? Of the error behind a layer it takes the part that moves whole channels:
 
