@@ -31,6 +31,7 @@ from nbformat import NotebookNode
 from PIL import Image
 
 import qlab
+from qlab.cli import options
 from qlab.course import exercises
 from qlab.course.language import _
 
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("names", nargs="*", help="lessons, such as 00_float_to_int8 (default: all)")
     parser.add_argument("--notebooks", type=Path, default=ROOT / "notebooks", help="where they are")
     parser.add_argument("--target", type=Path, default=ROOT / "build" / "site", help="the site goes into its html/")
-    parser.add_argument("--serve", type=int, metavar="PORT", help="then show it at http://127.0.0.1:PORT")
+    parser.add_argument("--serve", type=options.number(1, 65535), metavar="PORT", help="then show it at http://127.0.0.1:PORT")
     chosen = parser.parse_args(arguments)
     notebooks = sorted(chosen.notebooks.glob("*.ipynb"))
     known = ", ".join(path.stem for path in notebooks)
