@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import functools
 import hashlib
 import http.server
@@ -45,7 +46,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("names", nargs="*", help="lessons, such as 00_float_to_int8 (default: all)")
     parser.add_argument("--notebooks", type=Path, default=ROOT / "notebooks", help="where they are")
     parser.add_argument("--target", type=Path, default=ROOT / "build" / "site", help="the site goes into its html/")
-    parser.add_argument("--serve", type=options.number(1, 65535), metavar="PORT", help="then show it at http://127.0.0.1:PORT")
+    parser.add_argument(
+        "--serve", type=options.number(1, 65535), metavar="PORT", help="then show it at http://127.0.0.1:PORT"
+    )
     chosen = parser.parse_args(arguments)
     notebooks = sorted(chosen.notebooks.glob("*.ipynb"))
     known = ", ".join(path.stem for path in notebooks)
@@ -209,7 +212,8 @@ def serve(folder: Path, port: int) -> None:
         ("127.0.0.1", port), functools.partial(Quiet, directory=str(folder))
     ) as server:
         print(f"qlab: the site is at http://127.0.0.1:{server.server_port}/ ; Ctrl-C ends it", flush=True)
-        server.serve_forever()
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
 
 
 if __name__ == "__main__":
