@@ -104,8 +104,8 @@ place = sum(count >= least for least in (1, 31, 101))
 predict("0a", plots.answers(some, scores(network, some), scores(int8, some)), answer=place, count=count)
 
 # %% [markdown]
-# **Explain.** Rounding moves each score a little. Where the float network is sure of its answer, that changes
-# nothing; where two classes have nearly the same score, it may turn the answer, either way.
+# **Explain.** Rounding moves each score a little. Where the float network is sure of its answer, that seldom
+# changes it; where two classes have nearly the same score, it may turn the answer, either way.
 
 # %%
 print(f"float is {sure[different].mean():.0%} sure where the answers differ, {sure[~different].mean():.0%} where they agree")
@@ -146,19 +146,20 @@ assert 0.2 < size[1] / size[0] < 0.3
 
 # %% [markdown]
 # The time depends on your processor. Some have instructions made for int8 (VNNI, AMX, the dot products of
-# ARM), some have none; on those without VNNI, qlab gives weights 7 bits instead of 8. Lesson 5 shows
-# why.
+# ARM), some have none; on Intel and AMD processors without VNNI, qlab gives weights 7 bits instead of 8.
+# Lesson 5 shows why.
 #
 # ## Fewer bits
 #
 # Why stop at 8? Your processor has no arithmetic for 5 bits, but it can be simulated: round each weight and
 # each activation to its grid, and compute on in float. That is **fake quantization**. The next cell does it
-# for 8, 7, ... 2 bits. (The first and the last layer keep 8 bits, and so do sums; that is usual.)
+# for 8, 7, ... 2 bits. (The first and the last layer keep 8 bits, and so do sums; that is usual. Calibration takes
+# 128 images here, not 512, so with 8 bits a few answers may differ from those of the int8 network above.)
 
 
 # %%
 def quantized(bits):
-    """The network with weights and activations rounded to grids of 2^bits numbers."""
+    """The network with weights and activations rounded to grids of at most 2^bits numbers."""
     prepared = qlab.prepare(network, qlab.QConfig.preset(f"w{bits}a{bits}"))
     return qlab.calibrate(prepared, calibration.subset(slice(128)).batches(64))
 
@@ -178,19 +179,16 @@ predict("0b", panels.fewer_bits(exam, answers, right[0]), answer=enough, **besid
 
 # %% [markdown]
 # **Explain.** A code stands for all the numbers that are nearer to it than to any other, so a number can be
-# off by half a step. With each bit less there are half as many codes, and the step is about twice as wide:
+# off by half a step. With each bit less there are half as many codes, and the step is about twice as wide. Where a
+# network gets a few images more right than the float network, within two standard errors, that may be chance:
 
 # %%
 for bits, found in loss.items():
     grid = qlab.choose_qparams(-1.0, 1.0, bits=bits)
-    print(f"{bits} bits: {2**bits:3} codes from -1 to 1, off by at most {grid.scale / 2:.4f}; accuracy {found}")
+    print(f"{bits} bits: {2**bits:3} codes from -1 to 1, off by at most {grid.scale / 2:.4f}; against float {found}")
 print(f"With 2 bits, {100 * (answers[2] == exam.labels).float().mean():.1f} % of the answers are right; guessing gives 10 %.")
 assert loss[8].difference > -2 and loss[2].difference < -50
 assert all(loss[bits].difference < 2 * loss[bits].error + 1 for bits in loss)  # none is clearly better than float
-
-# %% [markdown]
-# Some of the networks may get a few images more right than the float network: that is chance, as long as the
-# difference is not much more than two standard errors.
 
 # %% [markdown]
 # ## Your turn

@@ -111,8 +111,8 @@ check("1.1", step)
 # $$q = \mathrm{clamp}\big(\mathrm{round}(x / \mathrm{scale}) + \mathrm{zero\ point},\ 0,\ 2^{bits} - 1\big)
 # \qquad x \approx (q - \mathrm{zero\ point}) \cdot \mathrm{scale}$$
 #
-# `clamp` takes what lies beyond the ends to the nearest end. `round` takes a value in the middle between two
-# rungs to the even code, so that halves go up as often as down.
+# `clamp` takes what lies beyond the ends to the nearest end. `round` takes a half to the even
+# whole number, 0.5 to 0 and 1.5 to 2, so that halves go up as often as down.
 #
 # ### Exercise 1.2: to codes
 

@@ -91,14 +91,14 @@ average = records.float().mean().item()
 predict("3b", answer=average, here=here, luck=luck)
 
 # %% [markdown]
-# **Explain.** If the batches come in random order, the chance that batch $n$ holds the record is $1/n$. So the
+# **Explain.** If the batches come in random order, each of the first $n$ is equally likely to be the
+# largest of them, so batch $n$ sets a record with chance $1/n$. So the
 # expected number of records among 40 batches is $1 + 1/2 + 1/3 + \dots + 1/40$. They become rare, but they never
 # end: twice as many batches bring 0.7 records more, however many there were.
 
 # %%
 expected = {count: sum(1 / n for n in range(1, count + 1)) for count in (40, 80, 1000, 2000)}
 print(f"records among 40 batches: {average:.2f} on average, expected {expected[40]:.2f}")
-print(f"in our order {here}, which {luck:.0f} % of all orders reach")
 assert abs(average - expected[40]) < 0.3
 assert round(expected[80] - expected[40], 1) == round(expected[2000] - expected[1000], 1) == 0.7
 
@@ -123,8 +123,8 @@ check("3.2", follow)
 #
 # A percentile looks at all values, but nobody wants to store millions of them for every layer. A
 # **histogram** is enough: it only counts how many values lie in each bin. In `qlab` the bins are narrow beside the
-# values that they hold: small values have narrow bins, large values wide ones, and they lie where they lie whatever
-# comes. So the counts of all batches simply add up. In which order the batches come makes no difference:
+# values that they hold: small values have narrow bins, large values wide ones, and none of them ever
+# moves. So the counts of all batches simply add up. In which order the batches come makes no difference:
 
 # %%
 spec = qlab.QuantSpec(8, observer="percentile")
@@ -139,8 +139,8 @@ assert torch.equal(forwards.histogram.counts, backwards.histogram.counts)
 # %% [markdown]
 # ### Exercise 3.3: add two histograms
 #
-# Many tools use bins of one width, and double it when a value comes that lies beyond the last bin. Two workers have
-# counted different images so. The bins of one are `2**doublings` times as wide as those of the other. Bring all counts into the wide bins.
+# Some tools use bins of one width, and double it when a value comes that lies beyond the last bin. Two workers have
+# counted different images in this way. The bins of one are `2**doublings` times as wide as those of the other. Bring all counts into the wide bins.
 
 # %% tags=["exercise"]
 check("3.3", merge)
@@ -324,9 +324,9 @@ worst = min(by_set, key=lambda name: by_set[name].sum())
 predict("3g", table, answer=list(by_set).index(worst))
 
 # %% [markdown]
-# **Explain.** What counts is that each layer sees values of the right size. Noise and a single class are far
-# from what the network was trained on, and yet they come near the right ranges. How near is luck, and you
-# should measure before you rely on it. Grey images excite almost nothing: the ranges come out too narrow,
+# **Explain.** What counts is that each layer sees values of the right size. Noise is far from what the network
+# was trained on, a single class is one-sided, and yet both come near the right ranges. How near is luck, and you
+# should measure before you rely on it. Grey images excite little: the ranges come out too narrow,
 # and real images are clipped. Images that are not normalized lie on another scale than those the network
 # will get.
 #

@@ -72,7 +72,7 @@ for bits, found in in_integers.items():
     print(f"{bits} bits: {found.value:.3f}, off by {off:.3f}, or {off / step:.2f} steps of {step:.3f}")
     assert off < step
 assert abs(in_integers[2].value - exact) > 10 * abs(in_integers[8].value - exact)
-assert 255 * 127 < 2**15 <= 255 * 2**8, "one product fits 16 bits with its sign"
+assert 255 * 127 < 2**15, "one product fits 16 bits with its sign"
 
 # %% [markdown]
 # ### Exercise 5.1: a dot product of codes
@@ -114,6 +114,7 @@ assert (total, code) == (in_integers[8].sums[-1] + in_integers[8].bias, in_integ
 
 # %%
 kernel = reference.Engine().linear(q_w[None], torch.tensor([bias]), w_grid, x_grid, y_grid)
+print(f"code {int(kernel(q_x[None]))}, above {code}")
 assert abs(int(kernel(q_x[None])) - code) <= 1
 
 # %% [markdown]
@@ -164,8 +165,8 @@ check("5.4", requantize)
 # ## Sixteen bits
 #
 # The AVX2 instructions of x86 processors multiply many pairs of codes at once, and they add each **pair** of
-# products up in 16 bits (`vpmaddubsw`). What does not fit becomes the largest number that does, 32,767: it
-# **saturates**. Newer processors add up in 32 bits; that is **VNNI** (Vector Neural Network Instructions).
+# products up in 16 bits (`vpmaddubsw`). What does not fit becomes the nearest number that does, 32,767 or
+# -32,768: it **saturates**. Newer processors add up in 32 bits; that is **VNNI** (Vector Neural Network Instructions).
 #
 # Below are the first layer's weights and 400 pieces of training images.
 #
@@ -210,7 +211,8 @@ values = {"weights": fewer_weights, "activations": fewer_activations, "eight": b
 predict("5c", table, answer=answer, **values)
 
 # %% [markdown]
-# **Explain.** Half as many codes hurt more where one scale has to do for all channels. `reduce_range=True` takes the bit
+# **Explain.** One scale has to do for all channels of an activation, so half as many codes should hurt more there; that
+# is what is measured. `reduce_range=True` takes the bit
 # from the weights; `qlab.ptq` asks for it by itself where a processor needs it.
 
 # %%
@@ -285,6 +287,9 @@ for name in usable[1:]:
     assert decibel[1] > 20 and (saturates or decibel[0] > 20)
 
 # %% [markdown]
+# An engine that saturates needs the 7 bits; with the others 8 and 7 bits agree about as well. What is left are single
+# codes that are off by one, with which all later layers compute.
+#
 # ## Speed
 #
 # int8 moves a quarter of the bytes, and a register holds four times as many codes as floats. Is int8 four times as
@@ -352,7 +357,7 @@ with torch.inference_mode():
 # %% [markdown]
 # ### More threads
 #
-# Do more threads help? Both, float and int8? Compare the two tables. (On a machine with other work to do they do not.)
+# Do more threads help? Both, float and int8? Compare the two tables. (On a machine with other work to do they may not.)
 
 # %% tags=["timing"]
 both = {"float32": network, "int8": plain}
@@ -387,14 +392,15 @@ predict("5h", plots.roofline(layers, roof), answer=gains.index(min(gains)), leas
 
 # %% [markdown]
 # **Explain.** Further right means more work per byte, further up means faster. The dashed lines are this processor's roofs,
-# measured just now: the slope is what its memory can bring, the level what its arithmetic can do. One whose
-# bytes are still in the cache need not wait for memory, and can lie above the slope. A small layer stays far below:
+# measured just now: the slope is what its memory can bring, the level what a large product of matrices reached. (A layer whose
+# bytes are still in the cache need not wait for memory, and can lie above the slope; and one can reach a little more than
+# that product.) A small layer stays far below:
 # each call of a kernel has a fixed cost, and here that is far more than what there is to compute.
 
 # %% tags=["timing"]
 for layer in layers:
     call, alone = layer.int8_seconds, layer.operations / roof.int8_operations
-    print(f"{layer.name:16} int8 {1e6 * call:6.1f} microseconds, its arithmetic alone {1e6 * alone:6.2f}")
+    print(f"{layer.name:16} int8 {1e6 * call:6.1f} microseconds, at the roof {1e6 * alone:6.2f}")
 assert layers[0].int8_seconds > 10 * layers[0].operations / roof.int8_operations
 
 # %% [markdown]

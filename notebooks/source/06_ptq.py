@@ -130,7 +130,8 @@ alone = {what: answers[what, 4] for what in ("weights", "activations")}
 predict("6b", panels.layer_noise(tables), answer=0 if alone["weights"] < alone["activations"] else 1, **alone)
 
 # %% [markdown]
-# **Explain.** Weights and activations together have more noise than either, since the two add up. A bit more gives
+# **Explain.** Which of the two is worse depends on the bits, too. Together they have more noise than either, since the
+# two add up. A bit more gives
 # about 6 dB, as in lesson 1.
 
 # %%
@@ -165,8 +166,8 @@ assert rows[0].sqnr < rows[-1].sqnr - 5 and noisiest != worst
 # The layer behind which most noise stands is not the one that spoils the answers most: there stands the noise of all
 # layers before it, too.
 #
-# **Selective quantization** leaves the layers that hurt most at more bits (Wu et al., 2020). Together with
-# the percentile 99.99 for the activations (lesson 2) it is the first thing that practitioners try.
+# **Selective quantization** leaves the layers that hurt most at more bits (Wu et al., 2020). The
+# activations have the percentile 99.99 (lesson 2) here.
 #
 # **Move** the number of layers that keep 8 bits, and see which they are. Then tick the box: does it matter *which*
 # layers are spared?

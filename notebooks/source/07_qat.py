@@ -64,8 +64,7 @@ best = max(losses, key=lambda observer: losses[observer].difference)
 assert abs(eight.difference) < 2 and losses[best].difference < -10
 
 # %% [markdown]
-# The observers differ a lot, and the best of them still loses far too much. Its network is the one that this
-# lesson trains.
+# Whichever observer chooses, far too much is lost. The network of the best one is the one that this lesson trains.
 #
 # ## A loss made of stairs
 #
@@ -149,8 +148,8 @@ check("7.3", gradient_of_values)
 # %% [markdown]
 # ### The ends themselves
 #
-# Which gradient has PyTorch's `clamp` for a value that lies exactly at an end? That is a convention, and the cell prints
-# what your version does. It sounds like a detail: hardly any `x / scale` lies there. But round first, and all that
+# What gradient does PyTorch's `clamp` give a value that lies exactly at an end? That is a convention, and the cell
+# prints what your version does. It sounds like a detail: hardly any `x / scale` lies there. But round first, and all that
 # is rounded to the last rung lies exactly there. So LSQ clamps first, then rounds. The lesson uses a clamp of its
 # own, so that it does not depend on the version.
 
@@ -180,7 +179,7 @@ assert places.grad.tolist() == [0, 1, 1, 1, 1, 0]
 # This is **LSQ**, learned step size quantization (Esser et al., 2020). **PACT** (Choi et al., 2018) keeps the
 # second case alone: only what is clipped moves the end of the grid.
 #
-# A scale as large as it has to be clips nothing: that is 100 %. From there LSQ's gradient drives it.
+# The smallest scale that clips nothing is called 100 % here. From there LSQ's gradient drives it.
 #
 # **Move** the scale down from 100 % until the triangle turns round. Compare with the lowest point of the
 # curve.
@@ -209,18 +208,21 @@ predict("7c", table, answer=sum(rests[8][1] > limit for limit in (50, 90)), perc
 
 # %% [markdown]
 # **Explain.** In the gradient of the squared error each rounding error has its part, and each clipped value.
-# Rounding errors always drive the scale down, clipped values always drive it up. The two are in balance within 3 %
-# of the scale with the least error, which lesson 2 had to search for. With 8 bits a step is so small that
-# clipping the largest weights would cost more than it saves.
+# Rounding errors always drive the scale down: $2(qs - x)(q - v)$ is $2s(q - v)^2$. Clipped values always drive it up.
+# The two are in balance at the scale with the least error, or at most 3 of the 100 points beside it; lesson 2 had to
+# search for it. With 8 bits a step is so small that it pays to clip the very largest weights alone.
 
 # %%
 for bits, (one, two) in rests.items():
     print(f"{bits} bits: least error at {one:.0f} %, LSQ rests at {two:.0f} %")
     assert abs(one - two) <= 3
+values = layer.weight.detach().double().flatten().numpy()
 scale = (0.4 * layer.weight.detach().abs().max() / 3).requires_grad_()  # 3 bits, at 40 %
-rounded, clipped = plots.drives(layer.weight.detach().double().flatten().numpy(), scale.item(), top=3)
+rounded, clipped = plots.drives(values, scale.item(), top=3)
 print(f"3 bits, at 40 %: {len(clipped)} clipped weights all drive the scale up, {len(rounded):,} rounded ones all down")
-assert (rounded >= 0).all() and (clipped < 0).all() and len(clipped) > 0 and rests[8][1] > 90
+largest = abs(values) > rests[8][1] / 100 * abs(values).max()
+print(f"8 bits, at {rests[8][1]:.0f} %: {largest.sum()} of {len(values):,} weights clipped")
+assert (rounded >= 0).all() and (clipped < 0).all() and len(clipped) > 0 and rests[8][1] > 90 and largest.sum() < 20
 
 # %% [markdown]
 # ### Exercise 7.4: LSQ by hand
@@ -281,7 +283,7 @@ answer = 1 if thresholds > 1.2 * rungs else 0 if rungs > 1.2 * thresholds else 2
 predict("7d", panels.gathering(training, every=5), answer=answer, thresholds=thresholds, rungs=rungs)
 
 # %% [markdown]
-# **Explain.** The scale shrinks first: it was made for the largest weight, and nearly all others were rounded to
+# **Explain.** The scale shrinks: it was made for the largest weight, and nearly all others were rounded to
 # 0. The error of the output falls to a small part. Then many weights stand at a threshold, as the one weight did
 # above: the loss wants something between two rungs. They oscillate.
 #
@@ -383,7 +385,7 @@ recovered = -gain.difference / before.difference
 predict("7f", table, answer=100 * recovered, gain=f"{gain.difference:.0f}", loss=-before.difference)
 
 # %% [markdown]
-# **Explain.** One look at a few images brings a good part back: far more than chance, far from all. A real training
+# **Explain.** One look at a few images brings a good part back, far more than chance. A real training
 # goes on for epochs, through all training images; lesson 8 shows what that gives.
 
 # %%
@@ -429,7 +431,7 @@ quiz(7)
 # - Rounding is flat, so its true gradient is 0. The **straight-through estimator** rounds going forward and
 #   passes the gradient on unchanged; what is clipped gets 0. **Clamp first, then round**, or the outer rungs freeze.
 # - Training keeps **float weights**. They are rounded anew each time they are used.
-# - **LSQ**: a scale learns. Rounding errors shrink it, clipping grows it.
+# - **LSQ**: a scale learns. As far as the squared error goes, rounding shrinks it and clipping grows it.
 # - Weights of few bits gather at thresholds and **oscillate**. A falling learning rate makes that less, a pull to the
 #   rungs ends it.
 # - Even a short QAT brings back a good part of what PTQ at few bits breaks, and the result converts to integers.
@@ -438,7 +440,7 @@ quiz(7)
 #
 # The common misconception: "QAT trains integers." Exercise 7.2 is made for it; let a student who fails it print
 # the weights. Many expect the weights to gather on the rungs by themselves, so let all commit themselves before
-# the third panel is moved. In 7.4 the common slip is code minus position for the clipped values too. Who is done early
+# the third panel is moved. In 7.4 the common slip is code minus position for the clipped values too. Whoever is done early
 # may train the network with a learning rate twice as large, and compare the two on the same images.
 #
 # ## Papers

@@ -113,7 +113,7 @@ assert works[0].weights == 138_357_544
 assert [round(1e12 * joules, 1) for joules in (MAC_JOULES[32], MAC_JOULES[8], DRAM_JOULES)] == [4.6, 0.3, 162.5]
 
 # %% [markdown]
-# **Predict**, then **move** through the networks. Then put in your own machine, its price, and the line of your users.
+# **Predict**, then **move** through the networks. Then put in your own machine, its price, and how fast your users download.
 
 # %%
 machine = Machine(memory=10e9, macs=50e9, int8_speedup=2.0, dollars=0.1, download=20e6)
@@ -121,9 +121,9 @@ faster = [estimate(work, machine, 32).seconds / estimate(work, machine, 8).secon
 predict("12b", panels.savings(works), answer=faster.index(max(faster)), most=max(faster), least=min(faster))
 
 # %% [markdown]
-# **Explain.** The network that uses each weight once a word is memory-bound and gains most. VGG-16 uses the weights of
-# its convolutions many times an image, so its arithmetic sets the pace. The time of int8 can never be less than a
-# quarter by memory, nor less than one in `int8_speedup` by arithmetic:
+# **Explain.** The language model uses each weight once a word: it is memory-bound and gains most. VGG-16 uses the weights of
+# its convolutions many times an image, so its arithmetic sets the pace. Where memory sets it, int8 is
+# at most four times as fast; where arithmetic does, at most `int8_speedup` times:
 
 # %%
 for work, gain in zip(works, faster):
@@ -350,7 +350,7 @@ print(f"{len(program.graph.nodes)} nodes, the same answers bit for bit")
 # | microcontroller | no float unit, or a slow one; kilobytes of memory | int8 throughout; LiteRT for microcontrollers, CMSIS-NN | David et al. 2021; Lai et al. 2018 |
 #
 # LiteRT's grids are like ours but signed: weights from -127 to 127 with zero point 0, one scale a channel;
-# activations from -128 to 127. A code there is ours minus 128, and so is its zero point.
+# activations from -128 to 127. An activation's code there is ours minus 128, and so is its zero point.
 #
 # This machine:
 
@@ -386,7 +386,9 @@ check("12.4", diagnose)
 # %%
 good = deploy(network, calibration, test, NONE)
 in_training, *as_deployed = (right(network, test), *good.rights())
+gain = qlab.analysis.paired(qlab.analysis.hits(network, test), qlab.analysis.hits(good.running, good.feed))
 print(f"float {in_training:.1f} % right; the app as it should be: {as_deployed[-1]:.1f} %")
+print(f"the two differ on {gain.changed} images" + (": too few to say which is better" if gain.changed < 10 else f", {gain}"))
 assert by_the_table(*as_deployed, in_training) is None
 
 # %%
@@ -411,7 +413,7 @@ quantization = sum(stage == "quantization" for stage in blamed.values())
 predict("12g", "\n".join([f"{'right in %':43}{stages}", *rows]), answer=quantization, n=len(MISTAKES))
 
 # %% [markdown]
-# **Explain.** Most of what goes wrong with a quantized network is no rounding. The first stage that loses points is
+# **Explain.** A quantized network can lose its points at every stage, not only where it is rounded. The first stage that loses points is
 # found after three measurements; the other two tell the mistakes of one stage apart: what the images are like, what the
 # grids cut off, the numbers in the file, one layer on both engines.
 

@@ -162,12 +162,13 @@ predict(
 
 # %%
 bits_a_weight = 8 * mixed.size_bytes / sum(p.numel() for p in network.parameters() if p.ndim > 1)
-print(f"{bits_a_weight:.2f} bits a weight, {mixed.sqnr:.1f} dB predicted for the answers")
+noise = 100 / 10 ** (mixed.sqnr / 10)
+print(f"{bits_a_weight:.2f} bits a weight, {mixed.sqnr:.1f} dB predicted for the answers: noise of {noise:.0f} % of their energy")
 print(f"dominated by {', '.join(score.name for score in known if score.dominates(first)) or 'nobody'}")
-assert mixed.sqnr < 10  # of the answers' energy a tenth and more is noise
+assert noise > 10  # not small
 
 # %% [markdown]
-# ## The time binds
+# ## Activations in float
 #
 # The file holds no activation. So why round them at all?
 
@@ -179,7 +180,6 @@ in_float = replace(
 )
 slow = board.enter("first attempt, activations in float", mixed_bits(in_float))
 gain = board.compare("first attempt", slow.name)
-assert slow.objections
 predict(
     "99b",
     str(slow),
@@ -190,9 +190,15 @@ predict(
 )
 
 # %% [markdown]
-# **Explain.** Where activations are floats no integer kernel can multiply: each weight is made a float again, and
-# the layer takes the time of a float layer. That is what the second budget is for.
-#
+# **Explain.** Where activations are floats no integer kernel can multiply: the layer computes in float, and the
+# network takes about the time of the float network. That is what the second budget is for.
+
+# %% tags=["timing"]
+clock = bench.compare({"line": board.pace, "float": network}, board.batch, rounds=7, sqnr=0, progress=False)
+print(f"in times of the line: activations in float {slow.time:.1f}, the float network {clock['float'].ms / clock['line'].ms:.1f}")
+assert slow.objections
+
+# %% [markdown]
 # ## Your turn
 #
 # Change this cell as often as you like, then look at the board again. Here are the levers:
@@ -218,14 +224,15 @@ def my_network():
 
 mine = board.enter("mine", my_network())
 print(mine)
+print("against the first attempt:", board.compare("first attempt", "mine"))
 assert mine.kib < board.budget.kib
 
 # %%
 panels.board(board.scores)
 
 # %% [markdown]
-# A point is the difference to the line, its bar two standard errors to both sides. Mended means need not mean more
-# right answers: measure each lever.
+# A point is the difference to the line, its bar two standard errors to both sides. What your
+# change brought is the second line above: measure each lever on its own.
 #
 # ## One way to go on
 #
@@ -291,18 +298,18 @@ assert ours in front(board.scores) and round(ours.kib - stored_kib(line)) == 28
 # %% [markdown]
 # ## Once, at the end
 #
-# Many attempts on the same exam make its best result a little too good: some of it is luck. The layer was chosen
-# on it too. The test images have seen none of these choices. Look at them once, for the network that you hand in.
+# The layer was chosen on images of the exam, and all attempts were compared there. The test images have seen none of
+# these choices. Look at them once, for the network that you hand in.
 
 # %%
 test = qlab.data.at_hand("test").sample(5000)
 on_test = {name: analysis.hits(qlab.convert(prepared), test) for name, prepared in (("line", line), ("ours", recipe))}
 last = analysis.paired(on_test["line"], on_test["ours"])
-assert last.difference > 2 * last.error
+fall, chance = ours.gain.difference - last.difference, (ours.gain.error**2 + last.error**2) ** 0.5
 predict(
     "99d",
     "\n".join(f"{name}: {100 * float(right.float().mean()):.1f} % right" for name, right in on_test.items()),
-    answer=2 if last.difference <= 2 * last.error else 0 if last.difference < ours.gain.difference else 1,
+    answer=2 if last.difference <= 2 * last.error else 1 if fall > 2 * chance else 0,
     gain=last.difference,
     error=last.error,
     n=len(test),
@@ -310,10 +317,13 @@ predict(
 )
 
 # %% [markdown]
-# **Explain.** What was chosen on some images is a little flattered by them; what remains on new ones is the result.
+# **Explain.** The best of many attempts is likely to have been lucky with its images. How lucky, one network does not
+# tell, for the test images bring chance of their own. What is measured on them is the result.
 
 # %%
 print(f"{test.source}, {len(test):,} test images: {last}")
+print(f"less than on the exam by {fall:.1f} ± {chance:.1f} points:", "more than chance" if fall > 2 * chance else "may be chance")
+assert last.difference > 2 * last.error
 
 # %% [markdown]
 # ## Three questions

@@ -169,13 +169,13 @@ def differs(found: object, expected: object, tolerance: float = TOLERANCE) -> st
     place, words = _differs(found, expected, tolerance)
     if not place:
         return words
-    plain = _("you give {found}, expected {expected}").format(found=_short(found), expected=_short(expected))
+    plain = _both(found, expected)
     return plain + "\n" + _("the first that differs is {place}: {words}").format(place=place, words=words)
 
 
 def _differs(found: object, expected: object, tolerance: float) -> tuple[str, str]:
     """(place, words) of the first difference: the place as Python writes it, "[1][0, 2]", or empty where it is the whole."""
-    plain = _("you give {found}, expected {expected}").format(found=_short(found), expected=_short(expected))
+    plain = _both(found, expected)
     if found is None and expected is not None:
         what = _("it gives nothing (None), expected {expected}: does every way through the body end with a return?")
         return "", what.format(expected=_short(expected))
@@ -313,9 +313,20 @@ def _told_apart(found: float, expected: float) -> dict[str, str]:
     return {"found": mine, "expected": right}
 
 
+def _both(found: object, expected: object) -> str:
+    """The two beside each other; where six digits do not tell them apart, with all their digits."""
+    short = [_short(found), _short(expected)]
+    if short[0] == short[1]:
+        short = [repr(found)[:120], repr(expected)[:120]]
+    return _("you give {found}, expected {expected}").format(found=short[0], expected=short[1])
+
+
 def _short(value: object) -> str:
+    """A value in a line; a number with what six digits hold of it, NumPy's as Python's."""
     try:
-        text = repr(value)
+        if isinstance(value, np.generic):
+            value = value.item()
+        text = f"{value:.6g}" if isinstance(value, float) and value % 1 else repr(value)
     except Exception as error:  # of a number with more than 4,300 digits, too
         text = _("{type} that cannot be shown ({error})").format(type=type(value).__name__, error=type(error).__name__)
     return text if len(text) <= 120 else text[:117] + "..."

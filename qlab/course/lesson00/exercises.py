@@ -63,7 +63,7 @@ def whole_bytes_each(weights, bits):
 
 
 def drops_the_rest(weights, bits):
-    """Five bits need a byte too: round up."""
+    """The bits that are left over need a byte too: round up."""
     return weights * bits // 8
 
 
@@ -75,6 +75,11 @@ def whole_weights_a_byte(weights, bits):
 def rounds_to_nearest(weights, bits):
     """You round to the nearest number of bytes. One bit too many needs a byte more: round up."""
     return round(weights * bits / 8)
+
+
+def gives_a_fraction(weights, bits):
+    """There is no part of a byte: round up to a whole number."""
+    return weights * bits / 8
 
 
 def one_byte_more(weights, bits):
@@ -112,6 +117,11 @@ def error_in_codes(x, scale):
     return abs(round(x / scale) - x / scale)
 
 
+def compares_the_code(x, scale):
+    """You compare x with the code. Multiply the code by the scale first: that is the number which is read again."""
+    return abs(round(x / scale) - x)
+
+
 # --- exercises and questions
 
 EXERCISES = (
@@ -137,6 +147,7 @@ EXERCISES = (
             whole_weights_a_byte,
             rounds_to_nearest,
             one_byte_more,
+            gives_a_fraction,
         ),
     ),
     Exercise(
@@ -147,7 +158,7 @@ EXERCISES = (
             _("Which code is nearest? round(x / scale). Which number does it stand for?"),
             _("abs(code * scale - x)"),
         ),
-        mistakes=(cuts_off, always_up, keeps_the_sign, at_most, gives_the_value, error_in_codes),
+        mistakes=(cuts_off, always_up, keeps_the_sign, at_most, gives_the_value, error_in_codes, compares_the_code),
     ),
 )
 
@@ -176,7 +187,7 @@ QUIZ = (
         Choice(_("it makes the file smaller"), _("The file would still hold float numbers.")),
         Choice(
             _("it shows what rounding does to the answers, with any number of bits"),
-            _("The rounding is the same as in integers, so the accuracy is too."),
+            _("The rounding is the same as in integers, so the accuracy is nearly the same too."),
             right=True,
         ),
     ),

@@ -47,7 +47,12 @@ def gaps_are_numbers(lo, hi, bits):
 
 def bits_are_numbers(lo, hi, bits):
     """With b bits there are 2**b numbers, not b."""
-    return (hi - lo) / max(bits - 1, 1)
+    return (hi - lo) / (bits - 1)
+
+
+def bits_are_gaps(lo, hi, bits):
+    """With b bits there are 2**b numbers, and between them one gap less; not b gaps."""
+    return (hi - lo) / bits
 
 
 def range_from_zero(lo, hi, bits):
@@ -57,7 +62,7 @@ def range_from_zero(lo, hi, bits):
 
 def one_bit_less(lo, hi, bits):
     """2**bits numbers, not 2**(bits - 1)."""
-    return (hi - lo) / (2 ** (bits - 1) - 1 or 1)
+    return (hi - lo) / (2 ** (bits - 1) - 1)
 
 
 def adds_the_ends(lo, hi, bits):
@@ -83,6 +88,11 @@ def does_not_clamp(x, scale, zero_point, bits):
 def multiplies(x, scale, zero_point, bits):
     """Divide by the scale; you multiply by it."""
     return (torch.round(x * scale) + zero_point).clamp(0, 2**bits - 1)
+
+
+def subtracts(x, scale, zero_point, bits):
+    """Add the zero point; you subtract it. The value 0 has to get the code zero_point."""
+    return (torch.round(x / scale) - zero_point).clamp(0, 2**bits - 1)
 
 
 def clamps_too_early(x, scale, zero_point, bits):
@@ -185,12 +195,12 @@ EXERCISES = (
     Exercise(
         "1.1",
         step,
-        cases=((0.0, 1.0, 1), (0.0, 3.0, 2), (-1.0, 1.0, 4), (-0.5, 2.05, 8)),
+        cases=((0.0, 3.0, 2), (0.0, 1.0, 3), (-1.0, 1.0, 4), (-0.5, 2.05, 8)),
         hints=(
             _("Draw it for 2 bits: four dots on a line. How many gaps are between them?"),
             _("n numbers have n - 1 gaps between them."),
         ),
-        mistakes=(gaps_are_numbers, bits_are_numbers, range_from_zero, one_bit_less, adds_the_ends),
+        mistakes=(gaps_are_numbers, bits_are_numbers, bits_are_gaps, range_from_zero, one_bit_less, adds_the_ends),
     ),
     Exercise(
         "1.2",
@@ -214,6 +224,7 @@ EXERCISES = (
             does_not_clamp,
             multiplies,
             clamps_too_early,
+            subtracts,
             rounds_halves_up,
         ),
     ),

@@ -28,7 +28,7 @@ PREDICTIONS = (
         among=(
             _("small ones: most weights are near a rung"),
             _("large ones, near half a step"),
-            _("none: all sizes are about equally common"),
+            _("none, all sizes are about equally common"),
         ),
         measured=_("{near:.0f} % of the errors are nearer to 0 than to half a step"),
     ),

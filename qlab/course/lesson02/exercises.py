@@ -72,6 +72,12 @@ def one_value_too_few(x, limit, bits):
     return torch.round(x / step).clamp(0, 2**bits - 1) * step
 
 
+def one_value_too_many(x, limit, bits):
+    """2**bits values have 2**bits - 1 steps between them. You have one value and one step more."""
+    step = limit / 2**bits
+    return torch.round(x / step).clamp(0, 2**bits) * step
+
+
 def returns_codes(x, limit, bits):
     """You give codes. Multiply by the step to get values again."""
     return torch.round(x / (limit / (2**bits - 1))).clamp(0, 2**bits - 1)
@@ -84,7 +90,7 @@ def takes_the_mean(x, limit, bits):
 
 
 def does_not_square(x, limit, bits):
-    """Square the errors, or those above and those below cancel."""
+    """Square each error before you add them up."""
     error = (quantize_up_to(x, limit, bits) - x).abs()
     return float(error[x <= limit].sum()), float(error[x > limit].sum())
 
@@ -144,6 +150,11 @@ def least_of_the_worst(x, bits, limits):
 def does_not_square_the_sum(x, bits, limits):
     """You add up the errors without squaring them: then a value far above the limit counts too little."""
     return min(limits, key=lambda limit: float((quantize_up_to(x, limit, bits) - x).abs().sum()))
+
+
+def lets_them_cancel(x, bits, limits):
+    """You add up the errors with their signs, and those above and below cancel. Square each of them first."""
+    return min(limits, key=lambda limit: abs(float((quantize_up_to(x, limit, bits) - x).sum())))
 
 
 def place_of_the_best(x, bits, limits):
@@ -207,6 +218,7 @@ EXERCISES = (
             clamps_the_top_alone,
             clamps_values_to_codes,
             one_value_too_few,
+            one_value_too_many,
             returns_codes,
             cuts_off,
         ),
@@ -238,6 +250,7 @@ EXERCISES = (
             (CROWD, 2, LIMITS),
             (CROWD, 3, LIMITS),
             (CROWD, 6, LIMITS),
+            (torch.tensor([0.27, 0.85, 0.9, 1.29, 1.42]), 2, [2.0, 0.5, 3.0, 1.0, 1.5]),
         ),
         hints=(
             _("Try every limit, and keep the one with the smallest error."),
@@ -249,6 +262,7 @@ EXERCISES = (
             least_rounding,
             least_of_the_worst,
             does_not_square_the_sum,
+            lets_them_cancel,
             place_of_the_best,
         ),
     ),

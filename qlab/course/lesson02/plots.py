@@ -83,7 +83,7 @@ def clipping(values: Tensor) -> Callable[[int, float], Figure]:
             0.97, 0.95 - 0.09 * place, texts[name], color=colour, ha="right", va="top", transform=right.transAxes
         )
     curves = [right.plot([], [], color=colour)[0] for colour in kinds.values()]
-    (now,) = right.plot([], [], "o", color=QUANTIZED, markersize=10)
+    (now,) = right.plot([], [], "o", color=QUANTIZED, markersize=10, clip_on=False)
     image.moves(cut, *curves, now)
 
     @cache

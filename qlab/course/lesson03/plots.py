@@ -38,7 +38,8 @@ def settling(batches: Sequence[Tensor], bits: int = 4) -> Callable[[int, float],
         (right, 0.84, _("MSE, {bits} bits").format(bits=bits), {"color": QUANTIZED, "linestyle": "--"}),
     )
     for ax, height, name, look in keys:
-        ax.plot([0.03, 0.09], [height] * 2, transform=ax.transAxes, **look)
+        places = [0.06] if "marker" in look else [0.03, 0.09]
+        ax.plot(places, [height] * len(places), transform=ax.transAxes, **look)
         ax.text(0.11, height, name, color=look["color"], va="center", transform=ax.transAxes)
     lines = [ax.plot([], [], **look)[0] for ax, _height, _name, look in keys]
     for line in lines[1:]:  # of one batch a line alone would show nothing
@@ -139,7 +140,7 @@ def calibration_size(largest: Tensor, drawings: int = 10) -> Callable[[int, int]
         now.set_data([images], line[-1:])
         words = {"images": images, "count": count, "mean": line[-1], "least": share.min(), "layer": share.argmin() + 1}
         image.finding = _(
-            "{images} of {count:,} images show {mean:.0f} % of the range on average, {least:.0f} % in layer {layer}"
+            "{images} of {count:,} images: {mean:.0f} % of the range on average, {least:.0f} % in layer {layer}"
         ).format(**words)
         image.alt = _(
             "How much of the whole range can be seen with so many images, in each of {layers} layers. Over the ten "

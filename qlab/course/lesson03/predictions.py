@@ -22,7 +22,7 @@ PREDICTIONS = (
         unit=_("records"),
         within=1,
         measured=_(
-            "{answer:.1f} records on average; in the order of this lesson there are {here}, as many as in {luck:.0f} % of all orders"
+            "{answer:.1f} records on average; in the order of this lesson there are {here}, which {luck:.0f} % of all orders reach"
         ),
     ),
     Number(

@@ -77,6 +77,17 @@ def divides_by_the_variance(weight, bias, mean, std, gamma, beta):
     return fold(weight, bias, mean, std**2, gamma, beta)
 
 
+def takes_the_root_again(weight, bias, mean, std, gamma, beta):
+    """std is the square root of the variance already: divide by it, and take no second root."""
+    return fold(weight, bias, mean, std.sqrt(), gamma, beta)
+
+
+def scales_the_mean_alone(weight, bias, mean, std, gamma, beta):
+    """The old bias goes through the BatchNorm too: multiply it by gamma / std as well."""
+    gain = gamma / std
+    return weight * gain[:, None], bias - mean * gain + beta
+
+
 def scales_beta(weight, bias, mean, std, gamma, beta):
     """beta is added last, behind the division: nothing multiplies it."""
     gain = gamma / std
@@ -116,6 +127,11 @@ def one_code_too_many(weight, bits):
 def spans_from_least_to_largest(weight, bits):
     """That is the scale of a grid with a zero point. Here 0 has the code 0, and the largest magnitude sets the scale."""
     return (weight.amax(1) - weight.amin(1)) / (2**bits - 1)
+
+
+def takes_values_and_places(weight, bits):
+    """max(1) gives two things, the values and their places: take .max(1).values, or amax(1)."""
+    return weight.abs().max(1) / (2 ** (bits - 1) - 1)
 
 
 def upside_down(weight, bits):
@@ -272,8 +288,8 @@ EXERCISES = (
             _("gain = gamma / std multiplies each row of the weight, and bias - mean."),
         ),
         mistakes=(
-            forgets_the_mean, does_not_scale_the_bias, scales_columns, forgets_gamma, divides_by_the_variance, scales_beta,
-            adds_the_mean,
+            forgets_the_mean, does_not_scale_the_bias, scales_the_mean_alone, scales_columns, forgets_gamma,
+            divides_by_the_variance, takes_the_root_again, scales_beta, adds_the_mean,
         ),
     ),
     Exercise(
@@ -286,7 +302,7 @@ EXERCISES = (
         ),
         mistakes=(
             one_scale_for_all, scale_of_columns, without_the_sign, unsigned_codes, one_code_too_many,
-            spans_from_least_to_largest, upside_down,
+            spans_from_least_to_largest, upside_down, takes_values_and_places,
         ),
     ),
     Exercise(

@@ -29,7 +29,7 @@ def fixed_point(multiplier):
 
 
 def requantize(total, mantissa, shift, zero_point, bits):
-    """The code of a sum: round(total * mantissa / 2**shift), halves up, plus zero_point, clamped; ints only."""
+    """round(total * mantissa / 2**shift), halves up, plus zero_point, clamped to 0 ... 2**bits - 1; ints only."""
     scaled = (total * mantissa + (1 << (shift - 1))) >> shift
     return min(max(scaled + zero_point, 0), 2**bits - 1)
 
@@ -115,6 +115,16 @@ def not_whole(x_bits, w_bits, sum_bits):
     return (2 ** (sum_bits - 1) - 1) / ((2**x_bits - 1) * (2 ** (w_bits - 1) - 1))
 
 
+def rounds_the_terms(x_bits, w_bits, sum_bits):
+    """To the nearest is up, now and then, and then the last product does not fit: round down, with //."""
+    return round(not_whole(x_bits, w_bits, sum_bits))
+
+
+def rounds_the_terms_up(x_bits, w_bits, sum_bits):
+    """You round up, but the last product then fits in part only: round down, with //."""
+    return math.ceil(not_whole(x_bits, w_bits, sum_bits))
+
+
 def one_term_too_many(x_bits, w_bits, sum_bits):
     """Round down: the last term does not fit whole."""
     return safe_terms(x_bits, w_bits, sum_bits) + 1
@@ -184,6 +194,17 @@ def rounds_away_from_zero(total, mantissa, shift, zero_point, bits):
 def leaves_the_codes(total, mantissa, shift, zero_point, bits):
     """The result must be a code: clamp to 0 ... 2**bits - 1."""
     return ((total * mantissa + (1 << (shift - 1))) >> shift) + zero_point
+
+
+def clamps_to_signed_codes(total, mantissa, shift, zero_point, bits):
+    """The codes of the output have no sign: clamp to 0 ... 2**bits - 1."""
+    code = leaves_the_codes(total, mantissa, shift, zero_point, bits)
+    return min(max(code, -(2 ** (bits - 1))), 2 ** (bits - 1) - 1)
+
+
+def adds_twice_the_half(total, mantissa, shift, zero_point, bits):
+    """1 << shift is a whole one: half of it is 1 << (shift - 1)."""
+    return min(max(((total * mantissa + (1 << shift)) >> shift) + zero_point, 0), 2**bits - 1)
 
 
 def clamps_before_the_zero_point(total, mantissa, shift, zero_point, bits):
@@ -260,14 +281,15 @@ EXERCISES = (
     Exercise(
         "5.2",
         safe_terms,
-        cases=((1, 2, 8), (2, 2, 8), (8, 8, 16), (4, 4, 16), (7, 8, 16), (8, 8, 32)),
+        cases=((1, 2, 8), (2, 2, 8), (3, 4, 8), (8, 8, 16), (4, 4, 16), (7, 8, 16), (8, 8, 32)),
         hints=(
             _("How large can one product be? The largest code of x times the largest code of w."),
             _("The largest code of x is 2**x_bits - 1, that of w is 2**(w_bits - 1) - 1."),
             _("A signed number of sum_bits reaches 2**(sum_bits - 1) - 1. Divide, and round down with //."),
         ),
         mistakes=(
-            unsigned_sum, unsigned_weights, signed_inputs, counts_bits, largest_code_too_large, not_whole, one_term_too_many,
+            unsigned_sum, unsigned_weights, signed_inputs, counts_bits, largest_code_too_large, not_whole, rounds_the_terms,
+            rounds_the_terms_up, one_term_too_many,
         ),
     ),
     Exercise(
@@ -304,7 +326,7 @@ EXERCISES = (
         ),
         mistakes=(
             shifts_without_rounding, rounds_halves_to_even, cuts_off, half_of_one, rounds_away_from_zero,
-            leaves_the_codes, clamps_before_the_zero_point,
+            leaves_the_codes, clamps_before_the_zero_point, clamps_to_signed_codes, adds_twice_the_half,
         ),
     ),
     Exercise(

@@ -320,14 +320,16 @@ def roofline(layers: Sequence[LayerSpeed], roof: Roof) -> Figure:
 
 
 def _roofs(ax: Axes, roof: Roof) -> None:
-    """What no layer can exceed: a slope where memory sets the pace, a level where the arithmetic does."""
+    """What this processor reached: a slope where memory sets the pace, a level where the arithmetic does."""
     intensities = np.geomspace(*ax.get_xlim(), 200)
-    for operations, name, colour in (
-        (roof.float_operations, _("float32 roof"), FLOAT), (roof.int8_operations, _("int8 roof"), QUANTIZED)
-    ):  # fmt: skip
+    for operations, name, colour, beside, side in (
+        (roof.float_operations, _("float32 roof"), FLOAT, -4, "top"),
+        (roof.int8_operations, _("int8 roof"), QUANTIZED, 4, "bottom"),
+    ):  # each name at the left end of its level: below that of float, above that of int8
         heights = np.minimum(operations, intensities * roof.bandwidth) / 1e9
         ax.plot(intensities, heights, "--", color=colour, linewidth=1.2)
-        ax.annotate(name, (intensities[0], heights[-1]), (4, 3), textcoords="offset points", color=colour, va="bottom")
+        corner = (operations / roof.bandwidth, heights[-1])
+        ax.annotate(name, corner, (6, beside), textcoords="offset points", color=colour, va=side)
 
 
 def _roofline_alt(layers: Sequence[LayerSpeed], roof: Roof) -> str:
@@ -339,6 +341,6 @@ def _roofline_alt(layers: Sequence[LayerSpeed], roof: Roof) -> str:
         said.append(what.format(name=layer.name, **dict(zip(("float", "int8"), speeds))))
     words = {"float": roof.float_operations / 1e9, "int8": roof.int8_operations / 1e9, "memory": roof.bandwidth / 1e9}
     return _(
-        "Each layer is a line from its float point to its int8 point. {layers}. The dashed lines are the most that this "
-        "processor can do: float {float:.3g}, int8 {int8:.3g} billion operations and {memory:.3g} GB a second."
+        "Each layer is a line from its float point to its int8 point. {layers}. The dashed lines are what this "
+        "processor reached: float {float:.3g}, int8 {int8:.3g} billion operations and {memory:.3g} GB a second."
     ).format(layers="; ".join(said), **words)

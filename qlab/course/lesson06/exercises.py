@@ -98,6 +98,46 @@ def ignores_size(counts, noise, budget):
     return _spend(counts, noise, budget, lambda fall, size: fall)
 
 
+def divides_by_the_weights(counts, noise, budget):
+    """You divide by the number of weights. From 4 to 8 adds twice as many bits as from 2 to 4: divide by the added bits."""
+    bits = [2] * len(counts)
+    while True:
+        left = budget - in_bits(counts, bits)
+        gains = {
+            i: (noise[i][width] - noise[i][2 * width]) / counts[i]
+            for i, width in enumerate(bits) if width < 8 and counts[i] * width <= left
+        }  # fmt: skip
+        if not gains:
+            return bits
+        bits[max(gains, key=gains.get)] *= 2
+
+
+def jumps_to_8(counts, noise, budget):
+    """One step goes from 2 to 4, or from 4 to 8: not from 2 to 8 at once."""
+    bits = [2] * len(counts)
+    while True:
+        left = budget - in_bits(counts, bits)
+        gains = {
+            (i, then): (noise[i][now] - noise[i][then]) / (counts[i] * (then - now))
+            for i, now in enumerate(bits) for then in (4, 8) if then > now and counts[i] * (then - now) <= left
+        }  # fmt: skip
+        if not gains:
+            return bits
+        layer, then = max(gains, key=gains.get)
+        bits[layer] = then
+
+
+def all_to_4_first(counts, noise, budget):
+    """You take all layers to 4 bits before one gets 8. A second step of one may be worth more than the first of another."""
+    bits = [2] * len(counts)
+    for now in (2, 4):
+        gains = [(row[now] - row[2 * now]) / count for row, count in zip(noise, counts)]
+        for i in sorted(range(len(counts)), key=lambda i: -gains[i]):
+            if bits[i] == now and in_bits(counts, bits) + counts[i] * now <= budget:
+                bits[i] = 2 * now
+    return bits
+
+
 def smallest_first(counts, noise, budget):
     """You widen the layer that is cheapest. Look also at how far its noise falls."""
     return _spend(counts, noise, budget, lambda fall, size: -size)
@@ -247,6 +287,17 @@ def one_after_the_other(x, w):
     return rounded
 
 
+def one_change_at_a_time(x, w):
+    """You begin at the nearest and change one weight at a time. Two changes that help together are missed: try all ways."""
+    best = torch.round(w)
+    for place in range(len(w)):
+        other = best.clone()
+        other[place] = 2 * w[place].floor() + 1 - best[place]
+        if float((x @ (other - w)).square().sum()) < float((x @ (best - w)).square().sum()):
+            best = other
+    return best
+
+
 def worst_rounding(x, w):
     """You keep the rounding with the largest error."""
     choices = [w.floor() + torch.tensor([(n >> i) & 1 for i in range(len(w))]) for n in range(2 ** len(w))]
@@ -298,6 +349,9 @@ EXERCISES = (
             ([10, 100], [SMALL, STEEP], 300),
             ([10, 100, 20], [FLAT, STEEP, SMALL], 420),
             ([10, 20, 30], [FLAT, SMALL, STEEP], 10**6),
+            ([10, 10], [{2: 1.0, 4: 0.9, 8: 0.0}, {2: 1.0, 4: 0.75, 8: 0.7}], 100),
+            ([10, 10], [{2: 1.0, 4: 0.5, 8: 0.0}, {2: 0.6, 4: 0.2, 8: 0.1}], 100),
+            ([1, 10], [{2: 1.0, 4: 0.5, 8: 0.0}, {2: 0.3, 4: 0.2, 8: 0.1}], 44),
         ),
         hints=(
             _("All layers at 2 bits take 2 * sum(counts) bits. From 2 to 4 adds 2 bits a weight, from 4 to 8 adds 4."),
@@ -306,6 +360,9 @@ EXERCISES = (
         ),
         mistakes=(
             ignores_size,
+            divides_by_the_weights,
+            jumps_to_8,
+            all_to_4_first,
             smallest_first,
             noisiest_first,
             stops_too_early,
@@ -346,6 +403,7 @@ EXERCISES = (
             (torch.tensor([[1.0, -1.0], [0.9, -1.2]]), torch.tensor([0.6, 0.3])),
             (X3, torch.tensor([0.45, 1.4, -0.7])),
             (torch.tensor([[1.0, 1.0], [1.0, -1.1]]), torch.tensor([0.45, 0.4])),
+            (torch.tensor([[-1.4, -1.7], [1.2, 1.4]]), torch.tensor([-1.2, 0.3])),
             (torch.tensor([[-2.0, -1.1, 1.6], [-0.6, 1.0, 2.0], [-0.3, -1.7, 0.8]]), torch.tensor([1.4, -1.3, -1.3])),
         ),
         hints=(
@@ -361,6 +419,7 @@ EXERCISES = (
             largest_change,
             always_down,
             one_after_the_other,
+            one_change_at_a_time,
             worst_rounding,
         ),
     ),

@@ -24,7 +24,7 @@ def layer_noise(tables: Mapping[tuple[str, int], Sequence[LayerSQNR]]) -> Callab
     image = Figure((9.6, 4.1))
     ax = image.subplots()
     bars = _bars(ax, names)
-    ax.set(ylim=(min(0, *outputs) - 1, 1.05 * highest), ylabel=_("SQNR of the layer's output, in dB"))
+    ax.set(ylim=(min(0, *outputs) - 1, 1.05 * highest), ylabel=_("SQNR in dB"))
     (lowest,) = ax.plot([], [], "v", color=ERROR, markersize=9)
     image.moves(*bars, lowest)
     words = {"both": _("weights and activations"), "weights": _("weights"), "activations": _("activations")}
@@ -94,6 +94,8 @@ def sparing(
         what = _("{count} layers with 8 bits, the least sensitive first: {sqnr:.1f} dB, {gain} dB")
         if not least:
             what = _("{count} layers with 8 bits, the most sensitive first: {sqnr:.1f} dB, {gain} dB")
+        if not count:
+            what = _("{bits} bits for all layers: {sqnr:.1f} dB")
         image.finding = what.format(**words)
         said = _("8 bits for {layers}").format(layers=", ".join(spared)) if spared else _("No layer has 8 bits")
         image.alt = _("{said}; all others have {bits}. The answers keep {sqnr:.1f} dB.").format(said=said, **words)
@@ -162,9 +164,9 @@ def each_layer(names: Sequence[str], decibel: Sequence[float]) -> Figure:
     bars = _bars(ax, names)
     for bar, height in zip(bars, decibel):
         bar.set_height(height)
-    ax.set(ylim=(min(0, *decibel), 1.05 * max(decibel)), ylabel=_("SQNR of the layer's output, in dB"))
+    ax.set(ylim=(min(0, *decibel), 1.05 * max(decibel)), ylabel=_("SQNR in dB"))
     words = {"first": decibel[0], "name": names[0], "last": decibel[-1]}
-    image.finding = _("from {first:.1f} dB in {name} to {last:.1f} dB in the answers").format(**words)
+    image.finding = _("From {first:.1f} dB in {name} to {last:.1f} dB in the answers").format(**words)
     image.alt = "; ".join(f"{name} {height:.1f} dB" for name, height in zip(names, decibel))
     return image
 

@@ -163,6 +163,11 @@ def compares_values(gradient, x, scale, qmin, qmax):
     return torch.where((x >= qmin) & (x <= qmax), gradient, torch.zeros_like(gradient))
 
 
+def looks_at_magnitudes(gradient, x, scale, qmin, qmax):
+    """The grid need not be symmetric: compare x / scale with qmin too, not its magnitude with qmax."""
+    return torch.where((x / scale).abs() <= qmax, gradient, torch.zeros_like(gradient))
+
+
 def upside_down(gradient, x, scale, qmin, qmax):
     """You stop the gradient inside the grid, and let it pass where x is clipped."""
     return gradient - gradient_of_values(gradient, x, scale, qmin, qmax)
@@ -210,6 +215,14 @@ def does_not_clip(gradient, x, scale, qmin, qmax):
     """A grid has ends: clamp the codes. A clipped value moves by its code, qmin or qmax."""
     position = x / scale
     return float((gradient * (torch.round(position) - position)).sum())
+
+
+def clipped_by_the_code(gradient, x, scale, qmin, qmax):
+    """Is it clipped? You ask the rounded code, which lies on the grid still up to half a step beyond. Ask x / scale."""
+    position = x / scale
+    codes = torch.round(position)
+    beyond = (codes < qmin) | (codes > qmax)
+    return float((gradient * torch.where(beyond, codes.clamp(qmin, qmax), codes - position)).sum())
 
 
 def takes_the_mean(gradient, x, scale, qmin, qmax):
@@ -270,6 +283,7 @@ EXERCISES = (
             (torch.tensor([3.0]), torch.tensor([0.6]), 0.5, -1, 1),
             (torch.tensor([3.0, 7.0]), torch.tensor([0.4, 9.0]), 0.5, 0, 3),
             (torch.tensor([3.0, 5.0, 7.0, 2.0]), torch.tensor([-1.5, 1.5, 1.6, -0.2]), 0.5, -3, 3),  # two at the ends
+            (G, X, 0.5, 0, 3),
             (G, X, 0.5, -3, 3),
         ),
         hints=(
@@ -284,6 +298,7 @@ EXERCISES = (
             lets_all_pass,
             clips_the_gradient,
             compares_values,
+            looks_at_magnitudes,
             upside_down,
             multiplies,
         ),
@@ -296,6 +311,7 @@ EXERCISES = (
             (torch.tensor([1.0]), torch.tensor([0.7]), 1.0, -3, 3),
             (torch.tensor([1.0]), torch.tensor([0.7]), 1.0, -1, 1),
             (torch.tensor([2.0, 1.0]), torch.tensor([0.3, -4.0]), 1.0, -2, 2),
+            (torch.tensor([2.0, 1.0]), torch.tensor([-0.8, 1.2]), 1.0, 0, 3),
             (G, X, 0.5, -3, 3),
         ),
         hints=(
@@ -310,6 +326,7 @@ EXERCISES = (
             codes_everywhere,
             wrong_way,
             does_not_clip,
+            clipped_by_the_code,
             takes_the_mean,
             forgets_the_gradient,
         ),

@@ -10,7 +10,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from qlab.course.figure import CLIPPED, ERROR, FLOAT, QUANTIZED, STYLE, Figure
+from qlab.course.figure import CLIPPED, ERROR, FLOAT, PAPER, QUANTIZED, STYLE, Figure
 from qlab.course.language import _
 from qlab.course.lesson07.layer import Snapshot, share
 
@@ -99,10 +99,11 @@ def learned_scale(weights: Tensor) -> Callable[[int, float], Figure]:
     left.hist(w, 61, color=FLOAT)
     left.set(xlabel=_("weight"), ylabel=_("how many"), xlim=(-largest, largest))
     rungs = left.vlines([], 0, 1, color=QUANTIZED, linewidth=1.2, transform=left.get_xaxis_transform())
-    left.text(0.02, 0.93, _("weights"), color=FLOAT, transform=left.transAxes)
-    left.text(0.02, 0.85, _("the grid"), color=QUANTIZED, transform=left.transAxes)
+    room = {"facecolor": PAPER, "edgecolor": "none", "pad": 1}  # the rungs pass behind the words
+    left.text(0.02, 0.93, _("weights"), color=FLOAT, transform=left.transAxes, bbox=room)
+    left.text(0.02, 0.85, _("the grid"), color=QUANTIZED, transform=left.transAxes, bbox=room)
     power = np.square(w).mean()
-    right.set(xlabel=_("scale, in % of the one that clips nothing"), ylabel=_("squared error, in % of the weights'"))
+    right.set(xlabel=_("scale, in % of the one that clips nothing"), ylabel=_("relative squared error (%)"))
     right.set(xlim=(0, 101), yscale="log", ylim=(3e-3, 200))
     curves = _three_errors(right)
     (push,) = right.plot([], [], linestyle="", color=QUANTIZED, markersize=13)

@@ -181,6 +181,11 @@ def strictly_less(candidates, tolerance):
     return min(good)[1] if good else "none"
 
 
+def size_of_the_loss(candidates, tolerance):
+    """Less than 0 points lost is a gain, however large, and good enough: take no abs() of the loss."""
+    return good_enough([(name, size, abs(lost)) for name, size, lost in candidates], tolerance)
+
+
 def smallest_by_name(candidates, tolerance):
     """You take the first name in the alphabet. Compare the bytes: min of (bytes, name) does."""
     good = [name for name, size, lost in candidates if lost <= tolerance]
@@ -350,6 +355,7 @@ EXERCISES = (
             (SIZES, 0.5),
             (SIZES, 3.0),
             (SIZES, 0.05),
+            ([("w8a8", 800, 0.1), ("w4a4 QAT", 400, -1.5), ("w2a2", 200, 79.0)], 0.5),
         ),
         hints=(
             _("First keep those that lose at most the tolerance."),
@@ -360,6 +366,7 @@ EXERCISES = (
             smallest_of_all,
             largest,
             strictly_less,
+            size_of_the_loss,
             smallest_by_name,
             first_that_fits,
             last_that_fits,

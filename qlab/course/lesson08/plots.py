@@ -127,12 +127,12 @@ def ptq_and_qat(
             if bits in shown:
                 what = _("{name} {difference} ± {error:.1f}")
                 one = found[-1]
-                said.append(what.format(name=name, difference=signed(one.difference), error=2 * one.error))
+                said.append(what.format(name=name, difference=signed(one.difference), error=one.error))
                 words.append(_("{name} {now:.1f} %").format(name=name, now=shares[-1]))
         what = _("{bits} bits, {images:,} images: {said} points against float")
         image.finding = what.format(bits=bits, images=images, said=", ".join(reversed(said)))
         what = _(
-            "Right answers with {bits} bits: {words}; the float network {float:.1f} %. Bars are two standard errors: on the "
+            "Right answers with {bits} bits: {words}; the float network {float:.1f} %. Behind ± one standard error; bars are two: on the "
             "left of an accuracy, on the right of the difference on the same images."
         )
         image.alt = what.format(bits=bits, words=", ".join(words), float=_percent(base))
@@ -174,7 +174,7 @@ def choice(candidates: Sequence[Candidate]) -> Callable[[float, bool, bool], Fig
             image.finding = _("{tolerance:.2f} points may be lost, {how}: nothing here is good enough").format(**words)
             image.alt = _("No network lies in the shaded area.")
             return image
-        words |= {"name": best.name, "size": best.size_bytes / 1024, "loss": best.loss, "error": 2 * best.error}
+        words |= {"name": best.name, "size": best.size_bytes / 1024, "loss": best.loss, "error": best.error}
         chosen.set_data([_place(best)], [best.loss])
         image.finding = _("{tolerance:.2f} points may be lost, {how}: take {name}").format(**words)
         image.alt = _(

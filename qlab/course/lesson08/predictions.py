@@ -33,7 +33,7 @@ PREDICTIONS = (
     Number(
         "8d",
         _(
-            "You may lose 1 point. If you may train, what share of its size does the smallest network that is good enough keep?"
+            "You may lose 1 point. How large is the smallest network if you may train, in percent of the smallest without training?"
         ),
         between=(0, 100),
         step=5,

@@ -34,7 +34,7 @@ def ternary(w):
     """w on three values: 0 up to 0.7 times the mean magnitude, beyond it plus or minus the mean of those magnitudes."""
     beyond = w.abs() > 0.7 * w.abs().mean()
     scale = w.abs()[beyond].mean()
-    return torch.sign(w) * beyond * scale
+    return torch.where(beyond, torch.sign(w) * scale, 0.0)
 
 
 def binary_dot(a, b, n):
@@ -149,6 +149,21 @@ def cut_off(weights, bits, tables):
     return weights * bits // 8 + tables * 2**bits * 4
 
 
+def part_of_a_byte(weights, bits, tables):
+    """Nobody stores a part of a byte: round the bytes of the indices up."""
+    return weights * bits / 8 + tables * 2**bits * 4
+
+
+def values_not_bytes(weights, bits, tables):
+    """Each value of a table takes 4 bytes; you count it as one."""
+    return -(-weights * bits // 8) + tables * 2**bits
+
+
+def indices_for_each_table(weights, bits, tables):
+    """However many tables there are, a weight has one index: add the tables, do not multiply the indices by them."""
+    return tables * codebook_bytes(weights, bits, 1)
+
+
 def bits_are_values(weights, bits, tables):
     """A table for b bits has 2**b values, not b."""
     return -(-weights * bits // 8) + tables * bits * 4
@@ -187,6 +202,12 @@ def forgets_the_factor(w):
     return torch.sign(w) * beyond * w.abs()[beyond].mean()
 
 
+def rounds_to_the_nearest(w):
+    """You round w / scale. What becomes 0 is what lies below the threshold, not below half of the scale."""
+    scale = w.abs()[w.abs() > 0.7 * w.abs().mean()].mean()
+    return torch.round(w / scale).clamp(-1, 1) * scale
+
+
 def gives_codes(w):
     """You give -1, 0 and 1. Multiply them by the scale."""
     return torch.sign(w) * (w.abs() > 0.7 * w.abs().mean())
@@ -213,7 +234,7 @@ def wrong_sign(a, b, n):
 
 
 def endless_ones(a, b, n):
-    """~ of a number of Python's is negative, and bin() of it no n bits. Count where the bits differ: a ^ b."""
+    """In Python ~ of a number is negative, and bin() of it has not n bits. Count where the bits differ: a ^ b."""
     return 2 * bin(~(a ^ b)).count("1") - n
 
 
@@ -277,7 +298,17 @@ EXERCISES = (
             _("A table has 2**bits values, each of 4 bytes."),
             _("-(-n // 8) is n / 8, rounded up."),
         ),
-        mistakes=(no_table, bits_not_bytes, one_table, cut_off, bits_are_values, a_byte_each),
+        mistakes=(
+            no_table,
+            bits_not_bytes,
+            one_table,
+            cut_off,
+            part_of_a_byte,
+            values_not_bytes,
+            bits_are_values,
+            a_byte_each,
+            indices_for_each_table,
+        ),
     ),
     Exercise(
         "9.4",
@@ -285,12 +316,13 @@ EXERCISES = (
         cases=(
             (torch.tensor([0.1, -0.3, 1.0, -2.0]),),
             (torch.tensor([-0.4, 0.5, 0.45, -0.1, 0.9]),),
+            (torch.tensor([1.0, -1.0, 1.2, -0.6, 0.9]),),  # 0.6 is below the threshold, and above half of the scale
             (X,),
         ),
         hints=(
             _("Which weights are beyond the threshold? A mask says so for all at once."),
             _("The scale is the mean of w.abs()[mask]."),
-            _("torch.sign(w) * mask * scale puts the three values together."),
+            _("torch.where(mask, torch.sign(w) * scale, 0.0) puts the three values together."),
         ),
         mistakes=(
             no_threshold,
@@ -298,6 +330,7 @@ EXERCISES = (
             share_of_the_largest,
             absolute_threshold,
             forgets_the_factor,
+            rounds_to_the_nearest,
             gives_codes,
             keeps_the_sizes,
         ),

@@ -47,7 +47,7 @@ def codebook(weights: Tensor) -> Callable[[int, int], Figure]:
     places = {"transform": left.get_xaxis_transform()}
     centroids = left.vlines([], 0, 1, color=QUANTIZED, linewidth=1.5, **places)
     (steps,) = left.plot([], [], "|", color=CLIPPED, markersize=14, markeredgewidth=2, **places)
-    right.set(xlabel=_("iterations of k-means"), ylabel=_("squared error, in % of the weights'"), yscale="log")
+    right.set(xlabel=_("iterations of k-means"), ylabel=_("relative squared error (%)"), yscale="log")
     right.set(xlim=(0, ITERATIONS), ylim=(min(even.values()) / 4, 2 * max(one[0] for one in errors.values())))
     (curve,) = right.plot([], [], color=ERROR)
     (now,) = right.plot([], [], "o", color=QUANTIZED, markersize=10)
@@ -214,7 +214,7 @@ def small_floats(weights: Tensor) -> Callable[[str, float], Figure]:
     edges = np.linspace(-12, 6, 145)
     bars = left.stairs(np.zeros(144), edges, fill=True, color=FLOAT)
     left.set(xlabel=_("magnitude, in powers of ten of the grid's unit"), ylabel=_("share in %"))
-    left.set(xlim=(-12, 6), ylim=(0, 17), yticks=range(0, 13, 2))
+    left.set(xlim=(-12, 6), ylim=(0, 17), xticks=range(-12, 7, 2), yticks=range(0, 13, 2))
     ends = left.vlines([], 0, 1, color=QUANTIZED, linewidth=1.5, transform=left.get_xaxis_transform())
     (normal,) = left.plot([], [], color=CLIPPED, linestyle="--", linewidth=1.5, transform=left.get_xaxis_transform())
     names = {_("the weights but one"): FLOAT, _("the grid's smallest and largest"): QUANTIZED}

@@ -59,6 +59,11 @@ def of_the_likeliest(probabilities, following):
     return float(torch.exp(-torch.log(probabilities.amax(1)).mean()))
 
 
+def softmax_of_chances(probabilities, following):
+    """cross_entropy takes the outputs before the softmax and applies it itself. These are probabilities already."""
+    return float(torch.exp(torch.nn.functional.cross_entropy(probabilities, following)))
+
+
 def base_two(probabilities, following):
     """The base of logarithm and power must be the same: log goes with exp, log2 with 2 to the power."""
     rows = torch.arange(len(following))
@@ -122,6 +127,13 @@ def rounds_only(w, column, value, inverse):
     w = w.clone()
     w[column] = value
     return w
+
+
+def forgets_the_value(w, column, value, inverse):
+    """The columns behind are right; now write the value into w[column]."""
+    changed = push_error(w, column, value, inverse)
+    changed[column] = w[column]
+    return changed
 
 
 def wrong_way(w, column, value, inverse):
@@ -252,6 +264,7 @@ EXERCISES = (
             mean_probability,
             forgets_to_exponentiate,
             of_the_likeliest,
+            softmax_of_chances,
             base_two,
             adds_the_logarithms,
             of_all_tokens,
@@ -287,6 +300,7 @@ EXERCISES = (
         ),
         mistakes=(
             rounds_only,
+            forgets_the_value,
             wrong_way,
             forgets_the_diagonal,
             changes_all_columns,
@@ -319,7 +333,7 @@ EXERCISES = (
 
 QUIZ = (
     Question(
-        _("Why do int8 weights make a model write faster, even when it multiplies in float?"),
+        _("Why can int8 weights make a model write faster, even when it multiplies in float?"),
         Choice(_("it needs fewer multiplications"), _("Their number is the same: one for each weight and token.")),
         Choice(
             _("each token reads every weight from memory, and there are fewer bytes to read"),

@@ -49,7 +49,7 @@ def bits_of_weights(
     for kind, style, colour in zip(kinds, ("s--", "^-", "o-"), (CLIPPED, INK, QUANTIZED)):
         heights = [min(perplexity[kind, bits], top) for bits in bits_there]
         left.plot(bits_there, heights, style, color=colour, label=kind)
-    left.legend(loc="center right", bbox_to_anchor=(1, 0.4))
+    left.legend(loc="upper right", bbox_to_anchor=(0.96, 1), fontsize=9)
     now = left.axvline(bits_there[-1], color=ERROR)
     right.set_axis_off()
     right.text(0, 1, _("the model goes on writing:"), va="top", color=CLIPPED)
@@ -95,7 +95,7 @@ def weight_groups(weight: Tensor, sizes: Sequence[int]) -> Callable[[int, int], 
     right.minorticks_off()
     (line,) = right.plot([], [], "o-", color=CLIPPED)
     (now,) = right.plot([], [], "o", color=QUANTIZED, markersize=11)
-    right.text(0.98, 0.95, _("few bits above, small groups right"), color=CLIPPED, ha="right", va="top",
+    right.text(0.98, 0.95, _("a curve: one number of bits;\nright end: groups of {least}").format(least=min(sizes)), color=CLIPPED, ha="right", va="top",
                transform=right.transAxes)  # fmt: skip
     image.moves(steps, line, now)
 

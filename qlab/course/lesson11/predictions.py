@@ -31,14 +31,20 @@ PREDICTIONS = (
         ),
         within=3,
     ),
-    Choices(
+    Number(
         "11c",
-        _("From a frame to its boxes there are three parts. Which of them gets faster by int8?"),
-        among=(_("normalizing the image"), _("the network"), _("decoding and suppression")),
-        measured=_(
-            "in milliseconds, float and int8: normalizing {normalizing}, the network {network}, decoding and suppression "
-            "{decoding}"
+        _(
+            "The table above says how many times as fast int8 makes the network. How many times as fast is the whole way "
+            "from a frame to its boxes?"
         ),
+        between=(1, 6),
+        step=0.1,
+        unit=_("times"),
+        measured=_(
+            "{answer:.1f} times, the network alone {alone:.1f}; in milliseconds, float and int8: normalizing {normalizing}, "
+            "the network {network}, decoding and suppression {decoding}"
+        ),
+        within=0.3,
     ),
     Number(
         "11d",

@@ -14,7 +14,9 @@ PREDICTIONS = (
     ),
     Choices(
         "12b",
-        _("Which of the four gains most time, if int8 arithmetic is twice as fast and the memory gives 10 GB/s?"),
+        _(
+            "Which of the four speeds up by the largest factor, if int8 arithmetic is twice as fast and the memory gives 10 GB/s?"
+        ),
         among=("VGG-16", "MobileNetV2", "ResNet-20", _("one word of a language model")),
         measured=_("{most:.1f} times as fast, the others {least:.1f} times"),
     ),
@@ -24,7 +26,7 @@ PREDICTIONS = (
         among=(
             _("the same codes"),
             _("codes that differ by one here and there"),
-            _("nothing: integers have no ReLU and no bias"),
+            _("other codes: an integer kernel rounds in other places"),
         ),
         measured=_("of {n} codes {same} are the same, for every first input and all bits"),
     ),

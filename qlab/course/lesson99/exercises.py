@@ -78,6 +78,11 @@ def keeps_parts_of_bytes(layers, others):
     return sum(weights * bits / 8 + 4 * scales for weights, bits, scales in layers) + 4 * others
 
 
+def one_scale_a_layer(layers, others):
+    """You count one scale a layer. The third number says how many it has: often one for each channel."""
+    return sum(-(-weights * bits // 8) + 4 for weights, bits, _scales in layers) + 4 * others
+
+
 def scales_of_one_byte(layers, others):
     """A scale is a float32: it takes 4 bytes, not 1."""
     return sum(-(-weights * bits // 8) + scales for weights, bits, scales in layers) + 4 * others
@@ -155,6 +160,12 @@ def only_the_best(networks):
     return [max(networks, key=lambda network: (network[0], -network[1]))]
 
 
+def in_the_order_given(networks):
+    """The right networks, in the order that they came in. The smallest was asked for first."""
+    front = pareto_front(networks)
+    return [network for network in networks if network in front]
+
+
 def largest_first(networks):
     """The smallest network was asked for first."""
     return pareto_front(networks)[::-1]
@@ -213,6 +224,7 @@ EXERCISES = (
             forgets_the_others,
             keeps_parts_of_bytes,
             scales_of_one_byte,
+            one_scale_a_layer,
         ),
     ),
     Exercise(
@@ -281,6 +293,7 @@ EXERCISES = (
         ),
         mistakes=(
             only_the_best,
+            in_the_order_given,
             largest_first,
             keeps_equal_accuracy,
             everything_sorted,
@@ -301,7 +314,7 @@ QUIZ = (
             right=True,
         ),
         Choice(_("it is exact: no image was trained on"), _("Choosing among 50 uses the images too.")),
-        Choice(_("nothing"), _("It is a little too high, not worthless: the test images show by how much.")),
+        Choice(_("nothing"), _("It is likely to be too high, not worthless: the test images tell what is left.")),
     ),
     Question(
         _(

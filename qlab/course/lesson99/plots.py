@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -34,10 +35,13 @@ def board(scores: Sequence[Score]) -> Callable[[int], Figure]:
     ax.axvline(0, color=FLOAT, linestyle="--", linewidth=1)
     for row, score in enumerate(scores):
         ax.plot(score.gain.difference, row, "o", color=QUANTIZED, markersize=9, fillstyle=_fill(score))
-        ax.annotate(
-            _measures(score), (1.01, row), xycoords=("axes fraction", "data"), va="center", size=9,
-            color=CLIPPED if score.objections else INK,
-        )  # fmt: skip
+    notes = ax.twinx()
+    notes.set_ylim(ax.get_ylim())
+    notes.set_yticks(rows, map(_measures, scores), size=8)
+    notes.tick_params(length=0)
+    notes.grid(False)
+    for note, score in zip(notes.get_yticklabels(), scores):
+        note.set_color(CLIPPED if score.objections else INK)
     bars = ax.hlines(rows, 0, 0, color=QUANTIZED)
     image.moves(bars)
 
@@ -149,6 +153,8 @@ def _name(ax: Axes, named: Sequence[tuple[str, Score]], line_accuracy: float) ->
     taken = [(x - AROUND, x + AROUND, y - LINE, y + LINE) for x, y in places]
     line = to_shares.transform((0, line_accuracy))[1]
     taken.append((0, 1, line - 0.005, line + 0.005))
+    steps = [to_shares.transform((score.kib, score.accuracy)) for score in front([score for name, score in named])]
+    taken += [(x, u, y - 0.005, y + 0.005) for (x, y), (u, v) in pairwise(steps)]  # the front's level strokes
     taken += [(-1, 0, 0, 1), (1, 2, 0, 1), (-1, 2, 1, 2), (-1, 2, -1, 0)]  # outside
     strokes: list[tuple[Place, Place]] = []
     for (x, y), (name, score) in zip(places, named):

@@ -39,8 +39,8 @@ PREDICTIONS = (
         "99d",
         _("This network was chosen on the exam. By how much does it beat the line on the test images?"),
         among=(
-            _("by less than on the exam, and by more than two standard errors"),
-            _("by as much as on the exam or more"),
+            _("by more than two standard errors, and within chance by as much as on the exam"),
+            _("by more than two standard errors, but clearly by less than on the exam"),
             _("by no more than two standard errors: it was luck"),
         ),
         measured=_("{gain:+.1f} ± {error:.1f} points on {n:,} test images, {exam:+.1f} on the exam"),

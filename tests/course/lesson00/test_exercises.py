@@ -44,7 +44,9 @@ def test_right_numbers_are_right(name, answer):
         ("0.2", lambda weights, bits: math.ceil(weights / (8 // bits)), "None is wasted"),
         ("0.2", lambda weights, bits: round(weights * bits / 8), "round up"),
         ("0.2", lambda weights, bits: int(weights * bits / 8), "round up"),
+        ("0.2", lambda weights, bits: weights * bits / 8, "no part of a byte"),
         ("0.3", lambda x, scale: x % scale, "expected"),
+        ("0.3", lambda x, scale: abs(round(x / scale) - x), "compare x with the code"),
         ("0.3", lambda x, scale: abs(math.floor(x / scale) * scale - x), "expected"),
     ],
 )

@@ -106,8 +106,15 @@ def test_a_half_is_a_half_in_any_arithmetic():
     ("name", "answer", "words"),
     [
         ("1.1", lambda lo, hi, bits: (hi - lo) / 2**bits, "Count the gaps"),
+        ("1.1", lambda lo, hi, bits: (hi - lo) / (bits - 1), "there are 2**b numbers, not b"),
+        ("1.1", lambda lo, hi, bits: (hi - lo) / bits, "not b gaps"),
         ("1.2", lambda x, scale, zero_point, bits: (x / scale + zero_point).round(), "clamp"),
         ("1.2", lambda x, scale, zero_point, bits: (x / scale).int() + zero_point, "expected"),
+        (
+            "1.2",
+            lambda x, scale, zero_point, bits: (x / scale).round().sub(zero_point).clamp(0, 2**bits - 1),
+            "you subtract it",
+        ),
         (
             "1.4",
             lambda lo, hi, bits: ((hi - lo) / (2**bits - 1), math.ceil(-lo / ((hi - lo) / (2**bits - 1)))),

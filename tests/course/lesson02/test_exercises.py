@@ -111,6 +111,14 @@ def everything_is_rounding(x, limit, bits):
     return float(squared.sum()), 0.0
 
 
+def with_a_step_more(x, limit, bits):
+    return torch.round(x.clamp(0, limit) / limit * 2**bits) / 2**bits * limit
+
+
+def least_sum_with_signs(x, bits, limits):
+    return min(limits, key=lambda limit: abs(float((with_numpy(x, limit, bits) - x.numpy()).sum())))
+
+
 def floored_place(x, percent):
     return sorted(x.tolist())[int(len(x) * percent / 100) - 1]
 
@@ -123,6 +131,9 @@ def rounded_place(x, percent):
     ("name", "answer", "words"),
     [
         ("2.1", no_lower_end, "what is below 0 becomes 0"),
+        ("2.1", with_a_step_more, "one value and one step more"),
+        ("2.3", least_sum_with_signs, "cancel"),
+        ("2.3", lambda x, bits, limits: limits[0], "expected"),
         ("2.2", mask_of_the_rounded, "A value a little above it is rounded to it, but it was clipped"),
         ("2.2", mask_of_the_rounded_with_equal, "rounded up to it was rounded"),
         ("2.2", everything_is_rounding, "No rounded value lies above the limit"),

@@ -70,7 +70,7 @@ def test_the_share_of_the_range_is_that_of_the_images_drawn(largest, images, dra
     order = torch.randperm(300, generator=torch.Generator().manual_seed(drawing - 1))
     share = 100 * largest[order[:images]].amax(0) / largest.amax(0)
     figure = plots.calibration_size(largest)(images, drawing)
-    assert f"{images} of 300 images show {share.mean():.0f} % of the range" in figure.finding
+    assert f"{images} of 300 images: {share.mean():.0f} % of the range" in figure.finding
     assert figure.finding.endswith(f"{share.min():.0f} % in layer {share.argmin() + 1}")
     points = next(line for line in figure.axes[0].lines if len(line.get_xdata()) == 5)
     assert np.allclose(points.get_ydata(), share, atol=1e-3)
@@ -80,4 +80,4 @@ def test_more_images_never_show_less_and_all_of_them_show_all(largest):
     draw = plots.calibration_size(largest)
     heights = draw(256, 3).axes[1].lines[-2].get_ydata()
     assert len(heights) == 256 and (np.diff(heights) >= 0).all()
-    assert "300 of 300 images show 100 % of the range on average, 100 %" in draw(300, 3).finding
+    assert "300 of 300 images: 100 % of the range on average, 100 %" in draw(300, 3).finding

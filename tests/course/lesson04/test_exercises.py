@@ -119,6 +119,8 @@ def truncates(weight, size, bits):
     [
         ("4.1", lambda w, b, m, s, g, e: (w * (g / s)[:, None], b + e - m * g / s), "the first that differs is [1]"),
         ("4.1", lambda w, b, m, s, g, e: w * (g / s)[:, None], "expected"),
+        ("4.1", lambda w, b, m, s, g, e: (w * (g / s)[:, None], b - m * g / s + e), "The old bias goes through"),
+        ("4.2", lambda w, bits: w.abs().max(1) / (2 ** (bits - 1) - 1), "the values and their places"),
         ("4.2", lambda w, bits: w.abs().mean(1) / (2 ** (bits - 1) - 1), "expected"),
         ("4.2", lambda w, bits: 2 * w.abs().amax(1) / (2**bits - 1), "you give tensor([0.8571]), expected"),
         ("4.3", truncates, "the first that differs is [0, 0]"),

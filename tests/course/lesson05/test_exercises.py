@@ -105,6 +105,11 @@ def dot_of_numpys_bytes(q_x, z_x, q_w, z_w):
         ("5.1", dot_of_numpys_bytes, "you give"),
         ("5.1", lambda q_x, z_x, q_w, z_w: (q_x.int() * q_w.int()).sum() - z_x * z_w, "you give"),
         ("5.2", lambda x, w, s: 2 ** (s - x - w), "you give"),
+        (
+            "5.2",
+            lambda x, w, s: round((2 ** (s - 1) - 1) / ((2**x - 1) * (2 ** (w - 1) - 1))),
+            "To the nearest is up, now and then",
+        ),
         ("5.3", lambda m: (round(m * 2**31), 31), "leaves a small multiplier few bits"),
         ("5.3", lambda m: (m * 2**31, 31), "you give"),
         ("5.4", lambda t, m, s, z, b: min(max(round(t * m / 2**s) + z, 0), 2**b - 1), "takes the even neighbour"),

@@ -122,13 +122,37 @@ def by_size_of_the_change(x, w):
     return min(ways, key=lambda way: (x @ (way - w)).abs().sum().item())
 
 
+def by_single_changes(x, w):
+    way = w.round().tolist()
+    for place, value in enumerate(w.tolist()):
+        other = [*way[:place], math.floor(value) + math.ceil(value) - way[place], *way[place + 1 :]]
+        way = min(way, other, key=lambda way: float(((torch.tensor(way) - w) @ x.T).square().sum()))
+    return way
+
+
+def two_steps_at_once(counts, noise, budget):
+    bits = [2] * len(counts)
+    while True:
+        left = budget - sum(count * width for count, width in zip(counts, bits))
+        steps = [
+            ((row[now] - row[then]) / (count * (then - now)), place, then)
+            for place, (row, count, now) in enumerate(zip(noise, counts, bits)) for then in (4, 8)
+            if now < then and count * (then - now) <= left
+        ]  # fmt: skip
+        if not steps:
+            return bits
+        bits[max(steps)[1]] = max(steps)[2]
+
+
 @pytest.mark.parametrize(("name", "answer", "words"), [
+    ("6.2", two_steps_at_once, "jumps_to_8"),
     ("6.1", lambda counts, bits: sum(c * b for c, b in zip(counts, bits)) // 8, "rounds_down"),
     ("6.1", lambda counts, bits: sum(round(c * b / 8) for c, b in zip(counts, bits)), "rounds_to_nearest"),
     ("6.3", lambda x, w, r, b: b + (x @ (r - w).T).mean(0), "wrong_sign"),
     ("6.3", lambda x, w, r, b: (x @ (w - r).T).mean(0), "the_shift_alone"),
     ("6.4", lambda x, w: w.round(), "to_nearest"),
     ("6.4", by_size_of_the_change, "without_squares"),
+    ("6.4", by_single_changes, "one_change_at_a_time"),
 ])  # fmt: skip
 def test_the_likely_slips_are_named(name, answer, words):
     known = {mistake.__name__: mistake.__doc__ for mistake in exercise(name).mistakes}

@@ -53,7 +53,7 @@ def test_bars_are_the_tables_and_the_title_names_the_lowest(what, bits):
 def test_the_noise_behind_each_layer_stands_in_order_and_in_words():
     figure = plots.each_layer(NAMES, [40.0, 12.5, 20.0])
     assert [bar.get_height() for bar in figure.axes[0].patches] == [40.0, 12.5, 20.0]
-    assert figure.finding == "from 40.0 dB in conv1 to 20.0 dB in the answers"
+    assert figure.finding == "From 40.0 dB in conv1 to 20.0 dB in the answers"
     assert figure.alt == "conv1 40.0 dB; layer1.conv 12.5 dB; fc 20.0 dB"
 
 
@@ -75,7 +75,8 @@ def test_the_layers_that_get_8_bits_are_shown_and_named(count, least, wide):
     assert all(height == 4 for name, height in heights.items() if name not in wide)
     sqnr = MEASURED[not least, count]
     assert left.lines[-1].get_xydata()[0] == pytest.approx([count, sqnr])
-    assert f"the {'least' if least else 'most'} sensitive first: {sqnr:.1f} dB" in figure.finding
+    order = f"the {'least' if least else 'most'} sensitive first" if count else "4 bits for all layers"
+    assert f"{order}: {sqnr:.1f} dB" in figure.finding
     assert all(name in figure.alt for name in wide)
 
 

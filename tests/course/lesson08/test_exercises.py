@@ -118,6 +118,7 @@ def test_wrong_ones_are_refused_and_told_where(name, answer, words):
     ("8.4", lambda cs, t: min((c[0] for c in cs if c[2] <= t), default="none"), "first name in the alphabet"),
     ("8.4", lambda cs, t: next((c[0] for c in sorted(cs, key=lambda c: c[1]) if c[2] <= t), None), "not None"),
     ("8.4", lambda cs, t: next((c[0] for c in sorted(cs, key=lambda c: c[1]) if c[2] < t), "none"), "exactly the tolerance"),
+    ("8.4", lambda cs, t: enough_by_sorting([c for c in cs if abs(c[2]) <= t], t), "is a gain"),
     ("8.5", lambda f, i: (float((i - f).mean()), 0), "cannot be subtracted"),
 ])  # fmt: skip
 def test_the_likely_slips_are_named(name, answer, words):

@@ -30,8 +30,8 @@ def draw():
     return plots.ptq_and_qat(PTQ, QAT, FLOAT)
 
 
-def test_both_differences_stand_in_the_title_with_two_standard_errors(draw):
-    for_ptq, for_qat = (2 * paired(FLOAT, hits[4]).error for hits in (PTQ, QAT))
+def test_both_differences_stand_in_the_title_with_their_standard_errors(draw):
+    for_ptq, for_qat = (paired(FLOAT, hits[4]).error for hits in (PTQ, QAT))
     assert draw(4, 1000).finding == (
         f"4 bits, 1,000 images: PTQ -15.0 ± {for_ptq:.1f}, QAT -1.0 ± {for_qat:.1f} points against float"
     )

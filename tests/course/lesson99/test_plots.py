@@ -86,4 +86,4 @@ def test_the_bars_are_so_many_standard_errors(errors):
 ])  # fmt: skip
 def test_what_is_over_the_budget_says_so_on_the_board(kib, time, words):
     figure = plots.board([replace(a_score("mine", 89.2, kib), time=time)])(2)
-    assert [text.get_text() for text in figure.axes[0].texts] == [words]
+    assert [text.get_text() for text in figure.axes[1].get_yticklabels()] == [words]
