@@ -9,7 +9,7 @@ VENV := .venv/bin
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 LESSON := $(firstword $(wildcard notebooks/00_*.ipynb))
 
-.PHONY: help lab test lint notebooks bench constraints clean
+.PHONY: help lab test lint notebooks site bench constraints clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ lint: .venv/ready-test  ## how code looks and whether its types agree; `.venv/bi
 
 notebooks: .venv/ready-test  ## notebooks/source/*.py -> notebooks/*.ipynb, executed
 	@$(VENV)/python tools/build_notebooks.py $(ARGS)
+
+site: .venv/ready-llm-onnx-site  ## the course as a web site in build/site/html; SERVE=1 shows it on PORT, ARGS=01_rounding builds one lesson
+	@$(VENV)/python tools/build_site.py $(ARGS) $(if $(SERVE),--serve $(PORT))
 
 bench: .venv/ready-bench  ## int8 speed beside other libraries', same weights, same run
 	@$(VENV)/python tools/bench_int8.py $(ARGS)

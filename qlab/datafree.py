@@ -42,7 +42,7 @@ def images(
         progress: Show a bar.
 
     Returns:
-        Batches, float32 (batch, *shape) on the scale of the network's inputs (normalized), channels_last.
+        Batches, float32 ``(batch, *shape)`` on the scale of the network's inputs (normalized), channels_last.
 
     Raises:
         ValueError: The model has no BatchNorm that keeps statistics, or a number is below 1.

@@ -58,7 +58,7 @@ def dependencies(*extras: str) -> list[Requirement]:
 @pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13", "3.14"])
 def test_every_direct_dependency_is_pinned_inside_its_range(python):
     environment = {"python_version": python, "sys_platform": "linux"}
-    for need in dependencies("test", "video", "bench"):
+    for need in dependencies("test", "video", "site", "bench"):
         if need.marker is None or need.marker.evaluate(environment):
             assert need.specifier.contains(pinned(need.name, python)), f"{need}: constraints.txt has another version"
 
@@ -177,6 +177,7 @@ MODULES = {  # names in code, where they differ
 
 APART = {
     "convert_litert.py": {"litert_torch", "ai_edge_litert"},  # run in an environment of their own
+    "site_panels.py": {"cells"},  # tells which cells a panel needs as tests do
     "fuzz_files.py": {"copies_of_cifar", "steps"},  # begins with the files that tests begin with
 }
 
@@ -191,10 +192,10 @@ def imports(path: Path) -> Iterator[tuple[str, int, bool]]:
             yield name.split(".")[0], node.lineno, node in tree.body
 
 
-@pytest.mark.parametrize("folder", ["qlab", "tests", "tools", "notebooks/source"])
+@pytest.mark.parametrize("folder", ["qlab", "tests", "tools", "site", "notebooks/source"])
 def test_everything_that_is_imported_is_a_direct_dependency(folder):
     """What comes along with another package today may not come along with its next version."""
-    needs, more = dependencies(), dependencies("test", "bench")
+    needs, more = dependencies(), dependencies("test", "site", "bench")
     own = {path.stem for path in (ROOT / folder).glob("*.py")} | {"qlab"} | set(sys.stdlib_module_names)
     always = {MODULES.get(need.name, need.name) for need in needs} | own
     optional = {MODULES.get(need.name, need.name) for need in more}
@@ -224,7 +225,7 @@ def readme() -> str:
 
 
 GUIDES = "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md"
-OURS = r"(?:qlab|tools|tests|notebooks|binder|data|\.ci)/[\w./*-]*|\.pre-commit-config\.yaml|environment\.yml"
+OURS = r"(?:qlab|tools|tests|site|notebooks|binder|data|\.ci)/[\w./*-]*|\.pre-commit-config\.yaml|environment\.yml"
 
 
 @pytest.mark.parametrize("name", GUIDES)
@@ -340,7 +341,7 @@ def test_the_installer_adds_an_extra_to_the_environment_that_is_there(installer,
 
 
 def test_the_installer_refuses_an_extra_that_is_not_there(installer):
-    with pytest.raises(SystemExit, match="unknown extra 'tset'; expected any of: llm, onnx, video, test, bench"):
+    with pytest.raises(SystemExit, match="unknown extra 'tset'; expected any of: llm, onnx, video, test, site, bench"):
         installer.main(["tset"])
 
 

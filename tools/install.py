@@ -24,7 +24,7 @@ BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
 NOTE = VENV / "torch-source"
 OLDEST = (3, 10)
-EXTRAS = ("llm", "onnx", "video", "test", "bench")
+EXTRAS = ("llm", "onnx", "video", "test", "site", "bench")
 PROBE_SECONDS = 20  # a network that swallows connections must not hold a student up
 
 

@@ -146,7 +146,7 @@ def compare_calls(
 
 @torch.no_grad()
 def check_output(name: str, output: Tensor, reference: Tensor, sqnr: float = LEAST_SQNR) -> float:
-    """SQNR of ``output`` against ``reference``, both (N, ...), in dB: 10 log10(|reference|^2 / |error|^2).
+    """SQNR of ``output`` against ``reference``, both (N, ...), in dB: ``10 log10(|reference|^2 / |error|^2)``.
 
     Raises ValueError when it is below ``sqnr``, when a single image's is more than 10 dB lower, or when the
     output has another shape or device or is not finite: such a network computes something else, and its time

@@ -83,6 +83,20 @@ class Figure(figure.Figure):
         )  # fmt: skip
         self.moves(across(guess, color=INK, linestyle="--", linewidth=1.5), text)
 
+    def place_of(self, guess: float) -> tuple[str, float] | None:
+        """Where :meth:`mark` draws a guess: ("x", share of the picture from its left) or ("y", ... from its top); else None.
+
+        True of a picture that :meth:`frame` has drawn.
+        """
+        if self._guessed_on is None:
+            return None
+        axes, along = self._guessed_on
+        (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+        least, most = sorted((left, right) if along == "x" else (bottom, top))
+        corner = (guess, bottom) if along == "x" else (left, guess)
+        x, y = self.transFigure.inverted().transform(axes.transData.transform(corner))
+        return (along, float(x) if along == "x" else float(1 - y)) if least <= guess <= most else None
+
     @property
     def finding(self) -> str:
         """What the figure shows, in a sentence: its title."""

@@ -15,12 +15,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
 
 from qlab.course import lessons
-from qlab.course.widgets import Drawn, Panel
+from qlab.course.widgets import Drawn, Panel, thinned
+
+FRAMES = 200  # pictures of one panel that an edition without a kernel holds, at most
+FEWEST = 4  # stops that a slider keeps there: with fewer it would not be worth moving
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,39 @@ def explorables() -> tuple[Explorable, ...]:
     for lesson in lessons.LESSONS:
         lessons.part(lesson, "panels")
     return tuple(sorted(_FOUND.values(), key=lambda each: each.lesson))
+
+
+def beforehand(panel: Panel | Drawn, most: int = FRAMES) -> dict[str, list] | None:
+    """Which values of each control are drawn beforehand for an edition without a kernel; None when the browser draws them.
+
+    All of them together make at most ``most`` pictures: the longest sliders are thinned first. Where that would leave a
+    slider fewer than FEWEST stops, the last controls stand still. The value that a control begins with is always there.
+
+    >>> from qlab.course.lesson07 import panels
+    >>> {name: len(values) for name, values in beforehand(panels.one_weight()).items()}
+    {'start': 4, 'steps': 5, 'lr': 5, 'falling': 2}
+    """
+    if isinstance(panel, Drawn):
+        return None
+    kept = dict(panel.choices)
+    while len(kept) > 1 and prod(min(len(values), FEWEST) for values in kept.values()) > most:
+        kept.popitem()
+    counts = {name: len(values) for name, values in kept.items()}
+    while prod(counts.values()) > most:
+        counts[max(counts, key=counts.__getitem__)] -= 1
+    starts = {name: control.value for name, control in panel.controls.items()}
+    return {
+        name: _with(starts[name], thinned(kept[name], counts[name])) if name in kept else [starts[name]]
+        for name in starts
+    }
+
+
+def _with(start: object, values: list) -> list:
+    """The values, the one nearest to ``start`` replaced by it when it isn't among them."""
+    if start in values:
+        return values
+    nearest = min(range(len(values)), key=lambda place: abs(values[place] - start))
+    return [start if place == nearest else value for place, value in enumerate(values)]
 
 
 def normal(*shape: int) -> Tensor:

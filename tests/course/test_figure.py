@@ -165,3 +165,18 @@ def test_a_figure_knows_where_its_photographs_are():
     ]
     around = seen[round(top * 400) - 6 : round(top * 400) - 3, round(left * 800) : round((left + width) * 800)]
     assert black.max() < 20 and around.mean() > 200
+
+
+@pytest.mark.parametrize("along", ["x", "y"])
+def test_the_place_of_a_guess_is_where_the_figure_draws_it(along):
+    figure = Figure((4, 3), "a guess")
+    axes = figure.add_subplot()
+    axes.set(xlim=(1, 100), ylim=(1, 100), xscale="log", yscale="log")
+    figure.takes_guess(axes, along)
+    before = np.asarray(Image.open(io.BytesIO(figure.frame())).convert("L"), float)
+    (direction, share), beyond = figure.place_of(20), figure.place_of(101)
+    figure.mark(20, "")
+    after = np.asarray(Image.open(io.BytesIO(figure.frame())).convert("L"), float)
+    darker = (before - after).sum(axis=0 if along == "x" else 1)
+    assert direction == along and abs(share - (darker.argmax() + 0.5) / darker.size) < 0.01
+    assert beyond is None and Figure((4, 3)).place_of(20) is None

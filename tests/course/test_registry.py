@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from matplotlib.text import Text
 
 from qlab.course import registry
 from qlab.course.lessons import LESSONS
-from qlab.course.registry import explorable, explorables
+from qlab.course.registry import FEWEST, FRAMES, beforehand, explorable, explorables
 from qlab.course.widgets import Drawn, Panel, thinned
 
 MOST = 9  # values of a control: of a long slider an even choice
@@ -130,6 +131,24 @@ def test_they_come_lesson_by_lesson_and_know_their_controls_their_still_picture_
     assert by_name["clipping"].script == "clipping.js" and list(by_name["clipping"].controls) == ["bits", "limit"]
     data, _metadata = by_name["clipping"].still
     assert data["text/plain"].startswith("4 bits, limit ") and data == by_name["clipping"].still[0]
+
+
+# --- where there is no kernel
+
+
+@EACH
+def test_what_is_drawn_beforehand_is_little_and_begins_as_the_panel_does(each):
+    panel = each.small()
+    kept = beforehand(panel)
+    assert (kept is None) == (each.script is not None)
+    if kept:
+        assert prod(map(len, kept.values())) <= FRAMES
+        assert kept.keys() == panel.controls.keys()
+        assert all(control.value in kept[name] for name, control in panel.controls.items())
+        moving = {name: values for name, values in kept.items() if len(values) > 1}
+        assert moving and all(
+            len(set(values)) >= min(FEWEST, len(panel.choices[name])) for name, values in moving.items()
+        )
 
 
 # --- a new one

@@ -13,6 +13,7 @@ TOOLS = Path(__file__).parents[2] / "tools"
 WITH_OPTIONS = sorted(path.stem for path in TOOLS.glob("*.py") if ".add_argument(" in path.read_text("utf-8"))
 WORDS = {  # parts of names, which the tools look up themselves
     ("bench_int8", "--only"), ("bench_accuracy", "--only"), ("build_notebooks", "names"),
+    ("build_site", "names"),
 }  # fmt: skip
 
 

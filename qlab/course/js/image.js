@@ -1,7 +1,7 @@
 const percent = (number) => `${100 * number}%`;
 
 /** Where a photograph lies on an image, and which part of the image it shows. */
-function layOver(part, [left, top, width, height], address) {
+export function layOver(part, [left, top, width, height], address) {
   const shift = (start, size) => percent(size < 1 ? start / (1 - size) : 0);
   Object.assign(part.style, {
     left: percent(left), top: percent(top), width: percent(width), height: percent(height),
