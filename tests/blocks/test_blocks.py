@@ -119,10 +119,14 @@ def test_any_bytes_mean_what_they_mean_to_llama_cpp(name, seed):
 
 @given(st.integers(0, 2**31))
 def test_mxfp4_is_what_llama_cpp_makes_of_it(seed):
-    """Where no weight lies just between two numbers: there llama.cpp goes down, and the specification to the even one."""
+    """But for a weight just between two numbers: there llama.cpp goes down, and the specification to the even one."""
     x = rows(seed)
-    theirs = gguf.dequantize(gguf.quantize(x.numpy(), TYPES.MXFP4), TYPES.MXFP4)
-    assert np.array_equal(there_and_back(x, "mxfp4").numpy(), theirs)
+    ours, theirs = (
+        there_and_back(x, "mxfp4"),
+        torch.from_numpy(gguf.dequantize(gguf.quantize(x.numpy(), TYPES.MXFP4), TYPES.MXFP4)),
+    )
+    between = ours != theirs
+    assert between.sum() < 5 and torch.equal((ours - x)[between].abs(), (theirs - x)[between].abs())
 
 
 def test_an_mx_scale_is_torchs_e8m0_and_the_codes_its_small_floats():
