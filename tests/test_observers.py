@@ -114,9 +114,9 @@ class TestHistogram:
     def test_a_bin_is_narrow_beside_what_it_holds_whatever_else_there_is(self, value, others):
         """Every octave has half as many bins as bins=16 says."""
         cells = histogram_of([value, *others]).cells()
-        mine = (cells.lower < value) & (value < cells.upper) | (
-            cells.lower.abs().minimum(cells.upper.abs()) == abs(value)
-        )
+        mine = (cells.lower <= value) & (
+            value <= cells.upper
+        )  # on an edge two of them: the largest float has no bin above it
         assert ((cells.upper - cells.lower)[mine] <= max(abs(value) / 8, 2.0**-62)).all() and mine.any()
 
     @settings(max_examples=100)
